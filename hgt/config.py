@@ -1,0 +1,242 @@
+"""Every parameter of a run, declared once.
+
+The command line, the flow's parameters, MLflow's parameters and the README's table are all derived from these
+frozen dataclasses through `parameters()`. Defaults and names are those of DESIGN.md section 4.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hgt.errors import InputError
+
+
+def _parameter(default: Any, help: str, unit: str = "", choices: tuple[str, ...] = (), changes_result: bool = True) -> Any:
+    """A dataclass field that carries what a user must know of it.
+
+    `changes_result=False` marks what only says where and how fast: a checkpoint may be continued with another value.
+    """
+    return field(default=default, metadata={"help": help, "unit": unit, "choices": choices, "changes_result": changes_result})
+
+
+@dataclass(frozen=True)
+class GraphConfig:
+    """Which part of the file is learned from, and how its relations are read."""
+
+    include_node_types: tuple[str, ...] | None = _parameter(None, "keep only these node types; all when not given")
+    limit_nodes: int | None = _parameter(None, "keep a connected, type-balanced sample of this size", "nodes")
+    symmetric_relations: tuple[str, ...] = _parameter((), "relations to read as symmetric, whatever their rows say")
+    directed_relations: tuple[str, ...] = _parameter((), "relations to read as directed: a row and its mirror are two facts")
+    min_mirrored_share: float = _parameter(
+        0.9, "share of rows with a mirror row from which a relation within one type counts as symmetric"
+    )
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """What is held out of training."""
+
+    val_fraction: float = _parameter(0.05, "share of each edge type that steers early stopping")
+    test_fraction: float = _parameter(0.05, "share of each edge type that the final figures are computed on")
+    seed: int = _parameter(0, "seed of the split, the weights, the batches and the dropout")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The encoder and the decoder (DESIGN.md 5)."""
+
+    embedding_dim: int = _parameter(512, "size of the final embeddings; never changed automatically", "dimensions")
+    hidden_dim: int = _parameter(256, "size of the input embeddings and of the HGT layers", "dimensions")
+    num_layers: int = _parameter(2, "HGT layers", "layers")
+    num_heads: int = _parameter(8, "attention heads; divides hidden_dim", "heads")
+    dropout: float = _parameter(0.1, "dropout on the output of each HGT layer while training")
+    decoder: str = _parameter("distmult", "relation decoder on the final embeddings", choices=("distmult", "complex"))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Batches, losses, optimizer and where to run."""
+
+    num_epochs: int = _parameter(100, "epochs; one supervises every training edge exactly once", "epochs", changes_result=False)
+    learning_rate: float = _parameter(0.001, "Adam's learning rate")
+    device: str | None = _parameter(
+        None, "mps, cuda or cpu; found automatically when not given", choices=("mps", "cuda", "cpu"), changes_result=False
+    )
+    edge_sample_size: int = _parameter(5000, "most edges of each edge type that one batch supervises", "edges")
+    node_batch_size: int = _parameter(2048, "nodes per chunk of layer-wise inference", "nodes", changes_result=False)
+    accumulation_steps: int = _parameter(4, "micro-batches whose gradients add up to one batch", "micro-batches", changes_result=False)
+    min_batches_per_epoch: int = _parameter(10, "least number of optimizer steps per epoch", "batches")
+    num_negatives: int = _parameter(256, "sampled nodes of the right type that a true tail (and head) competes with", "nodes")
+    contrastive_weight: float = _parameter(0.5, "share of the contrastive loss in the loss")
+    contrastive_node_type: str = _parameter("disease", "node type of the contrastive loss; ignored when the graph lacks it")
+    contrastive_temperature: float = _parameter(0.1, "temperature of InfoNCE")
+    similarity_threshold: float = _parameter(0.1, "Jaccard similarity of neighbour sets from which two nodes attract")
+    max_grad_norm: float = _parameter(1.0, "gradients are clipped to this norm")
+    patience: int = _parameter(10, "epochs without a better validation MRR before training stops", "epochs", changes_result=False)
+    num_val_edges: int = _parameter(5000, "most held-out edges ranked after each epoch", "edges")
+    checkpoint_minutes: float = _parameter(10.0, "longest time between two checkpoints within an epoch", "minutes", changes_result=False)
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Thresholds of the acceptance (FACTS.md 1); they do not touch training."""
+
+    max_mean_cosine: float = _parameter(0.5, "mean pairwise cosine must stay below", changes_result=False)
+    min_components_90: int = _parameter(15, "PCA components for 90 % of the variance must reach", "components", changes_result=False)
+    min_type_accuracy: float = _parameter(
+        0.7, "nearest-neighbour type accuracy in the PCA plane, mean over types, must reach", changes_result=False
+    )
+    min_mrr_over_chance: float = _parameter(3.0, "typed MRR over the MRR of random ranks must reach", "times", changes_result=False)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All of the above. `from_flat` and `to_flat` are its only outside forms."""
+
+    graph: GraphConfig = field(default_factory=GraphConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Build from `{parameter name: value}`; whatever is absent keeps its default.
+
+        Raises InputError for an unknown name, a value of the wrong type or out of range.
+        """
+        known = {p.name: p for p in parameters()}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise InputError(f"Unknown parameter(s) {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
+        groups: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            groups.setdefault(known[name].group, {})[name] = _coerced(known[name], value)
+        kinds = typing.get_type_hints(cls)
+        return cls(**{group: kinds[group](**members) for group, members in groups.items()})
+
+    def to_flat(self) -> dict[str, Any]:
+        """`{parameter name: value}` with tuples as lists, ready for JSON."""
+        flat: dict[str, Any] = {}
+        for p in parameters():
+            value = getattr(getattr(self, p.group), p.name)
+            flat[p.name] = list(value) if isinstance(value, tuple) else value
+        return flat
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.to_flat(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> RunConfig:
+        return cls.from_flat(json.loads(path.read_text()))
+
+    def fingerprint(self) -> str:
+        """Hash of every parameter that changes the result; two runs that share it may share checkpoints."""
+        decisive = {p.name for p in parameters() if p.changes_result}
+        text = json.dumps({k: v for k, v in self.to_flat().items() if k in decisive}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One leaf of RunConfig, as the command line, the flow and the README show it."""
+
+    name: str
+    group: str
+    type: type  # the type of one value: int, float or str
+    is_list: bool
+    optional: bool
+    default: Any
+    unit: str
+    help: str
+    choices: tuple[str, ...]
+    changes_result: bool
+
+
+def parameters() -> Iterator[Parameter]:
+    """Every parameter in the order of declaration."""
+    for group, kind in typing.get_type_hints(RunConfig).items():
+        hints = typing.get_type_hints(kind)
+        for f in dataclasses.fields(kind):
+            hint, optional = _without_none(hints[f.name])
+            is_list = typing.get_origin(hint) is tuple
+            yield Parameter(
+                name=f.name,
+                group=group,
+                type=typing.get_args(hint)[0] if is_list else hint,
+                is_list=is_list,
+                optional=optional,
+                default=f.default,
+                **f.metadata,
+            )
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        rest = [a for a in typing.get_args(hint) if a is not type(None)]
+        return rest[0], True
+    return hint, False
+
+
+def _coerced(p: Parameter, value: Any) -> Any:
+    """The value in the declared type (JSON has lists for tuples and ints for floats), or InputError."""
+    if value is None and p.optional:
+        return None
+    values = list(value) if p.is_list and isinstance(value, (list, tuple)) else [value]
+    out = []
+    for one in values:
+        if p.type is float and isinstance(one, int) and not isinstance(one, bool):
+            one = float(one)
+        if type(one) is not p.type:
+            raise InputError(f"Parameter {p.name} takes {p.type.__name__} values, not {one!r}.")
+        if p.choices and one not in p.choices:
+            raise InputError(f"Parameter {p.name} takes one of {', '.join(p.choices)}, not {one!r}.")
+        out.append(one)
+    return tuple(out) if p.is_list else out[0]
+
+
+_AT_LEAST_ONE = (
+    "limit_nodes embedding_dim hidden_dim num_layers num_heads num_epochs edge_sample_size node_batch_size accumulation_steps "
+    "min_batches_per_epoch num_negatives patience num_val_edges min_components_90"
+).split()
+_POSITIVE = "learning_rate contrastive_temperature max_grad_norm checkpoint_minutes".split()
+_SHARES = "contrastive_weight similarity_threshold min_mirrored_share max_mean_cosine min_type_accuracy".split()
+
+
+def _check_ranges(config: RunConfig) -> None:
+    """InputError for the first parameter out of range."""
+    flat = config.to_flat()
+
+    def require(good: bool, name: str, need: str) -> None:
+        if not good:
+            raise InputError(f"Parameter {name} must be {need}, not {flat[name]!r}.")
+
+    for name in _AT_LEAST_ONE:
+        require(flat[name] is None or flat[name] >= 1, name, "1 or more")
+    for name in _POSITIVE:
+        require(0 < flat[name] < float("inf"), name, "above 0")
+    for name in _SHARES:
+        require(0 <= flat[name] <= 1, name, "between 0 and 1")
+    require(0 <= flat["dropout"] < 1, "dropout", "at least 0 and below 1")
+    require(0 <= flat["seed"] < 2**31, "seed", "between 0 and 2147483647")
+    for name in ("val_fraction", "test_fraction"):
+        require(0 < flat[name] <= 0.4, name, "above 0 and at most 0.4")
+    m = config.model
+    if m.hidden_dim % m.num_heads:
+        raise InputError(f"hidden_dim {m.hidden_dim} must be a multiple of num_heads {m.num_heads}.")
+    if m.decoder == "complex" and m.embedding_dim % 2:
+        raise InputError(f"The complex decoder needs an even embedding_dim, not {m.embedding_dim}.")
+    both = set(config.graph.symmetric_relations) & set(config.graph.directed_relations)
+    if both:
+        raise InputError(f"Relation(s) {', '.join(sorted(both))} cannot be both symmetric and directed.")

@@ -1,0 +1,267 @@
+"""The rows of a PrimeKG-like file as integer codes.
+
+In: the path of a `.csv`, `.csv.gz` or Parquet file with `x_type, x_id, relation, y_type, y_id` (names optional).
+Out: an `EdgeTable`. Knows files and their faults; knows nothing of mirrors, duplicates or splits (`graph.py` does).
+
+Strings are dictionary-encoded block by block, so that 8.1 M rows take a few integers each and never 8.1 M strings.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from hgt.errors import InputError
+
+REQUIRED = ("x_type", "x_id", "relation", "y_type", "y_id")
+OPTIONAL = ("x_name", "y_name")
+_BLOCK_BYTES = 16 << 20
+_MISSING = frozenset({"", "nan", "none", "null", "<na>"})  # what pandas, R and databases write for "no value"
+_CODES = pa.dictionary(pa.int32(), pa.string())
+
+
+@dataclass(frozen=True)
+class EdgeTable:
+    """Rows of the file, in file order.
+
+    node_types, relations: the distinct strings, in order of first appearance
+    node_type: [num_nodes] index into node_types
+    node_id, node_name: [num_nodes] strings; a node without a name has its id as name
+    head, relation, tail: [num_rows] int32 codes
+    """
+
+    node_types: list[str]
+    relations: list[str]
+    node_type: np.ndarray
+    node_id: np.ndarray
+    node_name: np.ndarray
+    head: np.ndarray
+    relation: np.ndarray
+    tail: np.ndarray
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.head)
+
+
+def read_edge_table(path: Path) -> EdgeTable:
+    """Read the file once, in blocks.
+
+    Raises InputError when it is missing, empty, not a table, wrongly delimited, lacks a column, holds bytes that are
+    not UTF-8, or has an empty or NaN id, type or relation (with the row numbers).
+    """
+    head_bytes = _first_bytes(path)
+    if head_bytes.startswith(b"PAR1"):
+        blocks, columns = _parquet_blocks(path)
+    else:
+        columns = _csv_columns(path, head_bytes)
+        blocks = _csv_blocks(path, columns)
+    return _encode(path, list(blocks), columns)
+
+
+def _first_bytes(path: Path, size: int = 1 << 16) -> bytes:
+    """The beginning of the file, unpacked if it is gzip."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file. Give the path of a kg.csv, kg.csv.gz or kg.parquet.")
+    if not path.is_file():
+        raise InputError(f"{path}: is a folder, not a file. Give the path of the kg.csv in it.")
+    try:
+        with path.open("rb") as file:
+            raw = file.read(size)
+        if raw.startswith(b"\x1f\x8b"):
+            with gzip.open(path) as packed:
+                raw = packed.read(size)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}: the gzip data is damaged ({error}). Copy or download the file again.") from error
+    except PermissionError as error:
+        raise InputError(f"{path}: may not be read by this user. Change its permissions.") from error
+    if not raw.strip():
+        raise InputError(f"{path}: is empty. Expected a header line with {', '.join(REQUIRED)}.")
+    return raw
+
+
+def _csv_columns(path: Path, head_bytes: bytes) -> list[str]:
+    """The columns to read, from the header line; InputError names what is wrong with it."""
+    if b"\x00" in head_bytes:
+        raise InputError(f"{path}: is not a table (it holds binary data). Expected CSV text in UTF-8, gzipped CSV, or Parquet.")
+    first = head_bytes.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").splitlines()[0]
+    try:
+        line = first.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: the header line is not UTF-8 (byte {error.start}). Save the file as UTF-8.") from error
+    names = next(csv.reader(io.StringIO(line)))
+    missing = [c for c in REQUIRED if c not in names]
+    if not missing:
+        repeated = sorted({n for n in (*REQUIRED, *OPTIONAL) if names.count(n) > 1})
+        if repeated:
+            raise InputError(f"{path}: column(s) {', '.join(repeated)} stand more than once in the header line. Keep one of each.")
+        return [c for c in (*REQUIRED, *OPTIONAL) if c in names]
+    for delimiter, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars"), (" ", "spaces")):
+        if set(REQUIRED) <= set(next(csv.reader(io.StringIO(line), delimiter=delimiter))):
+            raise InputError(f"{path}: its columns are separated by {word}; expected commas. Save it as comma-separated CSV.")
+    if len(names) < 2:
+        raise InputError(f"{path}: is not a table (its first line is {line[:60]!r}). Expected a header line with {', '.join(REQUIRED)}.")
+    raise InputError(f"{path}: required column(s) {', '.join(missing)} missing in the header line, which has {', '.join(names)}.")
+
+
+def _csv_blocks(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    ragged: list[str] = []
+
+    def note_ragged(row: Any) -> str:
+        where = f"row {row.number - 1}" if row.number else "a row"  # pyarrow counts the header as row 1
+        ragged.append(f"{where} has {row.actual_columns} columns, the header {row.expected_columns}")
+        return "error"
+
+    try:
+        yield from pyarrow.csv.open_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note_ragged),
+            convert_options=pyarrow.csv.ConvertOptions(
+                include_columns=columns, column_types=dict.fromkeys(columns, _CODES), strings_can_be_null=False
+            ),
+        )
+    except (pa.ArrowInvalid, OSError, EOFError) as error:
+        if ragged:
+            raise InputError(f"{path}: {ragged[0]} (counted from the first row below the header). Quote values that hold commas.") from error
+        if "UTF8" in str(error):
+            raise InputError(
+                f"{path}: {_undecodable(path)}. Save the file as UTF-8, for example `iconv -f latin1 -t utf-8`."
+            ) from error
+        raise InputError(f"{path}: cannot be read as CSV ({str(error).splitlines()[0]}). Copy or write the file again.") from error
+
+
+def _undecodable(path: Path) -> str:
+    opened = gzip.open(path) if path.open("rb").read(2) == b"\x1f\x8b" else path.open("rb")
+    with opened as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return f"line {number} holds bytes that are not UTF-8 ({line[error.start : error.end]!r})"
+    return "it holds bytes that are not UTF-8"
+
+
+def _parquet_blocks(path: Path) -> tuple[Iterator[pa.RecordBatch], list[str]]:
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: the Parquet data is damaged ({str(error).splitlines()[0]}). Write the file again.") from error
+    names = file.schema_arrow.names
+    missing = [c for c in REQUIRED if c not in names]
+    if missing:
+        raise InputError(f"{path}: required column(s) {', '.join(missing)} missing; the file has {', '.join(names)}.")
+    columns = [c for c in (*REQUIRED, *OPTIONAL) if c in names]
+
+    def blocks() -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in file.iter_batches(batch_size=1 << 18, columns=columns):
+                yield pa.RecordBatch.from_arrays([_as_codes(batch.column(c)) for c in columns], names=columns)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            raise InputError(f"{path}: cannot be read as a table of ids ({str(error).splitlines()[0]}). Write the file again.") from error
+
+    return blocks(), columns
+
+
+def _as_codes(column: pa.Array) -> pa.DictionaryArray:
+    """A Parquet column of strings, integers or whole floats (what pandas makes of integers with gaps) as codes."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    codes = column.dictionary_encode()
+    values = codes.dictionary
+    if pa.types.is_floating(values.type):
+        values = pa.array([str(int(v)) if v.is_integer() else repr(v) for v in values.to_pylist()], pa.string())
+    values = values.cast(pa.string())
+    missing = pa.scalar(len(values), pa.int32())
+    return pa.DictionaryArray.from_arrays(pc.fill_null(codes.indices, missing), pa.concat_arrays([values, pa.array([""])]))
+
+
+def _encode(path: Path, blocks: list[pa.RecordBatch], columns: list[str]) -> EdgeTable:
+    """Join the blocks' own dictionaries into one code per type, relation and node."""
+    num_rows = sum(len(block) for block in blocks)
+    if num_rows == 0:
+        raise InputError(f"{path}: has a header line but no rows.")
+
+    def unify(*names: str) -> tuple[list[str], list[np.ndarray]]:
+        chunks = [block.column(name) for name in names for block in blocks]
+        joined = pa.chunked_array(chunks, type=_CODES).unify_dictionaries()
+        values = [v.strip() for v in joined.chunk(0).dictionary.to_pylist()]
+        codes = np.concatenate([c.indices.to_numpy(zero_copy_only=False) for c in joined.chunks])
+        return values, np.split(codes, len(names))
+
+    types, (x_type, y_type) = unify("x_type", "y_type")
+    ids, (x_id, y_id) = unify("x_id", "y_id")
+    relations, (relation,) = unify("relation")
+    for names, values, codes in (
+        (("x_type", "y_type"), types, (x_type, y_type)),
+        (("x_id", "y_id"), ids, (x_id, y_id)),
+        (("relation",), relations, (relation,)),
+    ):
+        _refuse_missing(path, names, values, codes)
+    types, (x_type, y_type) = _merge_equal(types, (x_type, y_type))
+    ids, (x_id, y_id) = _merge_equal(ids, (x_id, y_id))
+    relations, (relation,) = _merge_equal(relations, (relation,))
+
+    keys = [t.astype(np.int64) * len(ids) + i for t, i in ((x_type, x_id), (y_type, y_id))]
+    node_keys, both = _dense_codes(np.concatenate(keys), len(types) * len(ids))
+    head, tail = np.split(both, 2)
+    node_id = np.array(ids, dtype=object)[node_keys % len(ids)]
+    node_name = node_id.copy()
+    for column, nodes in (("y_name", tail), ("x_name", head)):  # the first name from the left column wins
+        if column in columns:
+            names, (codes,) = unify(column)
+            first = np.full(len(node_keys), -1, dtype=np.int32)
+            first[nodes[::-1]] = codes[::-1]
+            named = first >= 0
+            named[named] = np.array([n.lower() not in _MISSING for n in names], dtype=bool)[first[named]]
+            node_name[named] = np.array(names, dtype=object)[first[named]]
+    return EdgeTable(types, relations, (node_keys // len(ids)).astype(np.int32), node_id, node_name, head, relation, tail)
+
+
+def _refuse_missing(path: Path, columns: tuple[str, ...], values: list[str], codes: tuple[np.ndarray, ...]) -> None:
+    bad = np.array([v.lower() in _MISSING for v in values], dtype=bool)
+    if not bad.any():
+        return
+    for column, column_codes in zip(columns, codes, strict=True):
+        rows = np.flatnonzero(bad[column_codes])
+        if len(rows):
+            shown = ", ".join(str(r + 1) for r in rows[:5]) + (", ..." if len(rows) > 5 else "")
+            raise InputError(
+                f"{path}: column {column} is empty or NaN in {len(rows):,} row(s): {shown} (counted from the first row below "
+                "the header). Fill in or remove these rows."
+            )
+
+
+def _merge_equal(values: list[str], codes: tuple[np.ndarray, ...]) -> tuple[list[str], tuple[np.ndarray, ...]]:
+    """Values that became equal by trimming white space share one code; unused values (of Parquet nulls) go."""
+    used = np.zeros(len(values), dtype=bool)
+    for c in codes:
+        used[c] = True
+    index: dict[str, int] = {}
+    new = np.array([index.setdefault(v, len(index)) if u else 0 for v, u in zip(values, used, strict=True)], dtype=np.int32)
+    return list(index), tuple(new[c] for c in codes)
+
+
+def _dense_codes(keys: np.ndarray, num_keys: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sorted distinct keys and each key's place among them (np.unique, without its sort where a table is small)."""
+    if num_keys > 100_000_000:
+        distinct, inverse = np.unique(keys, return_inverse=True)
+        return distinct, inverse.astype(np.int32)
+    present = np.zeros(num_keys, dtype=bool)
+    present[keys] = True
+    distinct = np.flatnonzero(present)
+    place = np.zeros(num_keys, dtype=np.int32)
+    place[distinct] = np.arange(len(distinct), dtype=np.int32)
+    return distinct, place[keys]

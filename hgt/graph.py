@@ -1,0 +1,194 @@
+"""The knowledge graph: nodes keyed by (type, id), facts keyed by (head type, relation, tail type).
+
+In: an `EdgeTable`. Out: a `KnowledgeGraph`, with a report of every row that did not become a fact. Knows nothing of
+splits or training. A **fact** is one statement of the file; its mirror row, if it has one, is the same fact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hgt.config import GraphConfig
+from hgt.edge_table import EdgeTable
+from hgt.errors import InputError
+from hgt.facts import DroppedRows, EdgeType, extract_facts
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+@dataclass(frozen=True)
+class KnowledgeGraph:
+    """Nodes and facts. Nodes of a type are numbered from 0 in the order of their ids.
+
+    node_ids, node_names: {node type: strings, one per node}
+    edge_index: {edge type: [2, num_facts] int64, heads above tails, numbered within their types}
+    symmetric: edge types within one type whose facts have no direction; each pair is stored once, smaller number first
+    """
+
+    node_ids: dict[str, np.ndarray]
+    node_names: dict[str, np.ndarray]
+    edge_index: dict[EdgeType, Int[Tensor, "2 _"]]
+    symmetric: frozenset[EdgeType] = frozenset()
+    dropped: DroppedRows = field(default=DroppedRows(), compare=False)
+
+    @property
+    def node_types(self) -> list[str]:
+        return list(self.node_ids)
+
+    @property
+    def edge_types(self) -> list[EdgeType]:
+        return list(self.edge_index)
+
+    @cached_property
+    def num_nodes(self) -> dict[str, int]:
+        return {t: len(ids) for t, ids in self.node_ids.items()}
+
+    @cached_property
+    def num_facts(self) -> dict[EdgeType, int]:
+        return {e: index.shape[1] for e, index in self.edge_index.items()}
+
+    @property
+    def total_nodes(self) -> int:
+        return sum(self.num_nodes.values())
+
+    @property
+    def total_facts(self) -> int:
+        return sum(self.num_facts.values())
+
+    @cached_property
+    def offsets(self) -> dict[str, int]:
+        """The global number of each type's node 0; types follow one another in the order of `node_types`."""
+        starts = np.cumsum([0, *self.num_nodes.values()])
+        return dict(zip(self.node_types, starts.tolist(), strict=False))
+
+    def type_range(self, node_type: str) -> slice:
+        start = self.offsets[node_type]
+        return slice(start, start + self.num_nodes[node_type])
+
+    def global_facts(self, edge_type: EdgeType) -> Int[Tensor, "2 _"]:
+        """The facts of an edge type with global node numbers."""
+        shift = torch.tensor([[self.offsets[edge_type[0]]], [self.offsets[edge_type[2]]]])
+        return self.edge_index[edge_type] + shift
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over nodes and facts: equal for equal graphs, whatever file or row order they came from."""
+        digest = hashlib.sha256()
+        for node_type, ids in self.node_ids.items():
+            digest.update("\x1f".join([node_type, *ids]).encode() + b"\x1e")
+        for edge_type, index in self.edge_index.items():
+            digest.update("\x1f".join([*edge_type, str(edge_type in self.symmetric)]).encode() + b"\x1e")
+            digest.update(index.to(torch.int32).contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def from_edge_table(cls, table: EdgeTable, config: GraphConfig) -> KnowledgeGraph:
+        """Filter, merge mirrors, drop duplicates and self-loops, and number what is left.
+
+        Raises InputError for an unknown type or relation in the configuration, or when nothing is left.
+        """
+        facts = extract_facts(table, config)
+        index = {e: torch.from_numpy(pairs) for e, pairs in facts.edge_index.items()}
+        return cls(facts.node_ids, facts.node_names, index, facts.symmetric, facts.dropped)
+
+    def save(self, folder: Path) -> None:
+        """Write `nodes.parquet`, `facts.safetensors` and `graph.json`; `graph.json` comes last and marks it whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.node_table().to_parquet(folder / "nodes.parquet", index=False)
+        tensors = {str(i): index.to(torch.int32).contiguous() for i, index in enumerate(self.edge_index.values())}
+        safetensors.torch.save_file(tensors, folder / "facts.safetensors")
+        description = {
+            "hash": self.hash,
+            "num_nodes": self.num_nodes,
+            "edge_types": [[*e, e in self.symmetric] for e in self.edge_types],
+            "dropped_rows": self.dropped.as_dict(),
+        }
+        (folder / "graph.json").write_text(json.dumps(description, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> KnowledgeGraph:
+        """Read what `save` wrote. Raises InputError when the folder holds no whole graph or its hash differs."""
+        try:
+            description = json.loads((folder / "graph.json").read_text())
+            nodes = pd.read_parquet(folder / "nodes.parquet")
+            tensors = safetensors.torch.load_file(folder / "facts.safetensors")
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
+            raise InputError(f"{folder}: holds no readable graph ({error}). Start the run anew.") from error
+        by_type = dict(iter(nodes.groupby("node_type", observed=True, sort=False)))
+        types = [t for t in description["num_nodes"]]
+        graph = cls(
+            {t: by_type[t]["node_id"].to_numpy(dtype=object) for t in types},
+            {t: by_type[t]["node_name"].to_numpy(dtype=object) for t in types},
+            {tuple(e[:3]): tensors[str(i)].to(torch.int64) for i, e in enumerate(description["edge_types"])},
+            frozenset(tuple(e[:3]) for e in description["edge_types"] if e[3]),
+            DroppedRows(**description["dropped_rows"]),
+        )
+        if graph.hash != description["hash"]:
+            raise InputError(f"{folder}: the graph was changed after it was written. Start the run anew.")
+        return graph
+
+    def node_table(self) -> pd.DataFrame:
+        """One row per node in global order: node_type, node_id, node_name."""
+        return pd.DataFrame(
+            {
+                "node_type": np.repeat(np.array(self.node_types, dtype=object), list(self.num_nodes.values())),
+                "node_id": np.concatenate(list(self.node_ids.values())),
+                "node_name": np.concatenate(list(self.node_names.values())),
+            }
+        )
+
+    def to_hetero_data(self) -> HeteroData:
+        """PyG's form: `data[node_type].num_nodes / .node_id / .node_name`, `data[edge_type].edge_index / .symmetric`."""
+        from torch_geometric.data import HeteroData
+
+        data = HeteroData()
+        for node_type, ids in self.node_ids.items():
+            data[node_type].num_nodes = len(ids)
+            data[node_type].node_id = ids.tolist()
+            data[node_type].node_name = self.node_names[node_type].tolist()
+        for edge_type, index in self.edge_index.items():
+            data[edge_type].edge_index = index
+            data[edge_type].symmetric = edge_type in self.symmetric
+        return data
+
+    @classmethod
+    def from_hetero_data(cls, data: HeteroData) -> KnowledgeGraph:
+        """The way back. Data that did not come from us gets ids "0", "1", ... and directed edge types.
+
+        Raises InputError when a node type has neither `num_nodes` nor features to tell its size.
+        """
+        ids, names = {}, {}
+        for node_type in data.node_types:
+            store = data[node_type]
+            if store.num_nodes is None:
+                raise InputError(f"HeteroData: node type {node_type!r} has no num_nodes. Set data[{node_type!r}].num_nodes.")
+            given = store.node_id if "node_id" in store else [str(i) for i in range(store.num_nodes)]
+            ids[node_type] = np.array(given, dtype=object)
+            names[node_type] = np.array(store.node_name if "node_name" in store else given, dtype=object)
+        index = {e: data[e].edge_index.to(torch.int64) for e in data.edge_types}
+        symmetric = frozenset(e for e in data.edge_types if "symmetric" in data[e] and data[e].symmetric)
+        return cls(ids, names, index, symmetric)
+
+    def table(self) -> str:
+        """What was read, for people: nodes per type, facts per edge type and how it was read, dropped rows by reason."""
+        lines = [f"{self.total_nodes:,} nodes of {len(self.node_types)} types"]
+        lines += [f"  {n:>11,}  {t}" for t, n in sorted(self.num_nodes.items(), key=lambda item: -item[1])]
+        lines += [f"{self.total_facts:,} facts of {len(self.edge_types)} edge types"]
+        for edge_type, n in sorted(self.num_facts.items(), key=lambda item: -item[1]):
+            read_as = "symmetric" if edge_type in self.symmetric else "directed"
+            lines.append(f"  {n:>11,}  {' - '.join(edge_type)}  ({read_as})")
+        lines.append("rows that are no fact of their own")
+        lines += [f"  {n:>11,}  {reason.replace('_', ' ')}" for reason, n in self.dropped.as_dict().items()]
+        return "\n".join(lines)

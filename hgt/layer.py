@@ -59,7 +59,7 @@ class HGTLayer(nn.Module):
         self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph
     ) -> tuple[Float[Tensor, "num_nodes hidden"], Float[Tensor, "num_nodes hidden"], Float[Tensor, "num_nodes hidden"]]:
         """Keys, queries and values of every node (equation 3's K-, Q- and V-Linear)."""
-        both = torch.cat([linear_by_rows(part, self.key_query_value[i]) for i, part in _by_type(x, graph)])
+        both = torch.cat([linear_by_rows(part, self.key_query_value[i]) for i, part in enumerate(_by_type(x, graph))])
         key, query, value = both.chunk(3, dim=1)
         return key.contiguous(), query.contiguous(), value.contiguous()
 
@@ -68,12 +68,10 @@ class HGTLayer(nn.Module):
     ) -> Float[Tensor, "num_nodes hidden"]:
         """The target-specific aggregation (equation 5): output projection and gated skip connection."""
         out = []
-        for i, part in _by_type(message, graph):
-            start, stop = graph.node_ranges[self.node_types[i]]
+        for i, (part, old) in enumerate(zip(_by_type(message, graph), _by_type(x, graph), strict=True)):
             new = linear_by_rows(functional.gelu(part), self.out[i])
             new = functional.dropout(new, self.dropout, self.training)
-            gate = self.skip[i].sigmoid()
-            out.append(gate * new + (1 - gate) * x[start:stop])
+            out.append(torch.lerp(old, new, self.skip[i].sigmoid()))
         return torch.cat(out)
 
     @torch.no_grad()
@@ -95,8 +93,9 @@ def _glorot_blocks(num_edge_types: int, num_heads: int, head_dim: int) -> Tensor
     return torch.empty(num_edge_types, num_heads, head_dim, head_dim).uniform_(-bound, bound)
 
 
-def _by_type(x: Tensor, graph: MessageGraph) -> list[tuple[int, Tensor]]:
-    return [(i, x[start:stop]) for i, (start, stop) in enumerate(graph.node_ranges.values())]
+def _by_type(x: Tensor, graph: MessageGraph) -> tuple[Tensor, ...]:
+    """One part per node type. `split`, not slices: each slice's gradient would be a full-size tensor of zeros."""
+    return x.split([stop - start for start, stop in graph.node_ranges.values()])
 
 
 def linear_by_rows(x: Float[Tensor, "rows in_dim"], linear: nn.Linear) -> Float[Tensor, "rows out_dim"]:

@@ -1,0 +1,180 @@
+"""A checkpoint: one safetensors file with weights and optimizer, and in its header where the training stands.
+
+Written to a temporary name, synced, and renamed: a file with a checkpoint's name is whole. It is also checked against a
+SHA-256 of its tensors, so that a damaged one is passed over for the one before. No pickle is involved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from hgt.errors import CheckpointError
+
+_KEPT = 2  # besides the best: a newest one and one to fall back to
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands. Random numbers are functions of (seed, epoch, batch), so this is the random state too.
+
+    epoch: completed epochs; batch: completed batches of the next one; sums: loss sums over those batches
+    history: the `epoch` events so far, in order
+    """
+
+    seed: int
+    epoch: int = 0
+    batch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    best_mrr: float = -1.0
+    best_epoch: int = 0
+    history: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """tensors: `model.<name>` and `optimizer.<number>.<name>`, all on the CPU."""
+
+    tensors: dict[str, Tensor]
+    progress: Progress
+    graph_hash: str
+    config_fingerprint: str
+
+
+def checkpoint_name(progress: Progress) -> str:
+    return f"checkpoint-{progress.epoch:05d}-{progress.batch:05d}.safetensors"
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write atomically, then remove what is neither the newest two nor the best.
+
+    Raises OSError (disk full, say) with the older checkpoints intact.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / checkpoint_name(checkpoint.progress)
+    temporary = path.with_suffix(".tmp")
+    metadata = {
+        "progress": json.dumps(dataclasses.asdict(checkpoint.progress)),
+        "graph_hash": checkpoint.graph_hash,
+        "config_fingerprint": checkpoint.config_fingerprint,
+        "sha256": _digest(checkpoint.tensors),
+    }
+    try:
+        safetensors.torch.save_file(checkpoint.tensors, temporary, metadata=metadata)
+        _sync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(folder)
+    best = checkpoint_name(Progress(0, epoch=checkpoint.progress.best_epoch))
+    for old in _newest_first(folder)[_KEPT:]:
+        if old.name != best:
+            old.unlink()
+    return path
+
+
+def load_newest(folder: Path, graph_hash: str, config_fingerprint: str) -> tuple[Checkpoint | None, list[str]]:
+    """The newest readable checkpoint, or None; and a sentence about each unreadable one that was passed over.
+
+    Raises CheckpointError when it belongs to another graph or configuration.
+    """
+    skipped = []
+    for path in _newest_first(folder):
+        try:
+            checkpoint = load_checkpoint(path)
+        except CheckpointError as error:
+            skipped.append(str(error))
+            continue
+        for what, own, wanted in (
+            ("graph", checkpoint.graph_hash, graph_hash),
+            ("configuration", checkpoint.config_fingerprint, config_fingerprint),
+        ):
+            if own != wanted:
+                raise CheckpointError(
+                    f"{path}: was made for {what} {own[:16]}, but this run has {what} {wanted[:16]}. Start a new run, or give the "
+                    f"{what} that it was made for."
+                )
+        return checkpoint, skipped
+    return None, skipped
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and check one file. Raises CheckpointError when it is damaged."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        progress = json.loads(metadata["progress"])
+        if _digest(tensors) != metadata["sha256"]:
+            raise CheckpointError(f"{path}: its content does not match its checksum. It is not used.")
+        progress["history"] = tuple(progress["history"])
+        return Checkpoint(tensors, Progress(**progress), metadata["graph_hash"], metadata["config_fingerprint"])
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: is damaged or only half written ({error}). It is not used.") from error
+
+
+def best_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint of the epoch with the best validation MRR, as the newest readable one names it.
+
+    Raises CheckpointError when the folder holds none.
+    """
+    for path in _newest_first(folder):
+        try:
+            newest = load_checkpoint(path)
+        except CheckpointError:
+            continue
+        return load_checkpoint(folder / checkpoint_name(Progress(0, epoch=newest.progress.best_epoch)))
+    raise CheckpointError(f"{folder}: holds no readable checkpoint. Train first.")
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{k}": v.detach().cpu().contiguous() for i, entry in state.items() for k, v in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".", 2)
+            state.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+
+
+def load_model(model: torch.nn.Module, tensors: dict[str, Tensor]) -> None:
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(memoryview(tensors[name].contiguous().view(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

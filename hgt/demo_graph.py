@@ -1,0 +1,154 @@
+"""A synthetic graph in PrimeKG's form, for trying the product out and for benchmarks at sizes that cannot be had here.
+
+Nodes have communities and power-law propensities; most facts join nodes of one community. As in PrimeKG, every fact is
+written in both directions and ids are integers that mean different nodes in different types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from hgt.errors import InputError
+
+# Shares of the nodes, roughly PrimeKG's.
+_NODE_TYPES = {
+    "gene/protein": (0.26, "NCBI"),
+    "biological_process": (0.20, "GO"),
+    "disease": (0.16, "MONDO"),
+    "effect/phenotype": (0.11, "HPO"),
+    "drug": (0.09, "DrugBank"),
+    "molecular_function": (0.06, "GO"),
+    "anatomy": (0.05, "UBERON"),
+    "cellular_component": (0.03, "GO"),
+    "pathway": (0.02, "REACTOME"),
+    "exposure": (0.02, "CTD"),
+}
+# (relation, display relation, head type, tail type, share of the facts)
+_RELATIONS = (
+    ("protein_protein", "ppi", "gene/protein", "gene/protein", 0.14),
+    ("disease_protein", "associated with", "disease", "gene/protein", 0.12),
+    ("drug_protein", "target", "drug", "gene/protein", 0.08),
+    ("pathway_protein", "interacts with", "pathway", "gene/protein", 0.05),
+    ("bioprocess_protein", "interacts with", "biological_process", "gene/protein", 0.11),
+    ("molfunc_protein", "interacts with", "molecular_function", "gene/protein", 0.07),
+    ("cellcomp_protein", "interacts with", "cellular_component", "gene/protein", 0.06),
+    ("anatomy_protein_present", "expression present", "anatomy", "gene/protein", 0.10),
+    ("disease_phenotype_positive", "phenotype present", "disease", "effect/phenotype", 0.08),
+    ("drug_effect", "side effect", "drug", "effect/phenotype", 0.06),
+    ("indication", "indication", "drug", "disease", 0.03),
+    ("contraindication", "contraindication", "drug", "disease", 0.03),
+    ("drug_drug", "synergistic interaction", "drug", "drug", 0.03),
+    ("exposure_disease", "linked to", "exposure", "disease", 0.02),
+    ("bioprocess_bioprocess", "parent-child", "biological_process", "biological_process", 0.02),
+)
+_INSIDE = 0.9  # share of facts within a community
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    start: int  # x_index of the type's first node
+    community: np.ndarray
+    propensity: np.ndarray
+
+    @property
+    def num(self) -> int:
+        return len(self.community)
+
+
+def write_demo_graph(path: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int) -> int:
+    """Write the graph as .csv, .csv.gz or .parquet; returns the number of rows (two per fact).
+
+    Raises InputError for another ending, a folder that does not exist, or a size too small for ten node types.
+    """
+    if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
+        raise InputError(f"{path}: the name must end in .csv, .csv.gz or .parquet.")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent}: no such folder. Create it first.")
+    if num_nodes < 200 or num_facts < num_nodes or num_communities < 2:
+        raise InputError(
+            f"A demo graph needs at least 200 nodes, as many facts as nodes and 2 communities, not {num_nodes}, {num_facts} and "
+            f"{num_communities}."
+        )
+    table = pa.Table.from_pandas(demo_rows(num_nodes, num_facts, num_communities, seed), preserve_index=False)
+    if path.name.endswith(".parquet"):
+        pyarrow.parquet.write_table(table, path)
+    else:
+        with pa.CompressedOutputStream(str(path), "gzip") if path.name.endswith(".gz") else pa.OSFile(str(path), "wb") as out:
+            pyarrow.csv.write_csv(table, out, pyarrow.csv.WriteOptions(quoting_style="needed"))
+    return table.num_rows
+
+
+def demo_rows(num_nodes: int, num_facts: int, num_communities: int, seed: int) -> pd.DataFrame:
+    """The rows in PrimeKG's twelve columns, each fact in both directions."""
+    rng = np.random.default_rng(seed)
+    nodes, start = {}, 0
+    for node_type, (share, _) in _NODE_TYPES.items():
+        n = max(round(share * num_nodes), 4)
+        nodes[node_type] = _Nodes(start, rng.integers(num_communities, size=n), 0.2 + rng.pareto(1.5, n))
+        start += n
+    met = {t: np.zeros(n.num, dtype=bool) for t, n in nodes.items()}
+    parts = []
+    for relation, display, head_type, tail_type, share in _RELATIONS:
+        heads, tails = nodes[head_type], nodes[tail_type]
+        pairs = _pairs(rng, heads, tails, max(round(share * num_facts), 2), same_type=head_type == tail_type)
+        lonely = np.flatnonzero(~met[head_type])  # everyone gets a fact; the last relations of a type leave no one out
+        pairs = np.concatenate([pairs, _partners(rng, heads, tails, lonely)], axis=1)
+        pairs = _distinct(pairs, tails.num, same_type=head_type == tail_type)
+        met[head_type][pairs[0]] = True
+        met[tail_type][pairs[1]] = True
+        parts.append(_rows(relation, display, head_type, tail_type, pairs, nodes))
+        parts.append(_rows(relation, display, tail_type, head_type, pairs[::-1], nodes))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _pairs(rng: np.random.Generator, heads: _Nodes, tails: _Nodes, num: int, same_type: bool) -> np.ndarray:
+    """[2, about num] distinct pairs: a head by propensity, a tail by propensity, mostly from the head's community."""
+    num = min(num, heads.num * tails.num // (8 if same_type else 4))
+    pairs = np.zeros((2, 0), dtype=np.int64)
+    for _ in range(8):  # repeated pairs count once, so some are drawn again
+        head = rng.choice(heads.num, num, p=heads.propensity / heads.propensity.sum())
+        new = _partners(rng, heads, tails, head)
+        pairs = _distinct(np.concatenate([pairs, new], axis=1), tails.num, same_type)
+        if pairs.shape[1] >= num:
+            break
+    return pairs[:, np.sort(rng.permutation(pairs.shape[1])[:num])]
+
+
+def _distinct(pairs: np.ndarray, num_tails: int, same_type: bool) -> np.ndarray:
+    """Each pair once; within one type neither self-loops nor the other direction."""
+    if same_type:
+        pairs = np.sort(pairs[:, pairs[0] != pairs[1]], axis=0)
+    keys = np.unique(pairs[0] * num_tails + pairs[1])
+    return np.stack([keys // num_tails, keys % num_tails])
+
+
+def _partners(rng: np.random.Generator, heads: _Nodes, tails: _Nodes, head: np.ndarray) -> np.ndarray:
+    anywhere = np.cumsum(tails.propensity) / tails.propensity.sum()
+    tail = np.searchsorted(anywhere, rng.random(len(head)))
+    inside = rng.random(len(head)) < _INSIDE
+    for community in np.unique(heads.community[head]):
+        members = np.flatnonzero(tails.community == community)
+        rows = np.flatnonzero(inside & (heads.community[head] == community))
+        if len(members) and len(rows):
+            weight = tails.propensity[members]
+            tail[rows] = members[np.searchsorted(np.cumsum(weight) / weight.sum(), rng.random(len(rows)))]
+    return np.stack([head, np.minimum(tail, tails.num - 1)])
+
+
+def _rows(relation: str, display: str, x_type: str, y_type: str, pairs: np.ndarray, nodes: dict[str, _Nodes]) -> pd.DataFrame:
+    columns: dict[str, object] = {"relation": relation, "display_relation": display}
+    for side, node_type, number in (("x", x_type, pairs[0]), ("y", y_type, pairs[1])):
+        text = pd.Series(number + 1).astype(str)
+        columns[f"{side}_index"] = number + nodes[node_type].start
+        columns[f"{side}_id"] = text
+        columns[f"{side}_type"] = node_type
+        columns[f"{side}_name"] = node_type + " " + text
+        columns[f"{side}_source"] = _NODE_TYPES[node_type][1]
+    return pd.DataFrame(columns)

@@ -1,0 +1,70 @@
+"""`events.jsonl`: what a trainer tells whoever follows it, one JSON object a line.
+
+Every line has `event` and `time` (seconds since 1970). Written with one system call a line, so that a killed writer leaves
+at most one broken last line; readers skip that one, and the next writer starts on a fresh line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class EventWriter:
+    """Appends events; usable as the trainer's one callback."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")
+
+    def __call__(self, event: str, **values: Any) -> None:
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **values}, allow_nan=True)
+        os.write(self._file, line.encode() + b"\n")
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class EventReader:
+    """Reads on from where it stopped; a line counts once it is whole."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._offset = 0
+
+    def skip_to_end(self) -> None:
+        self._offset = self.path.stat().st_size if self.path.exists() else 0
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """The events that were added since the last call."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                event = _parsed(line)
+                if event is not None:
+                    yield event
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:  # the broken line of a writer that was killed
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
+def epochs_by_number(path: Path) -> dict[int, dict[str, Any]]:
+    """The `epoch` events, the last one of each number (a killed epoch may have been told twice)."""
+    return {event["epoch"]: event for event in EventReader(path).new() if event["event"] == "epoch"}

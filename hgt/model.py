@@ -1,0 +1,121 @@
+"""The model: a learned input embedding per node, HGT layers, a projection; and a relation-aware decoder on the result.
+
+DESIGN.md 5. The encoder gives every node one embedding; the decoder scores (head, relation, tail) from those alone.
+Shapes: N nodes in global numbering, R relations (the graph's edge types, without reverses).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hgt.config import ModelConfig
+from hgt.errors import InputError
+from hgt.facts import EdgeType
+from hgt.graph import KnowledgeGraph
+from hgt.layer import HGTLayer, linear_by_rows
+from hgt.message_graph import MessageGraph, build_message_graph, message_edge_types
+
+
+class HGTEncoder(nn.Module):
+    """Every node has an identity: inputs that are equal for all nodes of a type would collapse (FACTS.md 1)."""
+
+    def __init__(self, num_nodes: Mapping[str, int], edge_types: tuple[EdgeType, ...], config: ModelConfig):
+        super().__init__()
+        self.num_nodes = dict(num_nodes)
+        self.edge_types = edge_types
+        self.node_embedding = nn.Parameter(torch.randn(sum(num_nodes.values()), config.hidden_dim) * config.hidden_dim**-0.5)
+        self.layers = nn.ModuleList(
+            HGTLayer(list(num_nodes), len(edge_types), config.hidden_dim, config.num_heads, config.dropout)
+            for _ in range(config.num_layers)
+        )
+        self.projection = nn.Linear(config.hidden_dim, config.embedding_dim)
+        nn.init.xavier_uniform_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+
+    def encode(self, graph: MessageGraph, keep: Float[Tensor, " num_edges"] | None = None) -> Float[Tensor, "num_nodes dim"]:
+        """The embeddings of all nodes, from their learned inputs."""
+        return self._apply_layers(self.node_embedding, graph, keep)
+
+    def forward(
+        self, x_dict: dict[str, Tensor] | None, edge_index_dict: dict[EdgeType, Int[Tensor, "2 _"]]
+    ) -> dict[str, Float[Tensor, "_ dim"]]:
+        """PyG's calling form. `x_dict` holds [num_nodes, hidden_dim] inputs; None takes the learned ones.
+
+        Raises InputError for a node or edge type that the encoder was not made for, or inputs that are equal for all nodes.
+        """
+        unknown = [str(e) for e in edge_index_dict if e not in self.edge_types]
+        if unknown:
+            raise InputError(f"The encoder knows no edge type {', '.join(unknown)}; it was made for {len(self.edge_types)} others.")
+        x = self.node_embedding if x_dict is None else self._joined_inputs(x_dict)
+        edges = {e: (index[0], index[1]) for e, index in edge_index_dict.items()}
+        graph = build_message_graph(self.num_nodes, self.edge_types, edges).to(x.device)
+        out = self._apply_layers(x, graph, None)
+        return dict(zip(self.num_nodes, out.split(list(self.num_nodes.values())), strict=True))
+
+    def _joined_inputs(self, x_dict: dict[str, Tensor]) -> Tensor:
+        for node_type, n in self.num_nodes.items():
+            if node_type not in x_dict or x_dict[node_type].shape != (n, self.node_embedding.shape[1]):
+                got = tuple(x_dict[node_type].shape) if node_type in x_dict else "nothing"
+                raise InputError(f"x_dict[{node_type!r}] must be [{n}, {self.node_embedding.shape[1]}], not {got}.")
+            if n > 1 and bool((x_dict[node_type] == x_dict[node_type][0]).all()):
+                raise InputError(
+                    f"x_dict[{node_type!r}] is the same for all {n} nodes: the embeddings would collapse. Give each node an input of its own."
+                )
+        return torch.cat([x_dict[t] for t in self.num_nodes])
+
+    def _apply_layers(self, x: Tensor, graph: MessageGraph, keep: Tensor | None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, graph, keep)
+        return linear_by_rows(x, self.projection)
+
+
+class Decoder(nn.Module):
+    """Scores of facts: `score(head, relation, tail) = tail_query(head, relation) . tail = head_query(tail, relation) . head`.
+
+    distmult: sum_d h_d r_d t_d (Yang et al. 2015). complex: Re(sum_d h_d r_d conj(t_d)) (Trouillon et al. 2016), which tells
+    (a, r, b) from (b, r, a); the first half of the dimensions are real parts, the second half imaginary ones.
+    """
+
+    def __init__(self, num_relations: int, embedding_dim: int, kind: str):
+        super().__init__()
+        self.kind = kind
+        self.relation = nn.Parameter(1 + 0.1 * torch.randn(num_relations, embedding_dim))
+
+    def tail_query(self, head: Float[Tensor, "n dim"], relation: int) -> Float[Tensor, "n dim"]:
+        """What a tail's embedding is multiplied with to score it."""
+        r = self.relation[relation]
+        return head * r if self.kind == "distmult" else _complex_product(head, r)
+
+    def head_query(self, tail: Float[Tensor, "n dim"], relation: int) -> Float[Tensor, "n dim"]:
+        """What a head's embedding is multiplied with to score it."""
+        r = self.relation[relation]
+        return tail * r if self.kind == "distmult" else _complex_product(tail, _conjugate(r))
+
+
+def _complex_product(a: Tensor, b: Tensor) -> Tensor:
+    (ar, ai), (br, bi) = a.chunk(2, -1), b.chunk(2, -1)
+    return torch.cat([ar * br - ai * bi, ar * bi + ai * br], -1)
+
+
+def _conjugate(a: Tensor) -> Tensor:
+    real, imaginary = a.chunk(2, -1)
+    return torch.cat([real, -imaginary], -1)
+
+
+class HGTModel(nn.Module):
+    """Encoder and decoder of one run; what a checkpoint holds."""
+
+    def __init__(self, graph: KnowledgeGraph, config: ModelConfig):
+        super().__init__()
+        self.encoder = HGTEncoder(graph.num_nodes, message_edge_types(graph), config)
+        self.decoder = Decoder(len(graph.edge_types), config.embedding_dim, config.decoder)
+
+
+def normalized(x: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    """Rows of length 1, for cosines."""
+    return functional.normalize(x, dim=-1)

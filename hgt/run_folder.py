@@ -1,0 +1,77 @@
+"""The run folder: where each thing of a run lies (DESIGN.md 3). Between processes only its path travels."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hgt.config import RunConfig
+from hgt.errors import InputError, RunLocked
+from hgt.graph import KnowledgeGraph
+from hgt.split import EdgeSplit
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def graph(self) -> Path:
+        return self.path / "graph"
+
+    @property
+    def split(self) -> Path:
+        return self.path / "split.safetensors"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def embeddings(self) -> Path:
+        return self.path / "embeddings"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    def load_config(self) -> RunConfig:
+        """Raises InputError when this is no run folder."""
+        if not self.config.is_file():
+            raise InputError(f"{self.path}: is no run folder (it has no config.json). Give a folder that `hgt train` made.")
+        return RunConfig.load(self.config)
+
+    def load_graph(self) -> KnowledgeGraph:
+        return KnowledgeGraph.load(self.graph)
+
+    def load_split(self, graph: KnowledgeGraph) -> EdgeSplit:
+        return EdgeSplit.load(self.split, graph)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One writer at a time. The lock goes with the process, however that ends. Raises RunLocked."""
+        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunLocked(f"{self.path}: another process is training this run. Wait for it, or stop it first.") from error
+            yield
+        finally:
+            os.close(handle)

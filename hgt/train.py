@@ -1,0 +1,279 @@
+"""The trainer: one program, `python -m hgt.train <run folder>`.
+
+Reads the run folder's configuration, graph and split, goes on from the newest valid checkpoint, and tells what it does in
+`events.jsonl`. Knows no Prefect and no MLflow. Ends with exit code 0 when trained, 2 on bad input, 4 out of memory, 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from hgt.batches import Batch, Batches
+from hgt.checkpoint import (
+    Checkpoint,
+    Progress,
+    load_model,
+    load_newest,
+    load_optimizer,
+    model_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from hgt.config import RunConfig
+from hgt.device import clear_cache, configure_threads, is_out_of_memory, peak_memory_bytes, prepare_device, probe_device
+from hgt.errors import HgtError, TrainingDiverged
+from hgt.events import EventWriter, epochs_by_number
+from hgt.graph import KnowledgeGraph
+from hgt.losses import micro_batch_loss
+from hgt.message_graph import MessageGraph, training_message_graph
+from hgt.model import HGTModel
+from hgt.ranking import FactIndex, RankingReport, rank_facts, sample_facts
+from hgt.run_folder import RunFolder
+from hgt.split import VAL, EdgeSplit
+
+OnEvent = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """Everything that a step works on. keep_all: [num_train + 1] ones on the device; the last place is for padding."""
+
+    config: RunConfig
+    device: torch.device
+    model: HGTModel
+    optimizer: torch.optim.Optimizer
+    messages: MessageGraph
+    batches: Batches
+
+
+def train_step(trainee: Trainee, batch: Batch) -> dict[str, Tensor]:
+    """One optimizer step: one encoder pass, the micro-batches' gradients added up on the embeddings, one way back.
+
+    Returns the batch's losses ("total", "link", "contrastive") and gradient norm ("grad_norm") as scalars on the device.
+    """
+    model, layout = trainee.model, trainee.batches.layout
+    embeddings = model.encoder.encode(trainee.messages, keep_mask(trainee, batch))
+    grad = torch.zeros_like(embeddings)
+    sums = {name: torch.zeros((), device=trainee.device) for name in ("total", "link", "contrastive")}
+    trainee.optimizer.zero_grad()
+    for micro in batch.micro_batches:
+        micro = micro.to(trainee.device)
+        rows = embeddings.detach().index_select(0, micro.nodes).requires_grad_()
+        loss = micro_batch_loss(rows, micro, layout, model.decoder, trainee.config.train)
+        loss.total.backward()
+        grad.index_add_(0, micro.nodes, rows.grad)
+        for name in sums:
+            sums[name] += getattr(loss, name).detach()
+    embeddings.backward(grad)
+    sums["grad_norm"] = nn.utils.clip_grad_norm_(model.parameters(), trainee.config.train.max_grad_norm)
+    trainee.optimizer.step()
+    return sums
+
+
+def keep_mask(trainee: Trainee, batch: Batch) -> Tensor:
+    """[num_edges] 0 for the message edges that tell a fact supervised in this batch, in either direction; else 1."""
+    keep = torch.ones(trainee.batches.num_train + 1)
+    keep[batch.supervised] = 0
+    assert trainee.messages.fact is not None, "the training message graph knows its facts"
+    return keep.to(trainee.device).index_select(0, trainee.messages.fact)
+
+
+def build_trainee(config: RunConfig, graph: KnowledgeGraph, split: EdgeSplit, device: torch.device) -> Trainee:
+    """Model and optimizer at their seeded beginning. Weights are drawn on the CPU, so that every device begins alike."""
+    torch.manual_seed(config.split.seed)
+    model = HGTModel(graph, config.model).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.train.learning_rate, fused=True)
+    messages = training_message_graph(graph, split).to(device)
+    return Trainee(config, device, model, optimizer, messages, Batches(graph, split, config))
+
+
+@torch.no_grad()
+def evaluate_val(trainee: Trainee, facts: Tensor, index: FactIndex) -> RankingReport:
+    """Ranks of held-out facts with the embeddings as they are now."""
+    trainee.model.eval()
+    embeddings = trainee.model.encoder.encode(trainee.messages)
+    return rank_facts(embeddings, trainee.model.decoder, facts, index)
+
+
+class Training:
+    """One training of a run folder: steps, checkpoints, events. `run()` does all of it."""
+
+    def __init__(self, folder: RunFolder, on_event: OnEvent):
+        self.folder, self.on_event = folder, on_event
+        self.config = folder.load_config()
+        self.graph = folder.load_graph()
+        self.split = folder.load_split(self.graph)
+        self.probe = probe_device(self.config.train.device)
+        self.trainee = build_trainee(self.config, self.graph, self.split, prepare_device(self.probe.type))
+        self.val_facts = sample_facts(self.split.of(VAL), self.config.train.num_val_edges, self.config.split.seed)
+        self.index = FactIndex(self.graph)
+        self.progress = Progress(seed=self.config.split.seed)
+        self.saved_at = time.monotonic()
+
+    def run(self) -> None:
+        """Train to the last epoch, or until the validation MRR has not risen for `patience` epochs."""
+        self._resume()
+        self.on_event(
+            "start", device=self.probe.type, epoch=self.progress.epoch, batch=self.progress.batch,
+            num_epochs=self.config.train.num_epochs, num_batches=self.trainee.batches.num_batches,
+            contrastive=self.trainee.batches.contrast is not None,
+        )  # fmt: skip
+        if self.progress.epoch == 0 and self.progress.batch == 0:
+            self._save()  # so that there is a valid checkpoint from the first moment on
+        while self.progress.epoch < self.config.train.num_epochs and not self._stopped_early():
+            self._train_epoch()
+        self.on_event(
+            "end", epoch=self.progress.epoch, best_epoch=self.progress.best_epoch, best_mrr=self.progress.best_mrr,
+            stopped_early=self._stopped_early(), peak_memory_bytes=peak_memory_bytes(self.probe.type),
+        )  # fmt: skip
+
+    def _resume(self) -> None:
+        checkpoint, skipped = load_newest(self.folder.checkpoints, self.graph.hash, self.config.fingerprint())
+        for sentence in skipped:
+            self.on_event("checkpoint_skipped", message=sentence)
+        if checkpoint is None:
+            return
+        load_model(self.trainee.model, checkpoint.tensors)
+        load_optimizer(self.trainee.optimizer, checkpoint.tensors)
+        self.progress = checkpoint.progress
+        told = epochs_by_number(self.folder.events)
+        for epoch in self.progress.history:  # a kill between checkpoint and event leaves an epoch untold
+            if epoch["epoch"] not in told:
+                self.on_event("epoch", **epoch)
+        self.on_event("resume", epoch=self.progress.epoch, batch=self.progress.batch)
+
+    def _stopped_early(self) -> bool:
+        return self.progress.epoch - self.progress.best_epoch >= self.config.train.patience
+
+    def _train_epoch(self) -> None:
+        started = time.monotonic()
+        num_batches = self.trainee.batches.num_batches
+        first_batch = self.progress.batch
+        sums = {name: torch.tensor(value, device=self.trainee.device) for name, value in self.progress.sums.items()}
+        for number in range(first_batch, num_batches):
+            _stop_without_parent()
+            self.trainee.model.train()
+            torch.manual_seed(_step_seed(self.progress.seed, self.progress.epoch, number))  # dropout
+            losses = train_step(self.trainee, self.trainee.batches.draw(self.progress.epoch, number))
+            for name, value in losses.items():
+                sums[name] = sums[name] + value if name in sums else value
+            self.progress = replace(self.progress, batch=number + 1)
+            if number + 1 < num_batches:
+                self.on_event("step", epoch=self.progress.epoch + 1, batch=number + 1, num_batches=num_batches)
+                if time.monotonic() - self.saved_at > 60 * self.config.train.checkpoint_minutes:
+                    self.progress = replace(self.progress, sums={n: v.item() for n, v in sums.items()})
+                    self._save()
+        self._finish_epoch({n: v.item() / num_batches for n, v in sums.items()}, time.monotonic() - started, num_batches - first_batch)
+
+    def _finish_epoch(self, means: dict[str, float], train_seconds: float, num_steps: int) -> None:
+        epoch = self.progress.epoch + 1
+        if not all(map(_is_finite, means.values())):
+            raise TrainingDiverged(
+                f"In epoch {epoch} the losses became {means}, which is not finite. Lower learning_rate (now "
+                f"{self.config.train.learning_rate}) and resume: the last checkpoint is whole."
+            )
+        started = time.monotonic()
+        val = evaluate_val(self.trainee, self.val_facts, self.index) if self.val_facts.shape[1] else None
+        mrr = val.typed.mrr if val else -means["total"]  # a graph too small to hold anything out is steered by its loss
+        if epoch == 1 or mrr > self.progress.best_mrr:
+            self.progress = replace(self.progress, best_mrr=mrr, best_epoch=epoch)
+        record = {
+            "epoch": epoch,
+            "loss": means["total"],
+            "link_loss": means["link"],
+            "contrastive_loss": means["contrastive"],
+            "grad_norm": means["grad_norm"],
+            "learning_rate": self.trainee.optimizer.param_groups[0]["lr"],
+            "val_mrr": val.typed.mrr if val else None,
+            "val_mrr_all_nodes": val.all_nodes.mrr if val else None,
+            "val_hits_at_10": val.typed.hits[10] if val else None,
+            "step_seconds": train_seconds / max(num_steps, 1),
+            "val_seconds": time.monotonic() - started,
+            "peak_memory_bytes": peak_memory_bytes(self.probe.type),
+            "device": self.probe.type,
+        }
+        self.progress = replace(self.progress, epoch=epoch, batch=0, sums={}, history=(*self.progress.history, record))
+        self._save()
+        self.on_event("epoch", **record)
+        clear_cache(self.probe.type)
+
+    def _save(self) -> None:
+        tensors = model_tensors(self.trainee.model) | optimizer_tensors(self.trainee.optimizer)
+        checkpoint = Checkpoint(tensors, self.progress, self.graph.hash, self.config.fingerprint())
+        try:
+            path = save_checkpoint(self.folder.checkpoints, checkpoint)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise HgtError(
+                f"{self.folder.checkpoints}: a checkpoint could not be written ({error}). The one before is whole: make room and resume."
+            ) from error
+        self.saved_at = time.monotonic()
+        self.on_event("checkpoint", file=path.name, epoch=self.progress.epoch, batch=self.progress.batch)
+
+
+def _step_seed(seed: int, epoch: int, batch: int) -> int:
+    return (seed * 1_000_003 + epoch) * 1_000_003 + batch
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) < float("inf")
+
+
+def _stop_without_parent() -> None:
+    """A trainer whose parent was killed stops instead of training on unseen (HGT_PARENT_PID is set by the parent)."""
+    parent = os.environ.get("HGT_PARENT_PID")
+    if parent is not None and os.getppid() != int(parent):
+        raise SystemExit("the process that started this training is gone; resume with `hgt train --resume`")
+
+
+def _stop_at_once(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)
+
+
+def main(arguments: list[str]) -> int:
+    """Train the run folder named by the only argument; see the module's docstring for the exit codes."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m hgt.train RUN_FOLDER\n")
+        return 2
+    folder = RunFolder(Path(arguments[0]))
+    if not folder.config.is_file():
+        sys.stderr.write(f"{folder.path}: is no run folder (it has no config.json). Give a folder that `hgt train` made.\n")
+        return 2
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _stop_at_once)
+    configure_threads()
+    on_event = EventWriter(folder.events)
+    try:
+        with folder.locked():
+            Training(folder, on_event).run()
+    except Exception as error:  # noqa: BLE001 - the program's one outermost handler: every error is told, none is swallowed
+        return _tell(error, on_event)
+    finally:
+        on_event.close()
+    return 0
+
+
+def _tell(error: Exception, on_event: OnEvent) -> int:
+    """Write the error event and what belongs on stderr; returns the exit code."""
+    out_of_memory = is_out_of_memory(error)
+    on_event("error", type=type(error).__name__, message=str(error), out_of_memory=out_of_memory)
+    if isinstance(error, HgtError):
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    traceback.print_exception(error)
+    return 4 if out_of_memory else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

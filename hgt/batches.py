@@ -30,34 +30,34 @@ _MAX_CONTRAST_POOL = 512  # nodes that a positive competes with
 class RelationRows:
     """Where one relation's rows stand in every micro-batch.
 
-    facts: range in `weight`, `tail_known` and `head_known`; head, tail: ranges in `nodes`;
-    tail_pool, head_pool: ranges in `nodes` of the sampled nodes of the tail's and the head's type
+    facts: range in `weight`, `tail_known` and `head_known`; head, tail: sections of `nodes`;
+    tail_pool, head_pool: sections of `nodes` with the sampled nodes of the tail's and the head's type
     """
 
     relation: int
     facts: slice
-    head: slice
-    tail: slice
-    tail_pool: slice
-    head_pool: slice
+    head: int
+    tail: int
+    tail_pool: int
+    head_pool: int
 
 
 @dataclass(frozen=True)
 class ContrastRows:
-    """Where the contrastive loss's rows stand in `nodes`, and its anchors in `anchor_weight` and `anchor_known`."""
+    """The sections of `nodes` that hold the contrastive loss's rows."""
 
-    anchor: slice
-    positive: slice
-    pool: slice
+    anchor: int
+    positive: int
+    pool: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The ranges that all micro-batches of a run share; the steps' fixed shapes."""
+    """The shapes that all micro-batches of a run share. sections: the lengths into which `nodes` splits."""
 
     relations: tuple[RelationRows, ...]
     contrast: ContrastRows | None
-    num_nodes: int
+    sections: tuple[int, ...]
     num_facts: int
     pool_width: int
 
@@ -107,12 +107,11 @@ class Batches:
         self.layout = self._layout()
 
     def _layout(self) -> Layout:
-        at = 0
+        sections: list[int] = []
 
-        def take(n: int) -> slice:
-            nonlocal at
-            at += n
-            return slice(at - n, at)
+        def take(n: int) -> int:
+            sections.append(n)
+            return len(sections) - 1
 
         pools = {t: take(n) for t, n in self.pools.items()}
         relations, facts = [], 0
@@ -125,7 +124,7 @@ class Batches:
         if self.contrast is not None:
             part = math.ceil(self.contrast.num_anchors / self.num_parts)
             contrast = ContrastRows(take(part), take(part), take(self.contrast.pool_size))
-        return Layout(tuple(relations), contrast, at, facts, max(self.pools.values()))
+        return Layout(tuple(relations), contrast, tuple(sections), facts, max(self.pools.values()))
 
     def draw(self, epoch: int, batch: int) -> Batch:
         """The batch at this position; the same for every call."""

@@ -92,7 +92,7 @@ class ValidationConfig:
     max_mean_cosine: float = _parameter(0.5, "mean pairwise cosine must stay below", changes_result=False)
     min_components_90: int = _parameter(15, "PCA components for 90 % of the variance must reach", "components", changes_result=False)
     min_type_accuracy: float = _parameter(
-        0.7, "nearest-neighbour type accuracy in the PCA plane, mean over types, must reach", changes_result=False
+        0.7, "nearest-neighbour type accuracy in PCA space (90 % of the variance), mean over types, must reach", changes_result=False
     )
     min_mrr_over_chance: float = _parameter(3.0, "typed MRR over the MRR of random ranks must reach", "times", changes_result=False)
 

@@ -43,9 +43,10 @@ class HGTLayer(nn.Module):
         self.prior = nn.Parameter(torch.ones(num_edge_types, num_heads))
         self.key_transform = nn.Parameter(_glorot_blocks(num_edge_types, num_heads, head_dim))
         self.value_transform = nn.Parameter(_glorot_blocks(num_edge_types, num_heads, head_dim))
-        for linear in [*self.key_query_value, *self.out]:
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for linears, gain in ((self.key_query_value, 1.0), (self.out, 2.0)):  # messages are means, through gelu: they shrink
+            for linear in linears:
+                nn.init.xavier_uniform_(linear.weight, gain)
+                nn.init.zeros_(linear.bias)
 
     def forward(
         self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph, keep: Float[Tensor, " num_edges"] | None = None
@@ -59,20 +60,26 @@ class HGTLayer(nn.Module):
         self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph
     ) -> tuple[Float[Tensor, "num_nodes hidden"], Float[Tensor, "num_nodes hidden"], Float[Tensor, "num_nodes hidden"]]:
         """Keys, queries and values of every node (equation 3's K-, Q- and V-Linear)."""
-        both = torch.cat([linear_by_rows(part, self.key_query_value[i]) for i, part in enumerate(_by_type(x, graph))])
-        key, query, value = both.chunk(3, dim=1)
+        parts = [self.project_type(i, part) for i, part in enumerate(_by_type(x, graph))]
+        key, query, value = torch.cat(parts).chunk(3, dim=1)
         return key.contiguous(), query.contiguous(), value.contiguous()
+
+    def project_type(self, i: int, x: Float[Tensor, "n hidden"]) -> Float[Tensor, "n three_hidden"]:
+        """Keys, queries and values, side by side, of nodes of type number i."""
+        return linear_by_rows(x, self.key_query_value[i])
 
     def update(
         self, x: Float[Tensor, "num_nodes hidden"], message: Float[Tensor, "num_nodes hidden"], graph: MessageGraph
     ) -> Float[Tensor, "num_nodes hidden"]:
         """The target-specific aggregation (equation 5): output projection and gated skip connection."""
-        out = []
-        for i, (part, old) in enumerate(zip(_by_type(message, graph), _by_type(x, graph), strict=True)):
-            new = linear_by_rows(functional.gelu(part), self.out[i])
-            new = functional.dropout(new, self.dropout, self.training)
-            out.append(torch.lerp(old, new, self.skip[i].sigmoid()))
-        return torch.cat(out)
+        both = zip(_by_type(x, graph), _by_type(message, graph), strict=True)
+        return torch.cat([self.update_type(i, *parts) for i, parts in enumerate(both)])
+
+    def update_type(self, i: int, x: Float[Tensor, "n hidden"], message: Float[Tensor, "n hidden"]) -> Float[Tensor, "n hidden"]:
+        """`update` for nodes of type number i alone."""
+        new = linear_by_rows(functional.gelu(message), self.out[i])
+        new = functional.dropout(new, self.dropout, self.training)
+        return torch.lerp(x, new, self.skip[i].sigmoid())
 
     @torch.no_grad()
     def load_pyg(self, conv: HGTConv) -> None:

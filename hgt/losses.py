@@ -32,27 +32,28 @@ def micro_batch_loss(
     rows: Float[Tensor, "num_rows dim"], micro: MicroBatch, layout: Layout, decoder: Decoder, config: TrainConfig
 ) -> LossParts:
     """rows: the embeddings of `micro.nodes`. Without a contrastive part the link loss is the whole loss."""
-    link = _link_loss(rows, micro, layout, decoder)
+    sections = rows.split(layout.sections)  # one split: each slice's gradient would be a full-size tensor of zeros
+    link = _link_loss(sections, micro, layout, decoder)
     if layout.contrast is None:
         return LossParts(link, link, torch.zeros_like(link))
     contrast = layout.contrast
     contrastive = info_nce(
-        rows[contrast.anchor], rows[contrast.positive], rows[contrast.pool], micro.anchor_known, config.contrastive_temperature
+        *(sections[s] for s in (contrast.anchor, contrast.positive, contrast.pool)), micro.anchor_known, config.contrastive_temperature
     )
     contrastive = (contrastive * micro.anchor_weight).sum()
     weight = config.contrastive_weight
     return LossParts((1 - weight) * link + weight * contrastive, link, contrastive)
 
 
-def _link_loss(rows: Tensor, micro: MicroBatch, layout: Layout, decoder: Decoder) -> Tensor:
+def _link_loss(sections: tuple[Tensor, ...], micro: MicroBatch, layout: Layout, decoder: Decoder) -> Tensor:
     """Mean over facts and both sides of: -log softmax of the true end among the sampled ones of its type, true ones left out."""
-    total = rows.new_zeros(())
+    total = micro.weight.new_zeros(())
     for r in layout.relations:
-        head, tail = rows[r.head], rows[r.tail]
+        head, tail = sections[r.head], sections[r.tail]
         tail_query = decoder.tail_query(head, r.relation)
         true = (tail_query * tail).sum(-1)
-        among_tails = tail_query @ rows[r.tail_pool].T
-        among_heads = decoder.head_query(tail, r.relation) @ rows[r.head_pool].T
+        among_tails = tail_query @ sections[r.tail_pool].T
+        among_heads = decoder.head_query(tail, r.relation) @ sections[r.head_pool].T
         loss = _softmax_loss(true, among_tails, micro.tail_known[r.facts]) + _softmax_loss(true, among_heads, micro.head_known[r.facts])
         total = total + 0.5 * (loss * micro.weight[r.facts]).sum()
     return total

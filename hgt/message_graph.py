@@ -58,6 +58,11 @@ class RelationEdges:
     by_target: SortedEdges
     by_source: SortedEdges
 
+    def ends(self) -> tuple[Int[Tensor, " num_edges"], Int[Tensor, " num_edges"]]:
+        """Sources and targets of the edges, ascending by target, numbered within their types."""
+        source, target = self.by_target.other.long(), self.by_target.row.long()
+        return (self.nodes[source], target) if self.transforms_source else (source, self.nodes[target])
+
 
 @dataclass(frozen=True)
 class MessageGraph:
@@ -148,6 +153,28 @@ def build_message_graph(
     return MessageGraph(ranges, tuple(edge_types), tuple(relations), fact)
 
 
+def targets_only(graph: MessageGraph, node_type: str, start: int, stop: int) -> MessageGraph:
+    """The edges into nodes start..stop of one type, with these targets numbered from 0; sources keep their numbers.
+
+    For a layer whose queries are those of the targets alone, and whose keys and values are those of all nodes.
+    """
+    relations, at = [], 0
+    for relation in graph.relations:
+        if relation.target_nodes != graph.node_ranges[node_type]:
+            continue
+        source, target = relation.ends()
+        first, last = torch.searchsorted(target, torch.tensor([start, stop], device=target.device)).tolist()
+        if first == last:
+            continue
+        span, at = (at, at + last - first), at + last - first
+        num_sources = relation.source_nodes[1] - relation.source_nodes[0]
+        ends = relation.source_nodes, (0, stop - start)
+        relations.append(
+            _relation_edges(relation.number, ends, span, (num_sources, stop - start), source[first:last], target[first:last] - start)
+        )
+    return MessageGraph(graph.node_ranges, graph.edge_types, tuple(relations), None)
+
+
 def _relation_edges(
     number: int,
     ends: tuple[tuple[int, int], tuple[int, int]],
@@ -178,6 +205,5 @@ def _relation_edges(
 
 
 def _sorted_edges(row: Tensor, other: Tensor, num_rows: int, order: Tensor | None) -> SortedEdges:
-    ptr = torch.zeros(num_rows + 1, dtype=torch.int64)
-    torch.cumsum(torch.bincount(row, minlength=num_rows), 0, out=ptr[1:])
+    ptr = torch.searchsorted(row, torch.arange(num_rows + 1, device=row.device))
     return SortedEdges(ptr.to(torch.int32), row.to(torch.int32), other.to(torch.int32), order)

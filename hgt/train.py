@@ -1,20 +1,15 @@
 """The trainer: one program, `python -m hgt.train <run folder>`.
 
 Reads the run folder's configuration, graph and split, goes on from the newest valid checkpoint, and tells what it does in
-`events.jsonl`. Knows no Prefect and no MLflow. Ends with exit code 0 when trained, 2 on bad input, 4 out of memory, 1 otherwise.
+`events.jsonl`. Knows no Prefect and no MLflow. Exit codes: see `program.py`.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import FrameType
 
 import safetensors
 import torch
@@ -32,23 +27,22 @@ from hgt.checkpoint import (
     save_checkpoint,
 )
 from hgt.config import RunConfig
-from hgt.device import clear_cache, configure_threads, is_out_of_memory, peak_memory_bytes, prepare_device, probe_device
+from hgt.device import clear_cache, peak_memory_bytes, prepare_device, probe_device
 from hgt.errors import HgtError, TrainingDiverged
-from hgt.events import EventWriter, epochs_by_number
+from hgt.events import epochs_by_number
 from hgt.graph import KnowledgeGraph
 from hgt.losses import micro_batch_loss
 from hgt.message_graph import MessageGraph, training_message_graph
 from hgt.model import HGTModel
+from hgt.program import OnEvent, run_program
 from hgt.ranking import FactIndex, RankingReport, rank_facts, sample_facts
 from hgt.run_folder import RunFolder
 from hgt.split import VAL, EdgeSplit
 
-OnEvent = Callable[..., None]
-
 
 @dataclass(frozen=True)
 class Trainee:
-    """Everything that a step works on. keep_all: [num_train + 1] ones on the device; the last place is for padding."""
+    """Everything that a step works on."""
 
     config: RunConfig
     device: torch.device
@@ -237,43 +231,10 @@ def _stop_without_parent() -> None:
         raise SystemExit("the process that started this training is gone; resume with `hgt train --resume`")
 
 
-def _stop_at_once(signum: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + signum)
-
-
-def main(arguments: list[str]) -> int:
-    """Train the run folder named by the only argument; see the module's docstring for the exit codes."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m hgt.train RUN_FOLDER\n")
-        return 2
-    folder = RunFolder(Path(arguments[0]))
-    if not folder.config.is_file():
-        sys.stderr.write(f"{folder.path}: is no run folder (it has no config.json). Give a folder that `hgt train` made.\n")
-        return 2
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _stop_at_once)
-    configure_threads()
-    on_event = EventWriter(folder.events)
-    try:
-        with folder.locked():
-            Training(folder, on_event).run()
-    except Exception as error:  # noqa: BLE001 - the program's one outermost handler: every error is told, none is swallowed
-        return _tell(error, on_event)
-    finally:
-        on_event.close()
-    return 0
-
-
-def _tell(error: Exception, on_event: OnEvent) -> int:
-    """Write the error event and what belongs on stderr; returns the exit code."""
-    out_of_memory = is_out_of_memory(error)
-    on_event("error", type=type(error).__name__, message=str(error), out_of_memory=out_of_memory)
-    if isinstance(error, HgtError):
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    traceback.print_exception(error)
-    return 4 if out_of_memory else 1
+def train_run(folder: RunFolder, on_event: OnEvent) -> None:
+    """Train a run folder, from its newest valid checkpoint if it has one."""
+    Training(folder, on_event).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_program("train", sys.argv[1:], train_run))

@@ -1,0 +1,42 @@
+"""The embedding program: `python -m hgt.embed <run folder> [csv]`, a child process as the trainer is.
+
+Takes the best checkpoint, computes every node's embedding layer by layer, and writes the files of `embeddings.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hgt.checkpoint import best_checkpoint, load_model
+from hgt.device import peak_memory_bytes, prepare_device, probe_device
+from hgt.embeddings import Embeddings, infer_layerwise
+from hgt.message_graph import training_message_graph
+from hgt.model import HGTModel
+from hgt.program import OnEvent, run_program
+from hgt.run_folder import RunFolder
+
+
+def embed_run(folder: RunFolder, on_event: OnEvent, csv: Path | None = None) -> None:
+    """Write the embeddings of a trained run folder."""
+    config, graph = folder.load_config(), folder.load_graph()
+    messages = training_message_graph(graph, folder.load_split(graph))
+    checkpoint = best_checkpoint(folder.checkpoints)
+    probe = probe_device(config.train.device)
+    device = prepare_device(probe.type)
+    model = HGTModel(graph, config.model)
+    load_model(model, checkpoint.tensors)
+    vectors = infer_layerwise(model.encoder.to(device), messages.to(device), config.train.node_batch_size).cpu()
+    origin = {
+        "graph_hash": graph.hash,
+        "decoder": config.model.decoder,
+        "best_epoch": checkpoint.progress.best_epoch,
+        "parameters": config.to_flat(),
+    }
+    relations = model.decoder.relation.detach()
+    Embeddings(graph.node_table(), vectors, tuple(graph.edge_types), relations, origin).save(folder.embeddings, csv)
+    on_event("embedded", num_nodes=len(vectors), embedding_dim=vectors.shape[1], peak_memory_bytes=peak_memory_bytes(probe.type))
+
+
+if __name__ == "__main__":
+    sys.exit(run_program("embed", sys.argv[1:], lambda folder, on_event, *csv: embed_run(folder, on_event, *map(Path, csv))))

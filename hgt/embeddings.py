@@ -1,0 +1,137 @@
+"""The table of embeddings: computed layer by layer in node chunks, written in forms that other tools read in one line.
+
+In: a trained model. Out: `Embeddings` and its files. Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hgt.errors import InputError
+from hgt.facts import EdgeType
+from hgt.layer import HGTLayer, attend
+from hgt.message_graph import MessageGraph, targets_only
+from hgt.model import HGTEncoder
+
+_METADATA_KEY = b"kg-hgt-embeddings"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """vectors: [num_nodes, dim] float32 on the CPU, in the order of `nodes` (node_type, node_id, node_name)
+    relations: [num_relations, dim], the decoder's, in the order of `edge_types`
+    origin: how they came about (graph hash, decoder, parameters), for whoever checks them later
+    """
+
+    nodes: pd.DataFrame
+    vectors: Float[Tensor, "num_nodes dim"]
+    edge_types: tuple[EdgeType, ...]
+    relations: Float[Tensor, "num_relations dim"]
+    origin: dict[str, Any]
+
+    def save(self, folder: Path, csv: Path | None = None) -> None:
+        """Write `embeddings.parquet`, `embeddings.safetensors` with `nodes.parquet`, `relations.parquet`, and a CSV if wanted."""
+        folder.mkdir(parents=True, exist_ok=True)
+        metadata = {_METADATA_KEY: json.dumps(self.origin).encode()}
+        nodes = pa.Table.from_pandas(self.nodes, preserve_index=False)
+        table = nodes.append_column("embedding", _as_lists(self.vectors)).replace_schema_metadata(metadata)
+        pyarrow.parquet.write_table(table, folder / "embeddings.parquet", row_group_size=1 << 16)
+        pyarrow.parquet.write_table(nodes.replace_schema_metadata(None), folder / "nodes.parquet")
+        types = pd.DataFrame(self.edge_types, columns=["head_type", "relation", "tail_type"])
+        relations = pa.Table.from_pandas(types, preserve_index=False).append_column("embedding", _as_lists(self.relations))
+        pyarrow.parquet.write_table(relations.replace_schema_metadata(metadata), folder / "relations.parquet")
+        tensors = {"embeddings": self.vectors.contiguous(), "relations": self.relations.contiguous()}
+        safetensors.torch.save_file(tensors, folder / "embeddings.safetensors", metadata={"origin": json.dumps(self.origin)})
+        if csv is not None:
+            self._save_csv(csv)
+
+    def _save_csv(self, path: Path) -> None:
+        columns = {c: self.nodes[c].to_numpy() for c in self.nodes}
+        columns |= {f"dim_{i}": column for i, column in enumerate(self.vectors.numpy().T)}
+        try:
+            with pa.OSFile(str(path), "wb") as out:
+                pyarrow.csv.write_csv(pa.table(columns), out, pyarrow.csv.WriteOptions(quoting_style="needed"))
+        except OSError as error:
+            raise InputError(f"{path}: the CSV could not be written ({error}). Give output_csv a path in a folder that exists.") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Embeddings:
+        """Read `embeddings.parquet` or a CSV of the same columns; relations from a `relations.parquet` beside it, if any.
+
+        Raises InputError when the file is missing, unreadable, or has not the columns of an embedding table.
+        """
+        if not path.is_file():
+            raise InputError(f"{path}: no such file. Give the embeddings.parquet of a run, or a CSV that `output_csv` wrote.")
+        try:
+            if path.suffix == ".parquet":
+                table = pyarrow.parquet.read_table(path)
+                vectors = _from_lists(table.column("embedding"))
+            else:
+                table = pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types={"node_id": pa.string()}))
+                dims = [c for c in table.column_names if c.startswith("dim_")]
+                vectors = torch.from_numpy(np.stack([table.column(d).to_numpy().astype(np.float32) for d in dims], axis=1))
+            nodes = table.select(["node_type", "node_id", "node_name"]).to_pandas()
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise InputError(
+                f"{path}: is no table of embeddings ({str(error).splitlines()[0]}). It needs node_type, node_id, node_name and "
+                "embedding (Parquet) or dim_0, dim_1, ... (CSV)."
+            ) from error
+        edge_types, relations, origin = _load_relations(path.with_name("relations.parquet"), vectors.shape[1])
+        return cls(nodes.astype(str), vectors, edge_types, relations, origin)
+
+
+def _load_relations(path: Path, dim: int) -> tuple[tuple[EdgeType, ...], Tensor, dict[str, Any]]:
+    if not path.is_file():
+        return (), torch.zeros(0, dim), {}
+    table = pyarrow.parquet.read_table(path)
+    names = table.select(["head_type", "relation", "tail_type"]).to_pylist()
+    origin = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+    return tuple(tuple(row.values()) for row in names), _from_lists(table.column("embedding")), origin
+
+
+def _as_lists(matrix: Tensor) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.contiguous().numpy().ravel()), matrix.shape[1])
+
+
+def _from_lists(column: pa.ChunkedArray) -> Tensor:
+    joined = column.combine_chunks()
+    values = np.asarray(joined.flatten(), dtype=np.float32).reshape(len(joined), -1)
+    return torch.from_numpy(values.copy())
+
+
+@torch.no_grad()
+def infer_layerwise(encoder: HGTEncoder, graph: MessageGraph, node_batch_size: int) -> Float[Tensor, "num_nodes dim"]:
+    """The encoder's output for all nodes, one layer at a time and `node_batch_size` nodes at a time; dropout is off.
+
+    Besides the keys, queries and values of one layer it holds only one chunk's edges and messages.
+    """
+    encoder.eval()
+    x = encoder.node_embedding.detach()
+    for layer in encoder.layers:
+        x = _infer_layer(layer, x, graph, node_batch_size)
+    return torch.cat([encoder.projection(part) for part in x.split(node_batch_size)])
+
+
+def _infer_layer(layer: HGTLayer, x: Tensor, graph: MessageGraph, node_batch_size: int) -> Tensor:
+    key, query, value = layer.project(x, graph)
+    out = torch.empty_like(x)
+    for i, (node_type, (first, last)) in enumerate(graph.node_ranges.items()):
+        for start in range(first, last, node_batch_size):
+            stop = min(start + node_batch_size, last)
+            edges = targets_only(graph, node_type, start - first, stop - first)
+            message = attend(query[start:stop], key, value, layer, edges)
+            out[start:stop] = layer.update_type(i, x[start:stop], message)
+    return out

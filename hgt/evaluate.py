@@ -1,0 +1,110 @@
+"""The evaluation program: `python -m hgt.evaluate <run folder>`, a child process as the trainer is.
+
+Ranks the test facts with the run's embeddings, measures their geometry, and writes `report/validation.json`, its table as
+text, and the plots. `evaluate_table` does the same for any table of embeddings (`hgt validate`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hgt.config import RunConfig
+from hgt.edge_table import read_edge_table
+from hgt.embeddings import Embeddings
+from hgt.errors import InputError
+from hgt.events import epochs_by_number
+from hgt.facts import EdgeType
+from hgt.geometry import measure_geometry
+from hgt.graph import KnowledgeGraph
+from hgt.model import Decoder
+from hgt.plots import plot_losses, plot_plane
+from hgt.program import OnEvent, run_program
+from hgt.ranking import FactIndex, RankingReport, rank_facts
+from hgt.run_folder import RunFolder
+from hgt.split import TEST, EdgeSplit, split_facts
+from hgt.validation import ValidationReport, validate
+
+
+def evaluate_run(folder: RunFolder, on_event: OnEvent) -> None:
+    """Write the report of a run whose embeddings are there."""
+    config, graph = folder.load_config(), folder.load_graph()
+    embeddings = Embeddings.load(folder.embeddings / "embeddings.parquet")
+    report = report_on(embeddings, graph, folder.load_split(graph), config)
+    folder.report.mkdir(exist_ok=True)
+    write_report(report, folder.report)
+    plot_losses([e for _, e in sorted(epochs_by_number(folder.events).items())], folder.report / "losses.png")
+    plot_plane(report.geometry, folder.report / "pca.png")
+    on_event("evaluated", accepted=report.accepted)
+
+
+def evaluate_table(path: Path, kg: Path) -> ValidationReport:
+    """Hold any table of embeddings against the graph that it claims to describe.
+
+    A table that one of our runs wrote is judged on that run's held-out facts. For others the split is the default one, and,
+    where no relation embeddings lie beside the table, facts are scored by the inner product of their two ends.
+    Raises InputError when the table and the graph do not fit.
+    """
+    embeddings = Embeddings.load(path)
+    config = RunConfig.from_flat(embeddings.origin["parameters"]) if embeddings.origin else RunConfig()
+    graph = KnowledgeGraph.from_edge_table(read_edge_table(kg), config.graph)
+    if embeddings.origin and embeddings.origin["graph_hash"] != graph.hash:
+        raise InputError(
+            f"{path}: was trained on graph {embeddings.origin['graph_hash'][:16]}, but {kg} is graph {graph.hash[:16]}. Give the kg.csv "
+            "that it was trained on."
+        )
+    return report_on(_in_graph_order(embeddings, graph, path), graph, split_facts(graph, config.split), config)
+
+
+def report_on(embeddings: Embeddings, graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> ValidationReport:
+    """embeddings: rows in the graph's global order."""
+    geometry = measure_geometry(embeddings.vectors, embeddings.nodes["node_type"].to_numpy(dtype=str), config.split.seed)
+    test = split.of(TEST)
+    ranking: RankingReport | None = None
+    if test.shape[1]:
+        ranking = rank_facts(embeddings.vectors, _decoder(embeddings, graph.edge_types, config), test, FactIndex(graph))
+    return validate(geometry, ranking, config.validation)
+
+
+def write_report(report: ValidationReport, folder: Path) -> None:
+    (folder / "validation.json").write_text(json.dumps(report.as_dict(), indent=2) + "\n")
+    (folder / "validation.txt").write_text(report.table() + "\n")
+
+
+
+
+def _decoder(embeddings: Embeddings, edge_types: list[EdgeType], config: RunConfig) -> Decoder:
+    """The table's own relation embeddings; ones (a plain inner product) where it has none."""
+    decoder = Decoder(len(edge_types), embeddings.vectors.shape[1], config.model.decoder if embeddings.edge_types else "distmult")
+    place = {e: i for i, e in enumerate(embeddings.edge_types)}
+    missing = [" - ".join(e) for e in edge_types if place and e not in place]
+    if missing:
+        raise InputError(f"relations.parquet lacks {', '.join(missing)}, which the graph has. Give the file of the same run.")
+    relations = torch.ones_like(decoder.relation) if not place else embeddings.relations[[place[e] for e in edge_types]]
+    decoder.relation.data.copy_(relations)
+    return decoder
+
+
+def _in_graph_order(embeddings: Embeddings, graph: KnowledgeGraph, path: Path) -> Embeddings:
+    wanted = graph.node_table()
+    keys = embeddings.nodes["node_type"] + "\x1f" + embeddings.nodes["node_id"]
+    if keys.duplicated().any():
+        twice = embeddings.nodes[keys.duplicated()].iloc[0]
+        raise InputError(f"{path}: node ({twice.node_type}, {twice.node_id}) stands in it more than once. Keep one row per node.")
+    place = {key: i for i, key in enumerate(keys)}
+    rows = np.array([place.get(f"{t}\x1f{i}", -1) for t, i in zip(wanted.node_type, wanted.node_id, strict=True)])
+    if (rows < 0).any():
+        absent = wanted[rows < 0].iloc[0]
+        raise InputError(
+            f"{path}: lacks {int((rows < 0).sum()):,} of the graph's {len(rows):,} nodes, the first being ({absent.node_type}, "
+            f"{absent.node_id}). Give the embeddings of this graph."
+        )
+    return Embeddings(wanted, embeddings.vectors[torch.from_numpy(rows)], embeddings.edge_types, embeddings.relations, embeddings.origin)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program("evaluate", sys.argv[1:], evaluate_run))

@@ -1,0 +1,45 @@
+"""The run's two pictures: losses over epochs, and the embeddings in the plane of their first two PCA components."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hgt.geometry import Geometry
+
+
+def plot_losses(epochs: list[dict[str, Any]], path: Path) -> None:
+    """epochs: the run's `epoch` events in order."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left = figure.subplots()
+    number = [e["epoch"] for e in epochs]
+    for key, label in (("loss", "loss"), ("link_loss", "link loss"), ("contrastive_loss", "contrastive loss")):
+        left.plot(number, [e[key] for e in epochs], label=label)
+    left.set_xlabel("epoch")
+    left.set_ylabel("loss")
+    right = left.twinx()
+    right.plot(number, [e["val_mrr"] if e["val_mrr"] is not None else np.nan for e in epochs], "k--", label="validation MRR (typed)")
+    right.set_ylabel("validation MRR")
+    lines = [*left.get_lines(), *right.get_lines()]
+    left.legend(lines, [str(line.get_label()) for line in lines])
+    figure.savefig(path, dpi=120)
+
+
+def plot_plane(geometry: Geometry, path: Path) -> None:
+    """The sampled nodes in the plane of the first two components, coloured by type."""
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for i, node_type in enumerate(np.unique(geometry.plane_types)):
+        points = geometry.plane[geometry.plane_types == node_type]
+        axes.scatter(points[:, 0], points[:, 1], s=5, color=f"C{i % 10}", marker="ox^sv"[i // 10 % 5], label=str(node_type), alpha=0.6)
+    share = np.concatenate([geometry.explained_variance, [0, 0]])
+    axes.set_xlabel(f"component 1 ({share[0]:.1%} of the variance)")
+    axes.set_ylabel(f"component 2 ({share[1]:.1%} of the variance)")
+    axes.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,59 @@
+"""How the child programs (`hgt.train`, `hgt.embed`, `hgt.evaluate`) begin and end; their exit codes and error events.
+
+Exit codes: 0 done, 2 bad input, 4 out of memory, 128 + n stopped by signal n, 1 any other error.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Concatenate
+
+from hgt.device import configure_threads, is_out_of_memory
+from hgt.errors import HgtError
+from hgt.events import EventWriter
+from hgt.run_folder import RunFolder
+
+OnEvent = Callable[..., None]
+
+
+def run_program(name: str, arguments: list[str], work: Callable[Concatenate[RunFolder, OnEvent, ...], None]) -> int:
+    """Do `work(folder, on_event, *further arguments)` on the run folder named first; returns the exit code."""
+    if not arguments:
+        sys.stderr.write(f"usage: python -m hgt.{name} RUN_FOLDER\n")
+        return 2
+    folder = RunFolder(Path(arguments[0]))
+    if not folder.config.is_file():
+        sys.stderr.write(f"{folder.path}: is no run folder (it has no config.json). Give a folder that `hgt train` made.\n")
+        return 2
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _stop_at_once)
+    configure_threads()
+    on_event = EventWriter(folder.events)
+    try:
+        with folder.locked():
+            work(folder, on_event, *arguments[1:])
+    except Exception as error:  # noqa: BLE001 - the outermost handler: every error is told, none is swallowed
+        return _tell(error, on_event)
+    finally:
+        on_event.close()
+    return 0
+
+
+def _stop_at_once(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)
+
+
+def _tell(error: Exception, on_event: OnEvent) -> int:
+    """Write the error event and what belongs on stderr; returns the exit code."""
+    out_of_memory = is_out_of_memory(error)
+    on_event("error", type=type(error).__name__, message=str(error), out_of_memory=out_of_memory)
+    if isinstance(error, HgtError):
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    traceback.print_exception(error)
+    return 4 if out_of_memory else 1

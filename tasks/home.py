@@ -1,0 +1,36 @@
+"""Where runs and MLflow's store lie: `$HGT_HOME`, by default `runs` in the checkout (DESIGN.md 3)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+
+from hgt.errors import InputError
+from hgt.run_folder import RunFolder
+
+
+def hgt_home() -> Path:
+    return Path(os.environ.get("HGT_HOME") or Path(__file__).resolve().parents[1] / "runs").resolve()
+
+
+def run_folder(run_id: str) -> RunFolder:
+    return RunFolder(hgt_home() / "runs" / run_id)
+
+
+def new_run_id() -> str:
+    return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
+
+
+def find_run(name: str) -> str:
+    """The run id for what the user gave: an id, or the path of a run folder. Raises InputError when there is none."""
+    candidates = [hgt_home() / "runs" / name, Path(name).resolve()]
+    for path in candidates:
+        if (path / "config.json").is_file():
+            if path.parent != hgt_home() / "runs":
+                raise InputError(f"{path}: lies outside {hgt_home() / 'runs'}. Set HGT_HOME to the folder that holds its `runs`.")
+            return path.name
+    there = sorted(p.parent.name for p in (hgt_home() / "runs").glob("*/config.json"))
+    known = f"the newest are {', '.join(there[-3:])}" if there else "there are none yet"
+    raise InputError(f"{name}: no such run in {hgt_home() / 'runs'}; {known}.")

@@ -1,0 +1,105 @@
+"""What people see while a flow runs: tables and lines, a progress bar in the terminal, a progress artifact in Prefect.
+
+The command line sets HGT_TERMINAL; elsewhere (workers) everything goes to Prefect's log alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Any
+from uuid import UUID
+
+import rich.console
+import rich.progress
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+_ARTIFACT_SECONDS = 5.0
+
+
+def say(text: str) -> None:
+    """To Prefect's log, and to the terminal under the command line."""
+    get_run_logger().info("\n" + text if "\n" in text else text)
+    if os.environ.get("HGT_TERMINAL"):
+        rich.console.Console(soft_wrap=True, highlight=False, markup=False).print(text)
+
+
+class TrainingProgress:
+    """Shows where the training stands, from its events. A context manager."""
+
+    def __init__(self) -> None:
+        self._bar: rich.progress.Progress | None = None
+        if os.environ.get("HGT_TERMINAL") and sys.stderr.isatty():
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("training"),
+                rich.progress.BarColumn(),
+                rich.progress.TextColumn("{task.fields[where]}  {task.fields[losses]}"),
+                rich.progress.TimeRemainingColumn(),
+                console=rich.console.Console(stderr=True),
+            )
+        self._row: rich.progress.TaskID | None = None
+        self._artifact: UUID | None = None
+        self._artifact_at = 0.0
+        self._num_epochs = self._num_batches = 1
+
+    def __enter__(self) -> TrainingProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Take one event of `events.jsonl`."""
+        match event["event"]:
+            case "start":
+                self._start(event)
+            case "step":
+                self._show((event["epoch"] - 1) * self._num_batches + event["batch"], epoch=event["epoch"])
+            case "epoch":
+                self._epoch(event)
+            case "checkpoint_skipped":
+                say(f"WARNING: {event['message']}")
+            case "resume":
+                say(f"going on after epoch {event['epoch']}, batch {event['batch']}")
+            case "end":
+                self._end(event)
+
+    def _start(self, event: dict[str, Any]) -> None:
+        self._num_epochs, self._num_batches = event["num_epochs"], event["num_batches"]
+        if not event["contrastive"]:
+            say("no contrastive loss: its weight is 0, or the graph lacks its node type, or no two of its nodes are alike")
+        done = event["epoch"] * self._num_batches + event["batch"]
+        if self._bar:
+            total = self._num_epochs * self._num_batches
+            self._row = self._bar.add_task("training", total=total, completed=done, where="", losses="")
+        self._artifact = create_progress_artifact(progress=0.0, key="training-progress", description="Training")
+        self._show(done, epoch=event["epoch"])
+
+    def _epoch(self, event: dict[str, Any]) -> None:
+        mrr = "-" if event["val_mrr"] is None else f"{event['val_mrr']:.4f}"
+        losses = f"link {event['link_loss']:.4f}  contrastive {event['contrastive_loss']:.4f}  total {event['loss']:.4f}  val MRR {mrr}"
+        line = f"epoch {event['epoch']:>4}/{self._num_epochs}  {losses}  {event['step_seconds']:.2f} s/step"
+        if self._bar and self._row is not None:
+            self._bar.update(self._row, losses=losses)
+            get_run_logger().info(line)
+        else:
+            say(line)
+        self._show(event["epoch"] * self._num_batches, epoch=event["epoch"], always=True)
+
+    def _end(self, event: dict[str, Any]) -> None:
+        why = "no better validation MRR for a while" if event["stopped_early"] else "all epochs done"
+        say(f"training ended after epoch {event['epoch']} ({why}); the best is epoch {event['best_epoch']}")
+        self._show(self._num_epochs * self._num_batches, epoch=event["epoch"], always=True)
+
+    def _show(self, done: int, epoch: int, always: bool = False) -> None:
+        if self._bar and self._row is not None:
+            self._bar.update(self._row, completed=done, where=f"epoch {epoch}/{self._num_epochs}")
+        if self._artifact and (always or time.monotonic() - self._artifact_at > _ARTIFACT_SECONDS):
+            self._artifact_at = time.monotonic()
+            update_progress_artifact(self._artifact, progress=100.0 * done / (self._num_epochs * self._num_batches))

@@ -56,6 +56,15 @@ class EdgeTable:
         return len(self.head)
 
 
+def check_header(path: Path) -> None:
+    """The faults that the file's beginning shows, without reading on. Raises InputError as `read_edge_table` does."""
+    head_bytes = _first_bytes(path)
+    if head_bytes.startswith(b"PAR1"):
+        _parquet_blocks(path)
+    else:
+        _csv_columns(path, head_bytes)
+
+
 def read_edge_table(path: Path) -> EdgeTable:
     """Read the file once, in blocks.
 

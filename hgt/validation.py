@@ -56,14 +56,6 @@ class ValidationReport:
             "ranking": None if self.ranking is None else _ranking_dict(self.ranking),
         }
 
-    def metrics(self) -> dict[str, float]:
-        """Flat figures for a tracker."""
-        flat = {f"validation/{c.name.replace(' ', '_')}": c.value for c in self.checks if c.value is not None}
-        if self.ranking is not None:
-            for scope, m in (("typed", self.ranking.typed), ("all_nodes", self.ranking.all_nodes)):
-                flat |= {f"test/{scope}/mrr": m.mrr} | {f"test/{scope}/hits_at_{k}": v for k, v in m.hits.items()}
-        return flat
-
     def table(self) -> str:
         """The report for people."""
         lines = [f"{'check':<34}{'value':>10}  {'threshold':<18}{'verdict':<9}meaning"]

@@ -1,0 +1,187 @@
+"""The command line `hgt`. Options are derived from `hgt/config.py`; heavy imports wait until a command needs them.
+
+Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad input, 1 failure, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from hgt.config import Parameter, RunConfig, parameters
+from hgt.errors import HgtError, InputError
+from tasks.home import hgt_home, new_run_id, run_folder
+
+ACCEPTED, FAILED, BAD_INPUT, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+def cli() -> None:
+    """HGT embeddings of a knowledge graph, on your own machine."""
+
+
+def _with_parameters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for every parameter of a run; what is not given keeps its default."""
+    for p in reversed(list(parameters())):
+        kind = click.Choice(p.choices) if p.choices else p.type
+        command = click.option(f"--{p.name.replace('_', '-')}", p.name, type=kind, multiple=p.is_list, help=_help(p))(command)
+    return command
+
+
+def _help(p: Parameter) -> str:
+    default = "none" if p.default is None or p.default == () else f"{p.default:g}" if isinstance(p.default, float) else p.default
+    again = "; repeat for several" if p.is_list else ""
+    return f"{p.help[0].upper()}{p.help[1:]}{again}.  [default: {default}{' ' + p.unit if p.unit and default != 'none' else ''}]"
+
+
+@cli.command()
+@click.option("--kg", metavar="FILE", help="Knowledge graph: .csv, .csv.gz or Parquet in PrimeKG's columns.")
+@click.option("--resume", metavar="RUN", help="Go on with this run (its id or folder) from its last checkpoint, instead of --kg.")
+@click.option("--output-csv", metavar="FILE", help="Write the embeddings as CSV too.")
+@_with_parameters
+def train(kg: str | None, resume: str | None, output_csv: str | None, **given: Any) -> int:
+    """Learn embeddings of FILE, track them in MLflow and validate them."""
+    values = {name: list(v) if isinstance(v, tuple) else v for name, v in given.items() if v not in (None, ())}
+    config = RunConfig.from_flat(values)
+    _refuse_early(kg, resume, output_csv, config)
+    run = _run_to_resume(resume) if resume else new_run_id()
+    names = {"resume": run} if resume else {"run_id": run, "kg": kg}
+    try:
+        return _run_flow(run, {**names, "output_csv": output_csv, **values})
+    except _interruptions():
+        folder = run_folder(run)
+        can_resume = folder.config.exists()
+        click.echo(f"Interrupted. {f'Go on with: hgt train --resume {run}' if can_resume else 'Nothing had been trained yet.'}", err=True)
+        return INTERRUPTED
+
+
+def _refuse_early(kg: str | None, resume: str | None, output_csv: str | None, config: RunConfig) -> None:
+    """What can be told at once is told before any server starts."""
+    if (kg is None) == (resume is None):
+        raise InputError("Give either --kg FILE or --resume RUN.")
+    if output_csv is not None and not Path(output_csv).resolve().parent.is_dir():
+        raise InputError(f"{output_csv}: its folder does not exist. Create it, or give another path.")
+    if kg is not None:
+        from hgt.edge_table import check_header
+
+        check_header(Path(kg))
+    from hgt.device import probe_device
+
+    probe_device(config.train.device)
+
+
+def _run_to_resume(resume: str) -> str:
+    from tasks.home import find_run
+
+    return find_run(resume)
+
+
+def _interruptions() -> tuple[type[BaseException], ...]:
+    from prefect.exceptions import TerminationSignal
+
+    return (KeyboardInterrupt, TerminationSignal)
+
+
+def _run_flow(run: str, arguments: dict[str, Any]) -> int:
+    _prepare_environment()
+    signal.signal(signal.SIGTERM, _interrupt)
+    from flows.hgt_embeddings import REJECTED as REJECTED_NAME
+    from flows.hgt_embeddings import hgt_embeddings
+
+    click.echo(f"run {run} in {run_folder(run).path}")
+    state = hgt_embeddings(**arguments, return_state=True)
+    if state.is_completed():
+        return ACCEPTED
+    if state.name == REJECTED_NAME:
+        return REJECTED
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, HgtError):
+        raise error
+    click.echo(f"hgt: the run failed: {state.message}", err=True)
+    return FAILED
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _prepare_environment() -> None:
+    """Settings that Prefect and MLflow read when they are imported; what the user has set stays."""
+    home = hgt_home()
+    home.mkdir(parents=True, exist_ok=True)
+    defaults = {
+        "HGT_TERMINAL": "1",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow's own lines are printed; Prefect's log keeps everything
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # an empty database takes 30 s on two cores; Prefect gives it 20
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+    }
+    if "PREFECT_API_URL" not in os.environ:
+        defaults["PREFECT_HOME"] = str(home / "prefect")
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+@cli.command("demo-graph")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--num-nodes", default=1_500, show_default=True, help="Nodes, of ten types.")
+@click.option("--num-facts", default=15_000, show_default=True, help="Facts, of fifteen relations; each is written in both directions.")
+@click.option("--num-communities", default=12, show_default=True, help="Planted communities.")
+@click.option("--seed", default=0, show_default=True, help="Seed.")
+def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int) -> int:
+    """Write a synthetic PrimeKG-like graph to OUT (.csv, .csv.gz or .parquet)."""
+    from hgt.demo_graph import write_demo_graph
+
+    num_rows = write_demo_graph(out, num_nodes, num_facts, num_communities, seed)
+    click.echo(f"{out}: {num_rows:,} rows")
+    return ACCEPTED
+
+
+@cli.command()
+@click.argument("embeddings", type=click.Path(path_type=Path))
+@click.option("--kg", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The graph that they describe.")
+def validate(embeddings: Path, kg: Path) -> int:
+    """Hold a table of EMBEDDINGS (Parquet or CSV) against the graph that it describes."""
+    from hgt.evaluate import evaluate_table
+
+    report = evaluate_table(embeddings, kg)
+    click.echo(report.table())
+    return ACCEPTED if report.accepted else REJECTED
+
+
+@cli.command()
+@click.option("--port", default=5000, show_default=True, help="Port on 127.0.0.1.")
+def ui(port: int) -> int:
+    """Open MLflow's UI on the product's own store."""
+    _prepare_environment()
+    from tasks.tracking import store_uri
+
+    uri = store_uri()
+    click.echo(f"MLflow's UI on {uri}: http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
+    arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    os.execve(sys.executable, [sys.executable, "-m", "mlflow", *arguments], environment)
+
+
+def main() -> None:
+    """The entry point: every error that we explain ourselves is one sentence on stderr."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except HgtError as error:
+        click.echo(f"hgt: {error}", err=True)
+        sys.exit(error.exit_code if error.exit_code in (FAILED, BAD_INPUT) else FAILED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(BAD_INPUT)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

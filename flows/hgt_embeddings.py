@@ -1,0 +1,106 @@
+"""The flow `hgt-embeddings`: which task follows which. Its parameters are those of `hgt/config.py`, derived from there."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from tasks.tracking import tracked  # isort: skip - `tasks` switches telemetry off before prefect is imported
+from prefect import flow
+from prefect.client.schemas import State
+from prefect.states import Completed, Failed
+
+from hgt.config import Parameter, RunConfig, parameters
+from hgt.errors import InputError
+from tasks.embed import embed
+from tasks.evaluate import evaluate
+from tasks.home import find_run, new_run_id, run_folder
+from tasks.load import load
+from tasks.plan import plan
+from tasks.probe import probe
+from tasks.train import train
+from tasks.validate import Verdict, validate
+
+REJECTED = "Rejected"
+# What a flow run takes besides the parameters of the configuration: (name, what it is).
+_REFERENCES = (
+    ("kg", "path of a kg.csv, kg.csv.gz or Parquet file in PrimeKG's columns"),
+    ("resume", "id or path of a run to go on with, instead of kg"),
+    ("run_id", "name of the new run; made from the time when not given"),
+    ("output_csv", "path of an additional CSV of the embeddings"),
+)
+
+
+def train_embeddings(kg: str | None, resume: str | None, run_id: str | None, output_csv: str | None, **given: Any) -> State[Verdict]:
+    """Learn embeddings of a knowledge graph and say whether they can be trusted."""
+    values = {name: value for name, value in given.items() if value is not None}
+    run, config = _new_run(kg, run_id, values) if resume is None else _resumed_run(kg, resume, values)
+    with tracked(run_folder(run)) as tracker:
+        found = probe(config, tracker)
+        run = load(kg and str(Path(kg).resolve()), run, config, tracker)
+        run = plan(run, found, tracker)
+        run = train(run, tracker)
+        run = embed(run, output_csv and str(Path(output_csv).resolve()), tracker)
+        run = evaluate(run, tracker)
+        verdict = validate(run, tracker)
+    if verdict.accepted:
+        return Completed(message=f"run {run} accepted", data=verdict)
+    return Failed(name=REJECTED, message=f"run {run} rejected: {'; '.join(verdict.failed)}", data=verdict)
+
+
+def _new_run(kg: str | None, run_id: str | None, values: dict[str, Any]) -> tuple[str, RunConfig]:
+    if kg is None:
+        raise InputError("Give kg, the path of a knowledge graph, or resume, a run to go on with.")
+    run = run_id or new_run_id()
+    if run_folder(run).config.exists():
+        raise InputError(f"{run_folder(run).path}: there is a run of this name already. Give another run_id, or resume it.")
+    return run, RunConfig.from_flat(values)
+
+
+def _resumed_run(kg: str | None, resume: str, values: dict[str, Any]) -> tuple[str, RunConfig]:
+    """The run and its configuration; only what does not change the result may be given anew."""
+    if kg is not None:
+        raise InputError("Give either kg or resume: a resumed run keeps the graph that it began with.")
+    run = find_run(resume)
+    kept = run_folder(run).load_config()
+    config = RunConfig.from_flat(kept.to_flat() | values)
+    if config.fingerprint() != kept.fingerprint():
+        old, new = kept.to_flat(), config.to_flat()
+        changed = ", ".join(f"{p.name} {old[p.name]} -> {new[p.name]}" for p in parameters() if p.changes_result and old[p.name] != new[p.name])
+        raise InputError(f"Run {run} cannot go on with another configuration: {changed}. Start a new run for it.")
+    config.save(run_folder(run).config)
+    return run, config
+
+
+def _signature() -> inspect.Signature:
+    """kg, resume, ... and every parameter of the configuration, optional all of them: None keeps the default."""
+    names = {name: str | None for name, _ in _REFERENCES} | {p.name: _annotation(p) for p in parameters()}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature([inspect.Parameter(name, keyword, annotation=kind, default=None) for name, kind in names.items()])
+
+
+def _annotation(p: Parameter) -> Any:
+    return (list[p.type] if p.is_list else p.type) | None  # type: ignore[name-defined]
+
+
+def _docstring() -> str:
+    lines = [f"    {name}: {what}" for name, what in _REFERENCES]
+    lines += [f"    {p.name}: {p.help} (default {p.default}{' ' + p.unit if p.unit else ''})" for p in parameters()]
+    return f"{train_embeddings.__doc__}\n\nArgs:\n" + "\n".join(lines)
+
+
+def _with_parameters(function: Any) -> Any:
+    """Give the function the signature that Prefect shows, checks and documents."""
+
+    def hgt_embeddings(**given: Any) -> State[Verdict]:
+        references = {name: given.pop(name, None) for name, _ in _REFERENCES}
+        return function(**references, **given)
+
+    hgt_embeddings.__signature__ = _signature()  # type: ignore[attr-defined]
+    hgt_embeddings.__doc__ = _docstring()
+    hgt_embeddings.__annotations__ = {}
+    return hgt_embeddings
+
+
+hgt_embeddings = flow(name="hgt-embeddings")(_with_parameters(train_embeddings))

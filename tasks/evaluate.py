@@ -1,0 +1,19 @@
+"""Task `evaluate`: ranks, geometry and plots of the run's embeddings."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.child import run_child
+from tasks.home import run_folder
+from tasks.tracking import Tracker
+
+
+@task(name="evaluate", cache_policy=NO_CACHE)
+def evaluate(run: str, tracker: Tracker) -> str:
+    """Write the run's report and log it. Returns the run id."""
+    folder = run_folder(run)
+    run_child("evaluate", folder, lambda event: None)
+    tracker.artifacts(folder.report, "report")
+    return run

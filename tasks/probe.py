@@ -1,0 +1,20 @@
+"""Task `probe`: which device there is and what it may give."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from hgt.config import RunConfig
+from hgt.device import DeviceProbe, probe_device
+from tasks.reporting import say
+from tasks.tracking import Tracker
+
+
+@task(name="probe", cache_policy=NO_CACHE)
+def probe(config: RunConfig, tracker: Tracker) -> DeviceProbe:
+    """Choose the device."""
+    found = probe_device(config.train.device)
+    say(f"device: {found.type} ({found.name}), {found.limit_bytes / 2**30:.1f} GiB available; {found.reason}")
+    tracker.tags({f"device.{k}": str(v) for k, v in found.as_dict().items()})
+    return found

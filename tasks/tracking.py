@@ -1,0 +1,124 @@
+"""MLflow: the only module that knows it. One MLflow run per flow run, in the product's own SQLite store unless
+MLFLOW_TRACKING_URI names another. The flow's process alone starts and ends it; a resumed run goes on in the same one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import prefect.runtime.flow_run
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
+from prefect.exceptions import CancelledRun, TerminationSignal
+
+from hgt.config import RunConfig
+from hgt.graph import KnowledgeGraph
+from hgt.run_folder import RunFolder
+from tasks.home import hgt_home
+
+EXPERIMENT = "hgt-embeddings"
+_EPOCH_METRICS = (
+    "loss", "link_loss", "contrastive_loss", "val_mrr", "val_mrr_all_nodes", "val_hits_at_10", "learning_rate", "grad_norm",
+    "peak_memory_bytes", "step_seconds",
+)  # fmt: skip
+_CANCELLED = (KeyboardInterrupt, TerminationSignal, CancelledRun, SystemExit)
+_MAX_DIGEST = 36  # MLflow's limit for a dataset's digest; the whole hash is a tag
+
+
+def store_uri() -> str:
+    """The tracking store: the user's, or the product's SQLite file."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{hgt_home() / 'mlflow.db'}"
+
+
+class Tracker:
+    """Writes one MLflow run. What was logged before (a resumed run) is not logged again."""
+
+    def __init__(self, folder: RunFolder):
+        hgt_home().mkdir(parents=True, exist_ok=True)
+        self.client = mlflow.MlflowClient(store_uri())
+        self._id_file = folder.path / "mlflow_run_id"
+        self.run_id = self._id_file.read_text().strip() if self._id_file.exists() else self._create(folder.path.name)
+        self._epochs = {int(m.step) for m in self.client.get_metric_history(self.run_id, "loss")}
+
+    def _create(self, name: str) -> str:
+        tags = {MLFLOW_RUN_NAME: name, "hgt.run": name, "prefect.flow_run_id": str(prefect.runtime.flow_run.id or "")}
+        return str(self.client.create_run(self._experiment(), tags=tags).info.run_id)
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        own_store = "MLFLOW_TRACKING_URI" not in os.environ
+        location = (hgt_home() / "mlartifacts").as_uri() if own_store else None
+        return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
+
+    def remember(self) -> None:
+        """Write the run's id into the run folder, so that a resumed run goes on in it."""
+        self._id_file.write_text(self.run_id + "\n")
+
+    def configuration(self, config: RunConfig, kg: Path | None) -> None:
+        known = self.client.get_run(self.run_id).data.params
+        values = config.to_flat() | ({"kg": str(kg)} if kg else {})
+        new = [Param(k, json.dumps(v) if isinstance(v, list) else str(v)) for k, v in values.items() if k not in known]
+        self.client.log_batch(self.run_id, params=new)
+
+    def dataset(self, graph: KnowledgeGraph, kg: Path | None) -> None:
+        """The graph as the run's input, with its hash."""
+        profile = {"nodes": graph.total_nodes, "facts": graph.total_facts, "sha256": graph.hash, "dropped_rows": graph.dropped.as_dict()}
+        source = json.dumps({"uri": kg.as_uri() if kg else ""})
+        name = kg.name if kg else "graph"
+        entity = Dataset(name, graph.hash[:_MAX_DIGEST], "local", source, profile=json.dumps(profile))
+        self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])])
+        self.tags({"graph_hash": graph.hash})
+
+    def epoch(self, event: dict[str, Any]) -> None:
+        """One point per epoch and figure, however often the epoch is told."""
+        if event["epoch"] in self._epochs:
+            return
+        self._epochs.add(event["epoch"])
+        self.metrics({k: event[k] for k in _EPOCH_METRICS if event[k] is not None}, event["epoch"], event["time"])
+
+    def metrics(self, values: dict[str, float], step: int = 0, seconds: float | None = None) -> None:
+        at = int(1000 * (seconds or time.time()))
+        self.client.log_batch(self.run_id, metrics=[Metric(k, float(v), at, step) for k, v in values.items()])
+
+    def tags(self, values: dict[str, str]) -> None:
+        for key, value in values.items():
+            self.client.set_tag(self.run_id, key, value)
+
+    def text(self, text: str, file: str) -> None:
+        self.client.log_text(self.run_id, text, file)
+
+    def artifacts(self, path: Path, into: str | None = None) -> None:
+        if path.is_dir():
+            self.client.log_artifacts(self.run_id, str(path), into)
+        else:
+            self.client.log_artifact(self.run_id, str(path), into)
+
+    def end(self, status: str) -> None:
+        self.client.set_terminated(self.run_id, status)
+
+
+@contextmanager
+def tracked(folder: RunFolder) -> Iterator[Tracker]:
+    """A tracker whose run ends as the block does: FINISHED, KILLED when interrupted or cancelled, FAILED on any other error."""
+    tracker = Tracker(folder)
+    tracker.client.update_run(tracker.run_id, "RUNNING")
+    try:
+        yield tracker
+    except _CANCELLED as error:
+        tracker.tags({"ended_by": type(error).__name__})
+        tracker.end("KILLED")
+        raise
+    except BaseException as error:
+        tracker.tags({"error": f"{type(error).__name__}: {error}"[:5000]})
+        tracker.end("FAILED")
+        raise
+    tracker.end("FINISHED")

@@ -6,18 +6,16 @@ Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
+from flows import session
 from hgt.config import Parameter, RunConfig, parameters
 from hgt.errors import HgtError, InputError
-from tasks.home import hgt_home, new_run_id, run_folder
 
 ACCEPTED, FAILED, BAD_INPUT, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -51,7 +49,9 @@ def train(kg: str | None, resume: str | None, output_csv: str | None, **given: A
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in given.items() if v not in (None, ())}
     config = RunConfig.from_flat(values)
     _refuse_early(kg, resume, output_csv, config)
-    run = _run_to_resume(resume) if resume else new_run_id()
+    from tasks.home import find_run, new_run_id, run_folder
+
+    run = find_run(resume) if resume else new_run_id()
     names = {"resume": run} if resume else {"run_id": run, "kg": kg}
     try:
         return _run_flow(run, {**names, "output_csv": output_csv, **values})
@@ -77,12 +77,6 @@ def _refuse_early(kg: str | None, resume: str | None, output_csv: str | None, co
     probe_device(config.train.device)
 
 
-def _run_to_resume(resume: str) -> str:
-    from tasks.home import find_run
-
-    return find_run(resume)
-
-
 def _interruptions() -> tuple[type[BaseException], ...]:
     from prefect.exceptions import TerminationSignal
 
@@ -91,9 +85,9 @@ def _interruptions() -> tuple[type[BaseException], ...]:
 
 def _run_flow(run: str, arguments: dict[str, Any]) -> int:
     _prepare_environment()
-    signal.signal(signal.SIGTERM, _interrupt)
     from flows.hgt_embeddings import REJECTED as REJECTED_NAME
     from flows.hgt_embeddings import hgt_embeddings
+    from tasks.home import run_folder
 
     click.echo(f"run {run} in {run_folder(run).path}")
     state = hgt_embeddings(**arguments, return_state=True)
@@ -108,12 +102,10 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
     return FAILED
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def _prepare_environment() -> None:
     """Settings that Prefect and MLflow read when they are imported; what the user has set stays."""
+    from tasks.home import hgt_home
+
     home = hgt_home()
     home.mkdir(parents=True, exist_ok=True)
     defaults = {
@@ -130,9 +122,9 @@ def _prepare_environment() -> None:
 
 @cli.command("demo-graph")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--num-nodes", default=1_500, show_default=True, help="Nodes, of ten types.")
-@click.option("--num-facts", default=15_000, show_default=True, help="Facts, of fifteen relations; each is written in both directions.")
-@click.option("--num-communities", default=12, show_default=True, help="Planted communities.")
+@click.option("--num-nodes", default=1_000, show_default=True, help="Nodes, of ten types.")
+@click.option("--num-facts", default=10_000, show_default=True, help="Facts, of fifteen relations; each is written in both directions.")
+@click.option("--num-communities", default=10, show_default=True, help="Planted communities.")
 @click.option("--seed", default=0, show_default=True, help="Seed.")
 def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int) -> int:
     """Write a synthetic PrimeKG-like graph to OUT (.csv, .csv.gz or .parquet)."""
@@ -171,8 +163,12 @@ def ui(port: int) -> int:
 
 def main() -> None:
     """The entry point: every error that we explain ourselves is one sentence on stderr."""
+    if sys.argv[1:2] == ["train"] and not session.inside():
+        sys.exit(session.run(sys.argv[1:]))
+    if session.inside():
+        session.enter()
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        sys.exit(cli.main(prog_name="hgt", standalone_mode=False) or 0)
     except HgtError as error:
         click.echo(f"hgt: {error}", err=True)
         sys.exit(error.exit_code if error.exit_code in (FAILED, BAD_INPUT) else FAILED)

@@ -67,7 +67,9 @@ def _resumed_run(kg: str | None, resume: str, values: dict[str, Any]) -> tuple[s
     config = RunConfig.from_flat(kept.to_flat() | values)
     if config.fingerprint() != kept.fingerprint():
         old, new = kept.to_flat(), config.to_flat()
-        changed = ", ".join(f"{p.name} {old[p.name]} -> {new[p.name]}" for p in parameters() if p.changes_result and old[p.name] != new[p.name])
+        changed = ", ".join(
+            f"{p.name} {old[p.name]} -> {new[p.name]}" for p in parameters() if p.changes_result and old[p.name] != new[p.name]
+        )
         raise InputError(f"Run {run} cannot go on with another configuration: {changed}. Start a new run for it.")
     config.save(run_folder(run).config)
     return run, config

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hgt.config import RunConfig
 from hgt.graph import KnowledgeGraph
-from hgt.similarity import neighbour_sets, similar_pairs
+from hgt.similarity import jaccard, neighbour_sets, similar_pairs
 from hgt.split import TRAIN, EdgeSplit
 
 _MAX_ANCHORS = 256  # anchors of the contrastive loss per batch
@@ -131,7 +131,7 @@ class Batches:
         rng = np.random.default_rng([self.seed, 1, epoch, batch])
         pools = {t: np.sort(rng.choice(self.ranges[t].stop - self.ranges[t].start, n, replace=False)) for t, n in self.pools.items()}
         drawn = [r.draw(self.seed, epoch, batch, pools) for r in self.relations]
-        num_supervised = sum(int((d.fact >= 0).sum()) for d in drawn)
+        num_supervised = max(sum(int((d.fact >= 0).sum()) for d in drawn), 1)  # fewer facts than batches leave some batches without any
         contrast = None if self.contrast is None else self.contrast.draw(rng, self.num_parts)
         pool_nodes = np.concatenate([pools[t] + self.ranges[t].start for t in self.pools])
         parts = [self._part(i, drawn, pool_nodes, num_supervised, contrast) for i in range(self.num_parts)]
@@ -255,8 +255,10 @@ class _Contrast:
 class _ContrastSource:
     """Draws anchors with a positive each, and a pool, from one node type."""
 
-    def __init__(self, similar: scipy.sparse.csr_array, start: int):
+    def __init__(self, sets: scipy.sparse.csr_array, similar: scipy.sparse.csr_array, threshold: float, start: int):
+        self.sets = sets
         self.similar = similar
+        self.threshold = threshold
         self.start = start
         self.candidates = np.flatnonzero(np.diff(similar.indptr))
         self.num_anchors = min(_MAX_ANCHORS, len(self.candidates))
@@ -267,7 +269,8 @@ class _ContrastSource:
         ptr = self.similar.indptr
         positive = self.similar.indices[ptr[anchor] + (rng.random(len(anchor)) * (ptr[anchor + 1] - ptr[anchor])).astype(np.int64)]
         pool = np.sort(rng.choice(self.similar.shape[0], self.pool_size, replace=False))
-        known = _known_in_pool(self.similar, anchor, pool) | (anchor[:, None] == pool)
+        alike = jaccard(self.sets, anchor, pool)  # not `similar`, which leaves out a hub's less similar ones
+        known = (alike >= self.threshold) & (alike > 0)  # the anchor itself among them
         missing = -len(anchor) % num_parts
         weight = np.pad(np.full(len(anchor), 1 / len(anchor)), (0, missing))
         anchor, positive = np.pad(anchor, (0, missing)), np.pad(positive, (0, missing))
@@ -280,5 +283,7 @@ def _contrast(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> _Co
     node_type = config.train.contrastive_node_type
     if config.train.contrastive_weight == 0 or node_type not in graph.num_nodes:
         return None
-    similar = similar_pairs(neighbour_sets(graph, split, node_type), config.train.similarity_threshold)
-    return _ContrastSource(similar, graph.offsets[node_type]) if similar.nnz else None
+    threshold = config.train.similarity_threshold
+    sets = neighbour_sets(graph, split, node_type)
+    similar = similar_pairs(sets, threshold)
+    return _ContrastSource(sets, similar, threshold, graph.offsets[node_type]) if similar.nnz else None

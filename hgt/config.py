@@ -35,9 +35,7 @@ class GraphConfig:
     limit_nodes: int | None = _parameter(None, "keep a connected, type-balanced sample of this size", "nodes")
     symmetric_relations: tuple[str, ...] = _parameter((), "relations to read as symmetric, whatever their rows say")
     directed_relations: tuple[str, ...] = _parameter((), "relations to read as directed: a row and its mirror are two facts")
-    min_mirrored_share: float = _parameter(
-        0.9, "share of rows with a mirror row from which a relation within one type counts as symmetric"
-    )
+    min_mirrored_share: float = _parameter(0.9, "share of rows with a mirror row from which a relation within one type counts as symmetric")
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,14 @@ class RunConfig:
 
     @classmethod
     def load(cls, path: Path) -> RunConfig:
-        return cls.from_flat(json.loads(path.read_text()))
+        """Read what `save` wrote. Raises InputError when the file is missing or is no such file."""
+        try:
+            values = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: holds no readable configuration ({error}). Start the run anew.") from error
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: holds no configuration but {str(values)[:40]!r}. Start the run anew.")
+        return cls.from_flat(values)
 
     def fingerprint(self) -> str:
         """Hash of every parameter that changes the result; two runs that share it may share checkpoints."""
@@ -196,7 +201,7 @@ def _coerced(p: Parameter, value: Any) -> Any:
     values = list(value) if p.is_list and isinstance(value, (list, tuple)) else [value]
     out = []
     for one in values:
-        if p.type is float and isinstance(one, int) and not isinstance(one, bool):
+        if p.type is float and isinstance(one, int) and not isinstance(one, bool) and abs(one) < 2**53:
             one = float(one)
         if type(one) is not p.type:
             raise InputError(f"Parameter {p.name} takes {p.type.__name__} values, not {one!r}.")
@@ -207,11 +212,11 @@ def _coerced(p: Parameter, value: Any) -> Any:
 
 
 _AT_LEAST_ONE = (
-    "limit_nodes embedding_dim hidden_dim num_layers num_heads num_epochs edge_sample_size node_batch_size accumulation_steps "
-    "min_batches_per_epoch num_negatives patience num_val_edges min_components_90"
-).split()
-_POSITIVE = "learning_rate contrastive_temperature max_grad_norm checkpoint_minutes".split()
-_SHARES = "contrastive_weight similarity_threshold min_mirrored_share max_mean_cosine min_type_accuracy".split()
+    *("limit_nodes", "embedding_dim", "hidden_dim", "num_layers", "num_heads", "num_epochs", "edge_sample_size", "node_batch_size"),
+    *("accumulation_steps", "min_batches_per_epoch", "num_negatives", "patience", "num_val_edges", "min_components_90"),
+)
+_POSITIVE = ("learning_rate", "contrastive_temperature", "max_grad_norm", "checkpoint_minutes")
+_SHARES = ("contrastive_weight", "similarity_threshold", "min_mirrored_share", "max_mean_cosine", "min_type_accuracy")
 
 
 def _check_ranges(config: RunConfig) -> None:
@@ -228,6 +233,7 @@ def _check_ranges(config: RunConfig) -> None:
         require(0 < flat[name] < float("inf"), name, "above 0")
     for name in _SHARES:
         require(0 <= flat[name] <= 1, name, "between 0 and 1")
+    require(0 <= flat["min_mrr_over_chance"] < float("inf"), "min_mrr_over_chance", "0 or more")
     require(0 <= flat["dropout"] < 1, "dropout", "at least 0 and below 1")
     require(0 <= flat["seed"] < 2**31, "seed", "between 0 and 2147483647")
     for name in ("val_fraction", "test_fraction"):

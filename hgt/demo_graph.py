@@ -65,28 +65,27 @@ class _Nodes:
 def write_demo_graph(path: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int) -> int:
     """Write the graph as .csv, .csv.gz or .parquet; returns the number of rows (two per fact).
 
-    Raises InputError for another ending, a folder that does not exist, or a size too small for ten node types.
+    Raises InputError for another ending, a folder that does not exist, or sizes that make no such graph.
     """
     if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
         raise InputError(f"{path}: the name must end in .csv, .csv.gz or .parquet.")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder. Create it first.")
-    if num_nodes < 200 or num_facts < num_nodes or num_communities < 2:
-        raise InputError(
-            f"A demo graph needs at least 200 nodes, as many facts as nodes and 2 communities, not {num_nodes}, {num_facts} and "
-            f"{num_communities}."
-        )
     table = pa.Table.from_pandas(demo_rows(num_nodes, num_facts, num_communities, seed), preserve_index=False)
-    if path.name.endswith(".parquet"):
-        pyarrow.parquet.write_table(table, path)
-    else:
-        with pa.CompressedOutputStream(str(path), "gzip") if path.name.endswith(".gz") else pa.OSFile(str(path), "wb") as out:
-            pyarrow.csv.write_csv(table, out, pyarrow.csv.WriteOptions(quoting_style="needed"))
+    try:
+        if path.name.endswith(".parquet"):
+            pyarrow.parquet.write_table(table, path)
+        else:
+            with pa.CompressedOutputStream(str(path), "gzip") if path.name.endswith(".gz") else pa.OSFile(str(path), "wb") as out:
+                pyarrow.csv.write_csv(table, out, pyarrow.csv.WriteOptions(quoting_style="needed"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({str(error).splitlines()[0]}). Choose another place or name.") from error
     return table.num_rows
 
 
 def demo_rows(num_nodes: int, num_facts: int, num_communities: int, seed: int) -> pd.DataFrame:
-    """The rows in PrimeKG's twelve columns, each fact in both directions."""
+    """The rows in PrimeKG's twelve columns, each fact in both directions; both sizes are met within a tenth."""
+    _refuse_sizes(num_nodes, num_facts, num_communities, seed)
     rng = np.random.default_rng(seed)
     nodes, start = {}, 0
     for node_type, (share, _) in _NODE_TYPES.items():
@@ -94,38 +93,67 @@ def demo_rows(num_nodes: int, num_facts: int, num_communities: int, seed: int) -
         nodes[node_type] = _Nodes(start, rng.integers(num_communities, size=n), 0.2 + rng.pareto(1.5, n))
         start += n
     met = {t: np.zeros(n.num, dtype=bool) for t, n in nodes.items()}
+    head_types = {head_type for _, _, head_type, _, _ in _RELATIONS}
+    facts_left, share_left = num_facts, sum(share for *_, share in _RELATIONS)
     parts = []
     for relation, display, head_type, tail_type, share in _RELATIONS:
         heads, tails = nodes[head_type], nodes[tail_type]
-        pairs = _pairs(rng, heads, tails, max(round(share * num_facts), 2), same_type=head_type == tail_type)
-        lonely = np.flatnonzero(~met[head_type])  # everyone gets a fact; the last relations of a type leave no one out
-        pairs = np.concatenate([pairs, _partners(rng, heads, tails, lonely)], axis=1)
-        pairs = _distinct(pairs, tails.num, same_type=head_type == tail_type)
+        num = max(round(share / share_left * facts_left), 2)  # what one relation has too many or cannot hold, the next ones make up for
+        lonely = _partners(rng, heads, tails, np.flatnonzero(~met[head_type]))  # everyone gets a fact
+        if tail_type not in head_types:
+            lonely = np.concatenate([lonely, _partners(rng, tails, heads, np.flatnonzero(~met[tail_type]))[::-1]], axis=1)
+        pairs = _pairs(rng, heads, tails, num, head_type == tail_type, lonely)
+        facts_left, share_left = facts_left - pairs.shape[1], share_left - share
         met[head_type][pairs[0]] = True
         met[tail_type][pairs[1]] = True
         parts.append(_rows(relation, display, head_type, tail_type, pairs, nodes))
         parts.append(_rows(relation, display, tail_type, head_type, pairs[::-1], nodes))
+    if abs(facts_left) > num_facts // 10:
+        raise InputError(
+            f"{num_nodes} nodes in {num_communities} communities hold about {num_facts - facts_left} facts, not {num_facts}. "
+            "Ask for more nodes or for fewer facts."
+        )
     return pd.concat(parts, ignore_index=True)
 
 
-def _pairs(rng: np.random.Generator, heads: _Nodes, tails: _Nodes, num: int, same_type: bool) -> np.ndarray:
-    """[2, about num] distinct pairs: a head by propensity, a tail by propensity, mostly from the head's community."""
+def _refuse_sizes(num_nodes: int, num_facts: int, num_communities: int, seed: int) -> None:
+    if not 200 <= num_nodes <= 10_000_000:
+        raise InputError(f"A demo graph has between 200 and 10,000,000 nodes, not {num_nodes}.")
+    most = min(num_nodes**2 // 20, 200_000_000)
+    if not num_nodes <= num_facts <= most:
+        raise InputError(f"A demo graph of {num_nodes} nodes has between {num_nodes} and {most} facts, not {num_facts}.")
+    if not 2 <= num_communities <= num_nodes // 10:
+        raise InputError(f"A demo graph of {num_nodes} nodes has between 2 and {num_nodes // 10} communities, not {num_communities}.")
+    if seed < 0:
+        raise InputError(f"The seed must be 0 or more, not {seed}.")
+
+
+def _pairs(rng: np.random.Generator, heads: _Nodes, tails: _Nodes, num: int, same_type: bool, given: np.ndarray) -> np.ndarray:
+    """[2, about num] distinct pairs, the given ones among them.
+
+    Drawn are a head by propensity and a tail by propensity, mostly from the head's community.
+    """
+    pairs = _distinct(given, tails.num, same_type)
     num = min(num, heads.num * tails.num // (8 if same_type else 4))
-    pairs = np.zeros((2, 0), dtype=np.int64)
     for _ in range(8):  # repeated pairs count once, so some are drawn again
-        head = rng.choice(heads.num, num, p=heads.propensity / heads.propensity.sum())
-        new = _partners(rng, heads, tails, head)
-        pairs = _distinct(np.concatenate([pairs, new], axis=1), tails.num, same_type)
         if pairs.shape[1] >= num:
             break
-    return pairs[:, np.sort(rng.permutation(pairs.shape[1])[:num])]
+        head = rng.choice(heads.num, num, p=heads.propensity / heads.propensity.sum())
+        new = _distinct(_partners(rng, heads, tails, head), tails.num, same_type)
+        new = new[:, ~np.isin(_keys(new, tails.num), _keys(pairs, tails.num), assume_unique=True)]
+        pairs = np.concatenate([pairs, rng.permutation(new, axis=1)[:, : num - pairs.shape[1]]], axis=1)
+    return _distinct(pairs, tails.num, same_type)
+
+
+def _keys(pairs: np.ndarray, num_tails: int) -> np.ndarray:
+    return np.asarray(pairs[0] * num_tails + pairs[1])
 
 
 def _distinct(pairs: np.ndarray, num_tails: int, same_type: bool) -> np.ndarray:
     """Each pair once; within one type neither self-loops nor the other direction."""
     if same_type:
         pairs = np.sort(pairs[:, pairs[0] != pairs[1]], axis=0)
-    keys = np.unique(pairs[0] * num_tails + pairs[1])
+    keys = np.unique(_keys(pairs, num_tails))
     return np.stack([keys // num_tails, keys % num_tails])
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,9 @@ from hgt.errors import InputError
 REQUIRED = ("x_type", "x_id", "relation", "y_type", "y_id")
 OPTIONAL = ("x_name", "y_name")
 _BLOCK_BYTES = 16 << 20
-_MISSING = frozenset({"", "nan", "none", "null", "<na>"})  # what pandas, R and databases write for "no value"
+_MISSING = frozenset({"", "nan", "none", "null", "<na>"})  # what pandas and databases write for "no value", in any case; R writes NA
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_RAGGED = re.compile(r"CSV parse error: Row #(\d+): Expected (\d+) columns, got (\d+)")
 _CODES = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -82,30 +85,44 @@ def read_edge_table(path: Path) -> EdgeTable:
 
 def _first_bytes(path: Path, size: int = 1 << 16) -> bytes:
     """The beginning of the file, unpacked if it is gzip."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file. Give the path of a kg.csv, kg.csv.gz or kg.parquet.")
-    if not path.is_file():
-        raise InputError(f"{path}: is a folder, not a file. Give the path of the kg.csv in it.")
+    with _explained(path):
+        if not path.exists():
+            raise InputError(f"{path}: no such file. Give the path of a kg.csv, kg.csv.gz or kg.parquet.")
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "a pipe or device"
+            raise InputError(f"{path}: is {what}, not a file. Give the path of a kg.csv, kg.csv.gz or kg.parquet.")
+    with _explained(path), _unpacked(path) as file:
+        raw = file.read(size)
+    if not raw.removeprefix(_BYTE_ORDER_MARK).strip():
+        raise InputError(f"{path}: is empty. Expected a header line with {', '.join(REQUIRED)}.")
+    return raw
+
+
+def _unpacked(path: Path) -> io.BufferedIOBase:
+    """The file's bytes, unpacked when they begin as gzip does, whatever the file's name."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if packed else path.open("rb")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what reading bytes may raise into an InputError."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(size)
-        if raw.startswith(b"\x1f\x8b"):
-            with gzip.open(path) as packed:
-                raw = packed.read(size)
+        yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: the gzip data is damaged ({error}). Copy or download the file again.") from error
     except PermissionError as error:
         raise InputError(f"{path}: may not be read by this user. Change its permissions.") from error
-    if not raw.strip():
-        raise InputError(f"{path}: is empty. Expected a header line with {', '.join(REQUIRED)}.")
-    return raw
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the path and the disk.") from error
 
 
 def _csv_columns(path: Path, head_bytes: bytes) -> list[str]:
     """The columns to read, from the header line; InputError names what is wrong with it."""
     if b"\x00" in head_bytes:
         raise InputError(f"{path}: is not a table (it holds binary data). Expected CSV text in UTF-8, gzipped CSV, or Parquet.")
-    first = head_bytes.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").splitlines()[0]
+    first = head_bytes.removeprefix(_BYTE_ORDER_MARK).lstrip(b"\r\n").splitlines()[0]
     try:
         line = first.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -113,9 +130,7 @@ def _csv_columns(path: Path, head_bytes: bytes) -> list[str]:
     names = next(csv.reader(io.StringIO(line)))
     missing = [c for c in REQUIRED if c not in names]
     if not missing:
-        repeated = sorted({n for n in (*REQUIRED, *OPTIONAL) if names.count(n) > 1})
-        if repeated:
-            raise InputError(f"{path}: column(s) {', '.join(repeated)} stand more than once in the header line. Keep one of each.")
+        _refuse_repeated(path, names)
         return [c for c in (*REQUIRED, *OPTIONAL) if c in names]
     for delimiter, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars"), (" ", "spaces")):
         if set(REQUIRED) <= set(next(csv.reader(io.StringIO(line), delimiter=delimiter))):
@@ -125,36 +140,42 @@ def _csv_columns(path: Path, head_bytes: bytes) -> list[str]:
     raise InputError(f"{path}: required column(s) {', '.join(missing)} missing in the header line, which has {', '.join(names)}.")
 
 
+def _refuse_repeated(path: Path, names: list[str]) -> None:
+    repeated = sorted({n for n in (*REQUIRED, *OPTIONAL) if names.count(n) > 1})
+    if repeated:
+        raise InputError(f"{path}: column(s) {', '.join(repeated)} stand there more than once. Keep one of each.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def _csv_blocks(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    ragged: list[str] = []
-
-    def note_ragged(row: Any) -> str:
-        where = f"row {row.number - 1}" if row.number else "a row"  # pyarrow counts the header as row 1
-        ragged.append(f"{where} has {row.actual_columns} columns, the header {row.expected_columns}")
-        return "error"
-
     try:
-        yield from pyarrow.csv.open_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note_ragged),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=columns, column_types=dict.fromkeys(columns, _CODES), strings_can_be_null=False
-            ),
-        )
-    except (pa.ArrowInvalid, OSError, EOFError) as error:
+        with _explained(path), _unpacked(path) as file:
+            yield from pyarrow.csv.open_csv(
+                file,
+                read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    include_columns=columns, column_types=dict.fromkeys(columns, _CODES), strings_can_be_null=False
+                ),
+            )
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        ragged = _RAGGED.match(str(error))  # pyarrow 25's invalid_row_handler fails on a row that is not UTF-8
         if ragged:
-            raise InputError(f"{path}: {ragged[0]} (counted from the first row below the header). Quote values that hold commas.") from error
-        if "UTF8" in str(error):
+            row, expected, actual = (int(number) for number in ragged.groups())  # pyarrow counts the header as row 1
             raise InputError(
-                f"{path}: {_undecodable(path)}. Save the file as UTF-8, for example `iconv -f latin1 -t utf-8`."
+                f"{path}: row {row - 1} has {actual} columns, the header {expected} (counted from the first row below the header). "
+                "Quote values that hold commas."
             ) from error
-        raise InputError(f"{path}: cannot be read as CSV ({str(error).splitlines()[0]}). Copy or write the file again.") from error
+        if "UTF8" in str(error):
+            raise InputError(f"{path}: {_undecodable(path)}. Save the file as UTF-8, for example `iconv -f latin1 -t utf-8`.") from error
+        raise InputError(f"{path}: cannot be read as CSV ({_first_line(error)}). Copy or write the file again.") from error
 
 
 def _undecodable(path: Path) -> str:
-    opened = gzip.open(path) if path.open("rb").read(2) == b"\x1f\x8b" else path.open("rb")
-    with opened as file:
+    with _explained(path), _unpacked(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode("utf-8")
@@ -166,20 +187,21 @@ def _undecodable(path: Path) -> str:
 def _parquet_blocks(path: Path) -> tuple[Iterator[pa.RecordBatch], list[str]]:
     try:
         file = pyarrow.parquet.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: the Parquet data is damaged ({str(error).splitlines()[0]}). Write the file again.") from error
-    names = file.schema_arrow.names
+        names = file.schema_arrow.names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the Parquet data is damaged ({_first_line(error)}). Write the file again.") from error
     missing = [c for c in REQUIRED if c not in names]
     if missing:
         raise InputError(f"{path}: required column(s) {', '.join(missing)} missing; the file has {', '.join(names)}.")
     columns = [c for c in (*REQUIRED, *OPTIONAL) if c in names]
+    _refuse_repeated(path, names)
 
     def blocks() -> Iterator[pa.RecordBatch]:
         try:
             for batch in file.iter_batches(batch_size=1 << 18, columns=columns):
                 yield pa.RecordBatch.from_arrays([_as_codes(batch.column(c)) for c in columns], names=columns)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise InputError(f"{path}: cannot be read as a table of ids ({str(error).splitlines()[0]}). Write the file again.") from error
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as a table of ids ({_first_line(error)}). Write the file again.") from error
 
     return blocks(), columns
 
@@ -188,11 +210,14 @@ def _as_codes(column: pa.Array) -> pa.DictionaryArray:
     """A Parquet column of strings, integers or whole floats (what pandas makes of integers with gaps) as codes."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if pa.types.is_null(column.type) or pa.types.is_float16(column.type):
+        column = column.cast(pa.string() if pa.types.is_null(column.type) else pa.float32())
     codes = column.dictionary_encode()
     values = codes.dictionary
     if pa.types.is_floating(values.type):
         values = pa.array([str(int(v)) if v.is_integer() else repr(v) for v in values.to_pylist()], pa.string())
     values = values.cast(pa.string())
+    values.validate(full=True)  # a Parquet file may hold bytes that are not UTF-8 in a column of strings
     missing = pa.scalar(len(values), pa.int32())
     return pa.DictionaryArray.from_arrays(pc.fill_null(codes.indices, missing), pa.concat_arrays([values, pa.array([""])]))
 
@@ -230,17 +255,21 @@ def _encode(path: Path, blocks: list[pa.RecordBatch], columns: list[str]) -> Edg
     node_name = node_id.copy()
     for column, nodes in (("y_name", tail), ("x_name", head)):  # the first name from the left column wins
         if column in columns:
-            names, (codes,) = unify(column)
+            found, (found_codes,) = unify(column)
             first = np.full(len(node_keys), -1, dtype=np.int32)
-            first[nodes[::-1]] = codes[::-1]
+            first[nodes[::-1]] = found_codes[::-1]
             named = first >= 0
-            named[named] = np.array([n.lower() not in _MISSING for n in names], dtype=bool)[first[named]]
-            node_name[named] = np.array(names, dtype=object)[first[named]]
+            named[named] = np.array([not _is_missing(n) for n in found], dtype=bool)[first[named]]
+            node_name[named] = np.array(found, dtype=object)[first[named]]
     return EdgeTable(types, relations, (node_keys // len(ids)).astype(np.int32), node_id, node_name, head, relation, tail)
 
 
+def _is_missing(value: str) -> bool:
+    return value == "NA" or value.lower() in _MISSING
+
+
 def _refuse_missing(path: Path, columns: tuple[str, ...], values: list[str], codes: tuple[np.ndarray, ...]) -> None:
-    bad = np.array([v.lower() in _MISSING for v in values], dtype=bool)
+    bad = np.array([_is_missing(v) for v in values], dtype=bool)
     if not bad.any():
         return
     for column, column_codes in zip(columns, codes, strict=True):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 import safetensors.torch
@@ -27,6 +28,8 @@ from hgt.message_graph import MessageGraph, targets_only
 from hgt.model import HGTEncoder
 
 _METADATA_KEY = b"kg-hgt-embeddings"
+_NODE_COLUMNS = ["node_type", "node_id", "node_name"]
+_UNREADABLE = (pa.ArrowException, OSError, KeyError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class Embeddings:
     def load(cls, path: Path) -> Embeddings:
         """Read `embeddings.parquet` or a CSV of the same columns; relations from a `relations.parquet` beside it, if any.
 
-        Raises InputError when the file is missing, unreadable, or has not the columns of an embedding table.
+        Raises InputError when the file is missing, unreadable, or has not the columns of an embedding table, or when the relations
+        beside it are unreadable or another run's.
         """
         if not path.is_file():
             raise InputError(f"{path}: no such file. Give the embeddings.parquet of a run, or a CSV that `output_csv` wrote.")
@@ -80,26 +84,53 @@ class Embeddings:
                 table = pyarrow.parquet.read_table(path)
                 vectors = _from_lists(table.column("embedding"))
             else:
-                table = pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types={"node_id": pa.string()}))
+                table = _read_csv(path)
                 dims = [c for c in table.column_names if c.startswith("dim_")]
                 vectors = torch.from_numpy(np.stack([table.column(d).to_numpy().astype(np.float32) for d in dims], axis=1))
-            nodes = table.select(["node_type", "node_id", "node_name"]).to_pandas()
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            nodes = table.select(_NODE_COLUMNS).to_pandas()
+            origin = _origin(table)
+        except _UNREADABLE as error:
             raise InputError(
-                f"{path}: is no table of embeddings ({str(error).splitlines()[0]}). It needs node_type, node_id, node_name and "
+                f"{path}: is no table of embeddings ({_first_line(error)}). It needs node_type, node_id, node_name and "
                 "embedding (Parquet) or dim_0, dim_1, ... (CSV)."
             ) from error
-        edge_types, relations, origin = _load_relations(path.with_name("relations.parquet"), vectors.shape[1])
-        return cls(nodes.astype(str), vectors, edge_types, relations, origin)
+        edge_types, relations, origin_of_relations = _load_relations(path.with_name("relations.parquet"), vectors.shape[1])
+        if origin and origin_of_relations and origin != origin_of_relations:
+            raise InputError(f"{path}: the relations.parquet beside it is another run's. Put the two files of one run together.")
+        return cls(nodes.astype(str), vectors, edge_types, relations, origin or origin_of_relations)
+
+
+def _read_csv(path: Path) -> pa.Table:
+    """Node columns as the strings that they are: an id "007" or a name "null" stays itself."""
+    return pyarrow.csv.read_csv(
+        path,
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_NODE_COLUMNS, pa.string())),
+    )
 
 
 def _load_relations(path: Path, dim: int) -> tuple[tuple[EdgeType, ...], Tensor, dict[str, Any]]:
     if not path.is_file():
         return (), torch.zeros(0, dim), {}
-    table = pyarrow.parquet.read_table(path)
-    names = table.select(["head_type", "relation", "tail_type"]).to_pylist()
-    origin = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
-    return tuple(tuple(row.values()) for row in names), _from_lists(table.column("embedding")), origin
+    try:
+        table = pyarrow.parquet.read_table(path)
+        names = table.select(["head_type", "relation", "tail_type"]).to_pylist()
+        vectors, origin = _from_lists(table.column("embedding")), _origin(table)
+    except _UNREADABLE as error:
+        raise InputError(f"{path}: holds no readable relations ({_first_line(error)}). Remove it or write it again.") from error
+    if vectors.shape[1] != dim:
+        raise InputError(
+            f"{path}: its embeddings have {vectors.shape[1]} dimensions, those of the nodes {dim}. Give the file of the same run."
+        )
+    return tuple(tuple(row.values()) for row in names), vectors, origin
+
+
+def _origin(table: pa.Table) -> dict[str, Any]:
+    return json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _as_lists(matrix: Tensor) -> pa.FixedSizeListArray:
@@ -107,8 +138,13 @@ def _as_lists(matrix: Tensor) -> pa.FixedSizeListArray:
 
 
 def _from_lists(column: pa.ChunkedArray) -> Tensor:
-    joined = column.combine_chunks()
-    values = np.asarray(joined.flatten(), dtype=np.float32).reshape(len(joined), -1)
+    """Raises ValueError unless every row is a list of as many numbers."""
+    if not (pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        raise ValueError(f"its column embedding holds {column.type}, not lists of numbers")
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if len(lengths) != 1 or not lengths[0]:
+        raise ValueError(f"its embeddings have {', '.join(map(str, lengths[:5])) or 'no'} dimensions, not the same number in every row")
+    values = np.asarray(column.combine_chunks().flatten(), dtype=np.float32).reshape(len(column), -1)
     return torch.from_numpy(values.copy())
 
 
@@ -121,6 +157,7 @@ def infer_layerwise(encoder: HGTEncoder, graph: MessageGraph, node_batch_size: i
     encoder.eval()
     x = encoder.node_embedding.detach()
     for layer in encoder.layers:
+        assert isinstance(layer, HGTLayer)
         x = _infer_layer(layer, x, graph, node_batch_size)
     return torch.cat([encoder.projection(part) for part in x.split(node_batch_size)])
 

@@ -75,8 +75,6 @@ def write_report(report: ValidationReport, folder: Path) -> None:
     (folder / "validation.txt").write_text(report.table() + "\n")
 
 
-
-
 def _decoder(embeddings: Embeddings, edge_types: list[EdgeType], config: RunConfig) -> Decoder:
     """The table's own relation embeddings; ones (a plain inner product) where it has none."""
     decoder = Decoder(len(edge_types), embeddings.vectors.shape[1], config.model.decoder if embeddings.edge_types else "distmult")

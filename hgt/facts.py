@@ -108,7 +108,7 @@ def _number_nodes(table: EdgeTable, rows: np.ndarray) -> tuple[dict[str, np.ndar
     for name in sorted(table.node_types):
         nodes = np.flatnonzero(used & (table.node_type == table.node_types.index(name)))
         if len(nodes):
-            nodes = nodes[np.argsort(table.node_id[nodes].astype(str))]
+            nodes = nodes[np.argsort(table.node_id[nodes])]
             number[nodes] = np.arange(len(nodes))
             ids[name], names[name] = table.node_id[nodes], table.node_name[nodes]
     return ids, names, number
@@ -126,7 +126,7 @@ def _facts_by_type(
     distinct, first_row = np.unique(code, return_index=True)
     first = dict(zip(distinct.tolist(), first_row.tolist(), strict=True))
     order = np.argsort(code, kind="stable")
-    bounds = np.searchsorted(code[order], distinct, side="left").tolist() + [len(code)]
+    bounds = [*np.searchsorted(code[order], distinct, side="left").tolist(), len(code)]
     rows_of = {c: order[a:b] for c, a, b in zip(distinct.tolist(), bounds[:-1], bounds[1:], strict=True)}
 
     for c in distinct.tolist():
@@ -176,4 +176,3 @@ def _distinct_pairs(pairs: np.ndarray) -> np.ndarray:
     width = int(pairs.max()) + 1
     keys = np.unique(pairs[0] * width + pairs[1])
     return np.stack([keys // width, keys % width])
-

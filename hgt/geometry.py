@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hgt.errors import InputError
+
 _ROWS = 65_536
 _MAX_SAMPLE = 5_000  # nodes on which types are told apart
 
@@ -26,6 +28,7 @@ class Geometry:
     explained_variance: share of the variance per PCA component, falling
     components_90: how many of them reach 90 % of the variance (0 where there is none)
     type_accuracy: share of nodes whose nearest neighbour is of their type, in the space of those `components_90`, mean over types
+        (of 2 nodes and more)
     plane_type_accuracy: the same in the plane of the first two components, as a PCA plot shows them
     plane: [sample, 2] the sampled nodes in that plane; plane_types: their types
     """
@@ -42,19 +45,21 @@ class Geometry:
 
 
 def measure_geometry(vectors: Float[Tensor, "num_nodes dim"], types: np.ndarray, seed: int) -> Geometry:
-    """types: [num_nodes] strings. Raises ValueError when fewer than two rows are finite."""
+    """types: [num_nodes] strings. Raises InputError when fewer than two rows are finite."""
     finite = torch.isfinite(vectors).all(dim=1)
     num_not_finite = int((~finite).sum())
     if num_not_finite:
         vectors, types = vectors[finite], types[finite.numpy()]
     if len(vectors) < 2:
-        raise ValueError(f"only {len(vectors)} rows are finite; geometry needs two")
+        raise InputError(
+            f"Only {len(vectors)} of {len(finite)} embeddings are finite, too few to measure. Train again with a lower learning_rate."
+        )
     variances, directions, mean = _principal_components(vectors)
     share = variances / variances.sum() if variances.sum() > 0 else np.zeros_like(variances)
     sample = _sample_by_type(types, seed)
     components_90 = components_for(share, 0.9)
     projected = ((vectors[torch.from_numpy(sample)].double() - mean) @ directions[:, : max(components_90, 2)]).numpy()
-    plane = projected[:, :2]
+    plane = np.pad(projected, ((0, 0), (0, 1)))[:, :2]  # one-dimensional embeddings lie on a line in it
     return Geometry(
         num_not_finite=num_not_finite,
         mean_cosine=mean_pairwise_cosine(vectors),
@@ -124,10 +129,12 @@ def _sample_by_type(types: np.ndarray, seed: int) -> np.ndarray:
 
 def _type_accuracy(points: np.ndarray, types: np.ndarray) -> float:
     """Leave-one-out nearest-neighbour accuracy, mean over the types (so that a large type cannot carry it)."""
-    if len(np.unique(types)) < 2:
+    distinct, counts = np.unique(types, return_counts=True)
+    told_apart = distinct[counts > 1]  # a type's only node has no neighbour of its type
+    if len(distinct) < 2 or not len(told_apart):
         return 1.0
     _, neighbours = sklearn.neighbors.NearestNeighbors(n_neighbors=2).fit(points).kneighbors(points)
     own = np.arange(len(points))
     nearest = np.where(neighbours[:, 0] == own, neighbours[:, 1], neighbours[:, 0])
     same = types[nearest] == types
-    return float(np.mean([same[types == t].mean() for t in np.unique(types)]))
+    return float(np.mean([same[types == t].mean() for t in told_apart]))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +30,7 @@ from hgt.facts import DroppedRows, EdgeType, extract_facts
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
+
 @dataclass(frozen=True)
 class KnowledgeGraph:
     """Nodes and facts. Nodes of a type are numbered from 0 in the order of their ids.
@@ -42,6 +45,15 @@ class KnowledgeGraph:
     edge_index: dict[EdgeType, Int[Tensor, "2 _"]]
     symmetric: frozenset[EdgeType] = frozenset()
     dropped: DroppedRows = field(default=DroppedRows(), compare=False)
+
+    def __post_init__(self) -> None:
+        for head, relation, tail in self.edge_index:
+            reverse = (tail, f"rev_{relation}", head)
+            if reverse in self.edge_index and (head, relation, tail) not in self.symmetric:
+                raise InputError(
+                    f"Edge type {' - '.join(reverse)} has the name of the reverse of {' - '.join((head, relation, tail))}, which is "
+                    "added by itself. Remove these edges, or rename the relation."
+                )
 
     @property
     def node_types(self) -> list[str]:
@@ -124,18 +136,18 @@ class KnowledgeGraph:
             description = json.loads((folder / "graph.json").read_text())
             nodes = pd.read_parquet(folder / "nodes.parquet")
             tensors = safetensors.torch.load_file(folder / "facts.safetensors")
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
+            by_type = {t: nodes[nodes["node_type"] == t] for t in description["num_nodes"]}
+            graph = cls(
+                {t: rows["node_id"].to_numpy(dtype=object) for t, rows in by_type.items()},
+                {t: rows["node_name"].to_numpy(dtype=object) for t, rows in by_type.items()},
+                {tuple(e[:3]): tensors[str(i)].to(torch.int64) for i, e in enumerate(description["edge_types"])},
+                frozenset(tuple(e[:3]) for e in description["edge_types"] if e[3]),
+                DroppedRows(**description["dropped_rows"]),
+            )
+            whole = graph.hash == description["hash"]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, safetensors.SafetensorError) as error:
             raise InputError(f"{folder}: holds no readable graph ({error}). Start the run anew.") from error
-        by_type = dict(iter(nodes.groupby("node_type", observed=True, sort=False)))
-        types = [t for t in description["num_nodes"]]
-        graph = cls(
-            {t: by_type[t]["node_id"].to_numpy(dtype=object) for t in types},
-            {t: by_type[t]["node_name"].to_numpy(dtype=object) for t in types},
-            {tuple(e[:3]): tensors[str(i)].to(torch.int64) for i, e in enumerate(description["edge_types"])},
-            frozenset(tuple(e[:3]) for e in description["edge_types"] if e[3]),
-            DroppedRows(**description["dropped_rows"]),
-        )
-        if graph.hash != description["hash"]:
+        if not whole:
             raise InputError(f"{folder}: the graph was changed after it was written. Start the run anew.")
         return graph
 
@@ -167,17 +179,28 @@ class KnowledgeGraph:
     def from_hetero_data(cls, data: HeteroData) -> KnowledgeGraph:
         """The way back. Data that did not come from us gets ids "0", "1", ... and directed edge types.
 
-        Raises InputError when a node type has neither `num_nodes` nor features to tell its size.
+        Raises InputError when a node type has neither `num_nodes` nor features to tell its size, when an edge type has no
+        `edge_index` or one that points outside, or when reverse edges were added (`ToUndirected`).
         """
         ids, names = {}, {}
         for node_type in data.node_types:
             store = data[node_type]
-            if store.num_nodes is None:
+            with warnings.catch_warnings():  # PyG warns of what is an error here
+                warnings.simplefilter("ignore")
+                num_nodes = len(store.node_id) if "node_id" in store else store.num_nodes
+            if num_nodes is None:
                 raise InputError(f"HeteroData: node type {node_type!r} has no num_nodes. Set data[{node_type!r}].num_nodes.")
-            given = store.node_id if "node_id" in store else [str(i) for i in range(store.num_nodes)]
-            ids[node_type] = np.array(given, dtype=object)
-            names[node_type] = np.array(store.node_name if "node_name" in store else given, dtype=object)
-        index = {e: data[e].edge_index.to(torch.int64) for e in data.edge_types}
+            ids[node_type] = _strings(store.node_id if "node_id" in store else range(num_nodes))
+            names[node_type] = _strings(store.node_name) if "node_name" in store else ids[node_type]
+        index = {}
+        for e in data.edge_types:
+            if "edge_index" not in data[e]:
+                raise InputError(f"HeteroData: edge type {e} has no edge_index. Set data[{e}].edge_index.")
+            pairs = data[e].edge_index.to(torch.int64)
+            sizes = torch.tensor([[len(ids.get(e[0], ()))], [len(ids.get(e[2], ()))]])
+            if ((pairs < 0) | (pairs >= sizes)).any():
+                raise InputError(f"HeteroData: edge type {e} points outside its {sizes[0].item()} heads and {sizes[1].item()} tails.")
+            index[e] = pairs
         symmetric = frozenset(e for e in data.edge_types if "symmetric" in data[e] and data[e].symmetric)
         return cls(ids, names, index, symmetric)
 
@@ -192,3 +215,8 @@ class KnowledgeGraph:
         lines.append("rows that are no fact of their own")
         lines += [f"  {n:>11,}  {reason.replace('_', ' ')}" for reason, n in self.dropped.as_dict().items()]
         return "\n".join(lines)
+
+
+def _strings(values: Iterable[object] | Tensor) -> np.ndarray:
+    """[n] object array of the values as text."""
+    return np.array([str(v) for v in (values.tolist() if isinstance(values, Tensor) else values)], dtype=object)

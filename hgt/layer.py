@@ -37,16 +37,12 @@ class HGTLayer(nn.Module):
         self.num_heads = num_heads
         self.dropout = dropout
         self.node_types = list(node_types)
-        self.key_query_value = nn.ModuleList(nn.Linear(hidden_dim, 3 * hidden_dim) for _ in node_types)
-        self.out = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in node_types)
+        self.key_query_value = nn.ModuleList(_linear(hidden_dim, 3 * hidden_dim, gain=1) for _ in node_types)
+        self.out = nn.ModuleList(_linear(hidden_dim, hidden_dim, gain=2) for _ in node_types)  # messages are means, through gelu
         self.skip = nn.Parameter(torch.ones(len(node_types)))
         self.prior = nn.Parameter(torch.ones(num_edge_types, num_heads))
         self.key_transform = nn.Parameter(_glorot_blocks(num_edge_types, num_heads, head_dim))
         self.value_transform = nn.Parameter(_glorot_blocks(num_edge_types, num_heads, head_dim))
-        for linears, gain in ((self.key_query_value, 1.0), (self.out, 2.0)):  # messages are means, through gelu: they shrink
-            for linear in linears:
-                nn.init.xavier_uniform_(linear.weight, gain)
-                nn.init.zeros_(linear.bias)
 
     def forward(
         self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph, keep: Float[Tensor, " num_edges"] | None = None
@@ -95,6 +91,13 @@ class HGTLayer(nn.Module):
             self.prior[i] = conv.p_rel["__".join(edge_type)][0]
 
 
+def _linear(in_dim: int, out_dim: int, gain: float) -> nn.Linear:
+    linear = nn.Linear(in_dim, out_dim)
+    nn.init.xavier_uniform_(linear.weight, gain)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 def _glorot_blocks(num_edge_types: int, num_heads: int, head_dim: int) -> Tensor:
     bound = math.sqrt(6 / (2 * head_dim))
     return torch.empty(num_edge_types, num_heads, head_dim, head_dim).uniform_(-bound, bound)
@@ -105,7 +108,7 @@ def _by_type(x: Tensor, graph: MessageGraph) -> tuple[Tensor, ...]:
     return x.split([stop - start for start, stop in graph.node_ranges.values()])
 
 
-def linear_by_rows(x: Float[Tensor, "rows in_dim"], linear: nn.Linear) -> Float[Tensor, "rows out_dim"]:
+def linear_by_rows(x: Float[Tensor, "rows in_dim"], linear: nn.Module) -> Float[Tensor, "rows out_dim"]:
     """`linear(x)`, in parts so that the weight's gradient reduces over at most MAX_REDUCTION_ROWS rows."""
     if len(x) <= MAX_REDUCTION_ROWS:
         return linear(x)

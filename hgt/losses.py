@@ -37,9 +37,8 @@ def micro_batch_loss(
     if layout.contrast is None:
         return LossParts(link, link, torch.zeros_like(link))
     contrast = layout.contrast
-    contrastive = info_nce(
-        *(sections[s] for s in (contrast.anchor, contrast.positive, contrast.pool)), micro.anchor_known, config.contrastive_temperature
-    )
+    anchor, positive, pool = (sections[s] for s in (contrast.anchor, contrast.positive, contrast.pool))
+    contrastive = info_nce(anchor, positive, pool, micro.anchor_known, config.contrastive_temperature)
     contrastive = (contrastive * micro.anchor_weight).sum()
     weight = config.contrastive_weight
     return LossParts((1 - weight) * link + weight * contrastive, link, contrastive)

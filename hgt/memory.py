@@ -51,7 +51,8 @@ def plan_memory(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe) ->
 
     encoder = m.num_layers * (_NODE_COPIES_PER_LAYER * nodes * m.hidden_dim + edges * m.num_heads) * _FLOAT
     embeddings = 2 * nodes * m.embedding_dim * _FLOAT
-    facts = sum(min(-(-n // t.min_batches_per_epoch), t.edge_sample_size) for n in graph.num_facts.values())
+    num_batches = max(-(-max(graph.num_facts.values()) // t.edge_sample_size), t.min_batches_per_epoch)
+    facts = sum(-(-n // num_batches) for n in graph.num_facts.values())
     rows = 2 * facts // t.accumulation_steps + types * t.num_negatives
     decoder = (6 * rows * m.embedding_dim + 8 * facts // t.accumulation_steps * t.num_negatives) * _FLOAT
     phases = {

@@ -46,11 +46,19 @@ class HGTEncoder(nn.Module):
     ) -> dict[str, Float[Tensor, "_ dim"]]:
         """PyG's calling form. `x_dict` holds [num_nodes, hidden_dim] inputs; None takes the learned ones.
 
-        Raises InputError for a node or edge type that the encoder was not made for, or inputs that are equal for all nodes.
+        Raises InputError for a node or edge type that the encoder was not made for, nodes outside its types, or inputs that are equal
+        for all nodes of a type.
         """
         unknown = [str(e) for e in edge_index_dict if e not in self.edge_types]
         if unknown:
             raise InputError(f"The encoder knows no edge type {', '.join(unknown)}; it was made for {len(self.edge_types)} others.")
+        for edge_type, index in edge_index_dict.items():
+            sizes = torch.tensor([[self.num_nodes[edge_type[0]]], [self.num_nodes[edge_type[2]]]], device=index.device)
+            if bool(((index < 0) | (index >= sizes)).any()):
+                raise InputError(
+                    f"edge_index_dict[{edge_type!r}] names nodes outside 0..{int(sizes[0]) - 1} and 0..{int(sizes[1]) - 1}. Number nodes "
+                    "within their types."
+                )
         x = self.node_embedding if x_dict is None else self._joined_inputs(x_dict)
         edges = {e: (index[0], index[1]) for e, index in edge_index_dict.items()}
         graph = build_message_graph(self.num_nodes, self.edge_types, edges).to(x.device)
@@ -58,13 +66,17 @@ class HGTEncoder(nn.Module):
         return dict(zip(self.num_nodes, out.split(list(self.num_nodes.values())), strict=True))
 
     def _joined_inputs(self, x_dict: dict[str, Tensor]) -> Tensor:
+        unknown = [t for t in x_dict if t not in self.num_nodes]
+        if unknown:
+            raise InputError(f"The encoder knows no node type {', '.join(unknown)}; it was made for {', '.join(self.num_nodes)}.")
         for node_type, n in self.num_nodes.items():
             if node_type not in x_dict or x_dict[node_type].shape != (n, self.node_embedding.shape[1]):
                 got = tuple(x_dict[node_type].shape) if node_type in x_dict else "nothing"
                 raise InputError(f"x_dict[{node_type!r}] must be [{n}, {self.node_embedding.shape[1]}], not {got}.")
             if n > 1 and bool((x_dict[node_type] == x_dict[node_type][0]).all()):
                 raise InputError(
-                    f"x_dict[{node_type!r}] is the same for all {n} nodes: the embeddings would collapse. Give each node an input of its own."
+                    f"x_dict[{node_type!r}] is the same for all {n} nodes: the embeddings would collapse. Give each node an input "
+                    "of its own."
                 )
         return torch.cat([x_dict[t] for t in self.num_nodes])
 

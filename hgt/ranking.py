@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hgt.batches import known_matrix
-from hgt.graph import EdgeType, KnowledgeGraph
+from hgt.facts import EdgeType
+from hgt.graph import KnowledgeGraph
 from hgt.model import Decoder
 
 _SCORES_PER_CHUNK = 16_000_000  # 64 MB of float32
@@ -70,7 +71,8 @@ class FactIndex:
 def rank_facts(
     embeddings: Float[Tensor, "num_nodes dim"], decoder: Decoder, facts: Int[Tensor, "3 num_facts"], index: FactIndex
 ) -> RankingReport:
-    """Rank both ends of each fact (head, relation, tail; global numbers). Embeddings that are not finite rank last.
+    """Rank both ends of each fact (head, relation, tail; global numbers). A true end whose score is not finite ranks last,
+    and other nodes whose score is not a number count as better ones: what is not finite never helps.
 
     Raises ValueError when there are no facts.
     """
@@ -89,14 +91,20 @@ def rank_facts(
 
 
 def sample_facts(facts: Int[Tensor, "3 num_facts"], limit: int, seed: int) -> Int[Tensor, "3 _"]:
-    """At most `limit` facts, a seeded sample in which every edge type keeps its share and at least one."""
+    """At most `limit` facts, a seeded sample in which every edge type keeps its share and at least one.
+
+    Only where `limit` is below the number of edge types are there more: one of each.
+    """
     if facts.shape[1] <= limit:
         return facts
     rng = np.random.default_rng([seed, 3])
+    relations, counts = torch.unique(facts[1], return_counts=True)
+    sizes = np.maximum(limit * counts.numpy() // facts.shape[1], 1)
+    while sizes.sum() > limit and sizes.max() > 1:  # the ones for the smallest come from the largest
+        sizes[sizes.argmax()] -= 1
     chosen = []
-    for relation in torch.unique(facts[1]).tolist():
+    for relation, n in zip(relations.tolist(), sizes.tolist(), strict=True):
         places = torch.nonzero(facts[1] == relation).squeeze(1).numpy()
-        n = max(1, int(limit * len(places) / facts.shape[1]))
         chosen.append(np.sort(rng.choice(places, n, replace=False)))
     return facts[:, torch.from_numpy(np.concatenate(chosen))]
 

@@ -31,6 +31,13 @@ def neighbour_sets(graph: KnowledgeGraph, split: EdgeSplit, node_type: str) -> s
     return sets
 
 
+def jaccard(sets: scipy.sparse.csr_array, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """[rows, others] the similarities of these nodes; 0 where both sets are empty."""
+    sizes = np.diff(sets.indptr)
+    shared = (sets[rows] @ sets[others].T).toarray()
+    return shared / np.maximum(sizes[rows][:, None] + sizes[others] - shared, 1)
+
+
 def similar_pairs(sets: scipy.sparse.csr_array, threshold: float, max_per_node: int = 64) -> scipy.sparse.csr_array:
     """[n, n] Jaccard similarities >= threshold (and above 0) between different nodes.
 
@@ -42,13 +49,13 @@ def similar_pairs(sets: scipy.sparse.csr_array, threshold: float, max_per_node: 
     for start in range(0, sets.shape[0], _ROWS):
         shared = (sets[start : start + _ROWS] @ transposed).tocoo()
         row, column = shared.row + start, shared.col
-        jaccard = shared.data / (sizes[row] + sizes[column] - shared.data)
-        good = (jaccard >= threshold) & (row != column)
-        row, column, jaccard = row[good], column[good], jaccard[good]
-        order = np.lexsort((column, -jaccard, row))
-        row, column, jaccard = row[order], column[order], jaccard[order]
+        similarity = shared.data / (sizes[row] + sizes[column] - shared.data)
+        good = (similarity >= threshold) & (row != column)
+        row, column, similarity = row[good], column[good], similarity[good]
+        order = np.lexsort((column, -similarity, row))
+        row, column, similarity = row[order], column[order], similarity[order]
         place = np.arange(len(row)) - np.searchsorted(row, row)  # 0 for the most similar of its row
         best = place < max_per_node
-        parts.append((row[best], column[best], jaccard[best]))
-    row, column, jaccard = (np.concatenate([p[i] for p in parts]) for i in range(3))
-    return scipy.sparse.csr_array((jaccard, (row, column)), shape=(sets.shape[0],) * 2)
+        parts.append((row[best], column[best], similarity[best]))
+    row, column, similarity = (np.concatenate([p[i] for p in parts]) for i in range(3))
+    return scipy.sparse.csr_array((similarity, (row, column)), shape=(sets.shape[0],) * 2)

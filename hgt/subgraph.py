@@ -18,12 +18,12 @@ def connected_sample(head: np.ndarray, tail: np.ndarray, node_type: np.ndarray, 
 
     head, tail: [num_rows] node numbers; node_type: [num_nodes] type codes. Deterministic. Shares: every type gets an
     equal one; what a small type cannot use goes to the others. Takes from the
-    largest component that has more than one type.
+    largest component that has more than one type, and then never nodes of one type only.
     """
     num_nodes = len(node_type)
     ones = np.ones(2 * len(head), dtype=np.int8)
     ends = np.concatenate([head, tail]), np.concatenate([tail, head])
-    adjacency = scipy.sparse.csr_array((ones, ends), shape=(num_nodes, num_nodes), dtype=np.int8)
+    adjacency = scipy.sparse.coo_array((ones, ends), shape=(num_nodes, num_nodes)).tocsr()
     _, component = scipy.sparse.csgraph.connected_components(adjacency, directed=False)
     reachable = component == _largest_mixed_component(component, node_type)
     if reachable.sum() <= limit:
@@ -41,15 +41,23 @@ def connected_sample(head: np.ndarray, tail: np.ndarray, node_type: np.ndarray, 
             heapq.heappush(frontier[node_type[node]], (-int(degree[node]), node))
         seen[nodes] = True
 
-    see(np.array([np.where(reachable, degree, -1).argmax()]))
+    see(np.array([np.where(_beside_another_type(head, tail, node_type, reachable), degree, -1).argmax()]))
     for _ in range(limit):
         waiting = [t for t in range(len(share)) if frontier[t]]
-        best = min(waiting, key=lambda t: taken[t] / max(share[t], 1e-9))
+        best = min(waiting, key=lambda t: int(taken[t]) / max(float(share[t]), 1e-9))
         _, node = heapq.heappop(frontier[best])
         chosen[node] = True
         taken[best] += 1
         see(np.unique(adjacency.indices[adjacency.indptr[node] : adjacency.indptr[node + 1]]))
     return chosen
+
+
+def _beside_another_type(head: np.ndarray, tail: np.ndarray, node_type: np.ndarray, reachable: np.ndarray) -> np.ndarray:
+    """The reachable nodes from which one step leads to another type (all reachable ones where there is none)."""
+    across = np.zeros(len(node_type), dtype=bool)
+    mixed = reachable[head] & (node_type[head] != node_type[tail])
+    across[head[mixed]] = across[tail[mixed]] = True
+    return across if across.any() else reachable
 
 
 def _largest_mixed_component(component: np.ndarray, node_type: np.ndarray) -> int:

@@ -67,6 +67,7 @@ def train_step(trainee: Trainee, batch: Batch) -> dict[str, Tensor]:
         rows = embeddings.detach().index_select(0, micro.nodes).requires_grad_()
         loss = micro_batch_loss(rows, micro, layout, model.decoder, trainee.config.train)
         loss.total.backward()
+        assert rows.grad is not None, "the loss depends on its rows"
         grad.index_add_(0, micro.nodes, rows.grad)
         for name in sums:
             sums[name] += getattr(loss, name).detach()

@@ -57,13 +57,8 @@ def run_child(program: str, folder: RunFolder, on_event: Callable[[dict[str, Any
 
 
 def _environment() -> dict[str, str]:
-    return {
-        "GOMP_SPINCOUNT": "1000",  # two runs on two cores: 0.9 s a step, and 7.2 s with the default of spinning on
-        "PYTORCH_ENABLE_MPS_FALLBACK": "0",  # a missing kernel is an error, not a slow surprise
-    } | os.environ | {
-        "HGT_PARENT_PID": str(os.getpid()),
-        "PYTHONUNBUFFERED": "1",
-    }  # fmt: skip
+    defaults = {"PYTORCH_ENABLE_MPS_FALLBACK": "0"}  # a missing kernel is an error, not a slow surprise
+    return defaults | os.environ | {"HGT_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

@@ -29,6 +29,7 @@ _EPOCH_METRICS = (
     "peak_memory_bytes", "step_seconds",
 )  # fmt: skip
 _CANCELLED = (KeyboardInterrupt, TerminationSignal, CancelledRun, SystemExit)
+_END_TAGS = {"ended_by", "error"}
 _MAX_DIGEST = 36  # MLflow's limit for a dataset's digest; the whole hash is a tag
 
 
@@ -102,6 +103,12 @@ class Tracker:
         else:
             self.client.log_artifact(self.run_id, str(path), into)
 
+    def begin(self) -> None:
+        """Running, whatever ended it before."""
+        for tag in _END_TAGS & set(self.client.get_run(self.run_id).data.tags):
+            self.client.delete_tag(self.run_id, tag)
+        self.client.update_run(self.run_id, "RUNNING")
+
     def end(self, status: str) -> None:
         self.client.set_terminated(self.run_id, status)
 
@@ -110,7 +117,7 @@ class Tracker:
 def tracked(folder: RunFolder) -> Iterator[Tracker]:
     """A tracker whose run ends as the block does: FINISHED, KILLED when interrupted or cancelled, FAILED on any other error."""
     tracker = Tracker(folder)
-    tracker.client.update_run(tracker.run_id, "RUNNING")
+    tracker.begin()
     try:
         yield tracker
     except _CANCELLED as error:

@@ -31,7 +31,9 @@ def validate(run: str, tracker: Tracker) -> Verdict:
     table = (folder.report / "validation.txt").read_text()
     say(table)
     create_markdown_artifact(f"```\n{table}\n```", key="validation-report", description=f"Validation of run {run}")
-    figures = {f"validation/{c['name'].replace(' ', '_').replace('%', 'percent')}": c["value"] for c in report["checks"] if c["value"] is not None}
+    figures = {
+        f"validation/{c['name'].replace(' ', '_').replace('%', 'percent')}": c["value"] for c in report["checks"] if c["value"] is not None
+    }
     for scope in ("typed", "all_nodes"):
         if report["ranking"]:
             m = report["ranking"][scope]

@@ -23,7 +23,7 @@ EDGE_TYPES = [
 
 def random_edges(seed, sizes=None):
     generator = torch.Generator().manual_seed(seed)
-    sizes = sizes or {e: 60 for e in EDGE_TYPES}
+    sizes = sizes or dict.fromkeys(EDGE_TYPES, 60)
     return {
         e: torch.stack([torch.randint(NUM_NODES[end], (n,), generator=generator) for end in (e[0], e[2])])
         for e, n in ((e, 0 if e[1] == "empty" else sizes[e]) for e in EDGE_TYPES)
@@ -85,14 +85,14 @@ def test_gradients_equal_finite_differences():
     """An oracle that shares nothing with either layer's backward pass."""
     _, ours = pair(3, hidden=8, heads=2)
     ours = ours.double()
-    graph = our_graph(random_edges(3, sizes={e: 9 for e in EDGE_TYPES}))
+    graph = our_graph(random_edges(3, sizes=dict.fromkeys(EDGE_TYPES, 9)))
     keep = (torch.arange(graph.num_edges) % 4 != 0).double()
     x = torch.randn(graph.num_nodes, 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: ours(x, graph, keep), (x,), fast_mode=True)
 
 
 def test_masked_edges_are_as_good_as_absent():
-    conv, ours = pair(4)
+    _conv, ours = pair(4)
     edges = random_edges(4)
     graph = our_graph(edges)
     kept = {e: torch.rand(i.shape[1]) > 0.3 for e, i in edges.items()}

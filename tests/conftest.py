@@ -1,0 +1,122 @@
+"""Real servers for the tests: one Prefect server for the whole session, MLflow on SQLite in a folder of the test's own."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+DATA = CHECKOUT.parent / "shared" / "data"
+HGT = [sys.executable, "-m", "flows.cli"]
+PREFECT = [sys.executable, "-m", "prefect"]
+QUIET = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+SMALL = {"embedding_dim": 32, "hidden_dim": 16, "num_heads": 2, "num_epochs": 2, "num_negatives": 16, "min_batches_per_epoch": 2}
+
+
+def options(values):
+    """`{"num_epochs": 2}` as the command line takes it."""
+    return [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def data_file(name):
+    path = DATA / name / "kg.csv.gz"
+    if not path.exists():
+        pytest.skip(f"the data set {name} is not on this machine")
+    return path
+
+
+def wait_for(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        time.sleep(0.2)
+    pytest.fail(f"waited {seconds} s for {what}")
+    return None
+
+
+@contextlib.contextmanager
+def process(command, log, env):
+    """A process of its own group with its output in a file; ended with all its children."""
+    with log.open("w") as out:
+        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=CHECKOUT, env=env, start_new_session=True)
+    try:
+        yield child
+    finally:
+        for signum in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signum)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(10)
+                break
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def small_kg(tmp_path_factory):
+    """A demo graph that trains in seconds."""
+    from hgt.demo_graph import write_demo_graph
+
+    path = tmp_path_factory.mktemp("kg") / "kg.csv"
+    write_demo_graph(path, num_nodes=300, num_facts=2_500, num_communities=4, seed=1)
+    return path
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory):
+    """The address of a real Prefect server, started once."""
+    home = tmp_path_factory.mktemp("prefect")
+    port = free_port()
+    env = os.environ | QUIET | {"PREFECT_HOME": str(home), "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
+    env.pop("PREFECT_API_URL", None)
+
+    def healthy():
+        with contextlib.suppress(OSError):
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=2).status == 200
+
+    command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with process(command, home / "server.log", env):
+        wait_for(healthy, 180, f"the Prefect server ({home / 'server.log'})")
+        yield f"http://127.0.0.1:{port}/api"
+
+
+@pytest.fixture
+def environment(tmp_path, prefect_server):
+    """Environment of a command: its own HGT_HOME, the session's Prefect server."""
+    return os.environ | QUIET | {
+        "HGT_HOME": str(tmp_path / "home"),
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_API_URL": prefect_server,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def hgt(environment):
+    """Run `hgt ...` to its end."""
+
+    def run(*arguments, **extra):
+        command = [*HGT, *map(str, arguments)]
+        return subprocess.run(command, env=environment | extra, cwd=CHECKOUT, capture_output=True, text=True, timeout=220)
+
+    return run
+
+
+def runs_of(environment):
+    """Every MLflow run of the product's store, newest first."""
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{environment['HGT_HOME']}/mlflow.db")
+    experiment = client.get_experiment_by_name("hgt-embeddings")
+    return client, (client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"]) if experiment else [])

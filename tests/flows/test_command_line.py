@@ -1,0 +1,157 @@
+"""`hgt train` and its kin as a person uses them: real processes, a real Prefect server, MLflow on SQLite."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pytest
+
+from hgt.events import EventReader
+from tests.conftest import CHECKOUT, HGT, SMALL, data_file, options, runs_of, wait_for
+
+
+def run_folder_of(environment):
+    (folder,) = (Path(environment["HGT_HOME"]) / "runs").iterdir()
+    return folder
+
+
+def events(folder, kind):
+    return [e for e in EventReader(folder / "events.jsonl").new() if e["event"] == kind]
+
+
+def test_train_tracks_everything_in_one_mlflow_run(hgt, environment, small_kg, tmp_path):
+    csv = tmp_path / "embeddings.csv"
+    lax = {"min_components_90": 1, "min_type_accuracy": 0, "min_mrr_over_chance": 0, "max_mean_cosine": 1}
+    done = hgt("train", "--kg", small_kg, "--output-csv", csv, *options(SMALL | lax))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    for words in ("nodes of 10 types", "mirror", "memory plan", "epoch    2/2", "typed MRR over chance", "ACCEPTED"):
+        assert words in done.stdout
+
+    folder = run_folder_of(environment)
+    client, (run,) = runs_of(environment)
+    assert run.info.status == "FINISHED"
+    parameters = json.loads((folder / "config.json").read_text())
+    assert set(parameters) | {"kg"} == set(run.data.params)
+    assert run.data.params["embedding_dim"] == "32"
+    (dataset,) = [d.dataset for d in run.inputs.dataset_inputs]
+    graph_hash = json.loads((folder / "graph" / "graph.json").read_text())["hash"]
+    assert graph_hash.startswith(dataset.digest)
+    assert json.loads(dataset.profile)["sha256"] == graph_hash
+    for metric in ("loss", "link_loss", "contrastive_loss", "val_mrr", "learning_rate", "peak_memory_bytes"):
+        assert [m.step for m in client.get_metric_history(run.info.run_id, metric)] == [1, 2]
+    logged = {f.path for top in ("embeddings", "report") for f in client.list_artifacts(run.info.run_id, top)}
+    assert logged >= {
+        *(f"embeddings/{f}" for f in ("embeddings.parquet", "embeddings.safetensors", "nodes.parquet", "relations.parquet")),
+        *(f"report/{f}" for f in ("validation.json", "losses.png", "pca.png")),
+    }
+
+    parquet = folder / "embeddings" / "embeddings.parquet"
+    num_nodes = len(pd.read_parquet(parquet))
+    assert pl.read_parquet(parquet)["embedding"].dtype == pl.Array(pl.Float32, 32)
+    assert duckdb.sql(f"select count(*), min(len(embedding)) from '{parquet}'").fetchall() == [(num_nodes, 32)]
+    assert len(pd.read_csv(csv)) == num_nodes
+
+    checked = hgt("validate", parquet, "--kg", small_kg)
+    assert checked.returncode == 0, checked.stderr
+    report = json.loads((folder / "report" / "validation.json").read_text())
+    assert f"{report['ranking']['typed']['mrr']:.4f}" in checked.stdout
+
+
+@pytest.mark.slow
+def test_rejected_embeddings_end_with_exit_code_3(hgt, environment, small_kg):
+    done = hgt("train", "--kg", small_kg, *options(SMALL | {"num_epochs": 1, "min_mrr_over_chance": 1000}))
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "REJECTED" in done.stdout
+    assert "typed MRR over chance" in done.stdout.strip().splitlines()[-1]
+    _, (run,) = runs_of(environment)
+    assert (run.info.status, run.data.tags["accepted"]) == ("FINISHED", "false")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--kg", "no/such/file.csv"], "no such file"),
+        (["--kg", "README.md"], "not a table"),
+        (["--kg", "{kg}", "--include-node-types", "unicorn"], "Unknown node type(s) unicorn; the file has"),
+        (["--kg", "{kg}", "--num-heads", "7"], "must be a multiple of num_heads 7"),
+        (["--kg", "{kg}", "--dropout", "2"], "dropout must be"),
+        (["--kg", "{kg}", "--device", "mps"], "mps is not available"),
+        (["--kg", "{kg}", "--resume", "x"], "either --kg FILE or --resume RUN"),
+        (["--resume", "no-such-run"], "no such run"),
+        (["--kg", "{kg}", "--hidden-dim", "8000000"], "bytes on cpu"),
+        ([], "either --kg FILE or --resume RUN"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(hgt, environment, small_kg, arguments, words):
+    if "mps" in arguments and os.uname().sysname == "Darwin":
+        pytest.skip("this machine has MPS")
+    done = hgt("train", *(a.format(kg=small_kg) for a in arguments))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_ctrl_c_stops_at_once_and_resume_goes_on(hgt, environment, small_kg, tmp_path):
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        command = [*HGT, "train", "--kg", str(small_kg), *options(SMALL | {"num_epochs": 4, "min_batches_per_epoch": 20})]
+        child = subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdout=out, stderr=out, start_new_session=True)
+    wait_for(lambda: "epoch    1/4" in log.read_text() or child.poll() is not None, 100, f"the first epoch ({log})")
+    os.killpg(child.pid, signal.SIGINT)  # as the terminal does
+    assert child.wait(15) == 130
+    assert "hgt train --resume" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    folder = run_folder_of(environment)
+    _, (run,) = runs_of(environment)
+    assert run.info.status == "KILLED"
+
+    done = hgt("train", "--resume", folder.name)
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    client, (run,) = runs_of(environment)  # the same one
+    assert run.info.status == "FINISHED"
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_resume_refuses_another_configuration_and_names_both(hgt, environment, small_kg):
+    assert hgt("train", "--kg", small_kg, *options(SMALL | {"num_epochs": 1})).returncode in (0, 3)
+    run = run_folder_of(environment).name
+    refused = hgt("train", "--resume", run, "--embedding-dim", "64")
+    assert refused.returncode == 2
+    assert "embedding_dim 32 -> 64" in refused.stderr
+    longer = hgt("train", "--resume", run, "--num-epochs", "2")
+    assert longer.returncode in (0, 3), longer.stderr
+    assert [e["epoch"] for e in events(run_folder_of(environment), "epoch")] == [1, 2]
+
+
+def test_a_real_graph_at_full_dimensions(hgt, environment):
+    """A shorter form of the issue's run on hetionet_medium: the defaults, on a sample."""
+    done = hgt("train", "--kg", data_file("hetionet_medium"), "--limit-nodes", "3000", "--num-epochs", "2")
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    folder = run_folder_of(environment)
+    first, second = events(folder, "epoch")
+    assert second["loss"] < first["loss"]
+    assert pl.read_parquet(folder / "embeddings" / "embeddings.parquet")["embedding"].dtype == pl.Array(pl.Float32, 512)
+
+
+@pytest.mark.slow
+def test_ui_serves_the_products_own_store(hgt, environment, small_kg, tmp_path):
+    from tests.conftest import free_port, process
+
+    port = free_port()
+    with process([*HGT, "ui", "--port", str(port)], tmp_path / "ui.log", environment):
+        import contextlib
+        import urllib.request
+
+        def answers():
+            with contextlib.suppress(OSError):
+                return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).read() == b"OK"
+
+        wait_for(answers, 90, f"MLflow's UI ({tmp_path / 'ui.log'})")

@@ -1,0 +1,65 @@
+"""One small demo graph for all tests of the library; whatever a test changes it builds anew."""
+
+import pandas as pd
+import pytest
+import torch
+
+from hgt.config import RunConfig
+from hgt.demo_graph import demo_rows
+from hgt.edge_table import read_edge_table
+from hgt.graph import KnowledgeGraph
+from hgt.split import split_facts
+from hgt.train import build_trainee
+
+torch.set_num_threads(1)
+
+_SMALL = {
+    "embedding_dim": 16, "hidden_dim": 16, "num_heads": 4, "dropout": 0.0, "device": "cpu", "edge_sample_size": 40,
+    "min_batches_per_epoch": 3, "num_negatives": 20, "accumulation_steps": 2, "directed_relations": ["bioprocess_bioprocess"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make_config():
+    """`make_config(accumulation_steps=8)`: the small configuration with other values."""
+    return lambda **values: RunConfig.from_flat(_SMALL | values)
+
+
+@pytest.fixture(scope="session")
+def config(make_config):
+    return make_config()
+
+
+@pytest.fixture(scope="session")
+def kg_csv(tmp_path_factory):
+    path = tmp_path_factory.mktemp("demo") / "kg.csv"
+    demo_rows(300, 1200, num_communities=4, seed=5).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def graph(kg_csv, config):
+    """About 300 nodes of ten types, 15 edge types: symmetric, between two types, and one directed within a type."""
+    return KnowledgeGraph.from_edge_table(read_edge_table(kg_csv), config.graph)
+
+
+@pytest.fixture(scope="session")
+def split(graph, config):
+    return split_facts(graph, config.split)
+
+
+@pytest.fixture
+def trainee(graph, split, config):
+    return build_trainee(config, graph, split, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def make_graph(tmp_path_factory):
+    """`make_graph([("drug", "a", "treats", "disease", "b"), ...])`: a graph from rows written by hand."""
+
+    def make(rows, **config):
+        path = tmp_path_factory.mktemp("rows") / "kg.csv"
+        pd.DataFrame(rows, columns=["x_type", "x_id", "relation", "y_type", "y_id"]).to_csv(path, index=False)
+        return KnowledgeGraph.from_edge_table(read_edge_table(path), RunConfig.from_flat(config).graph)
+
+    return make

@@ -1,0 +1,199 @@
+"""Every parameter is declared once, has DESIGN.md's default, and takes only what it can mean."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hgt.config import RunConfig, TrainConfig, parameters
+from hgt.errors import InputError
+
+PARAMETERS = {p.name: p for p in parameters()}
+DEFAULTS = {
+    "embedding_dim": 512,
+    "hidden_dim": 256,
+    "num_layers": 2,
+    "num_heads": 8,
+    "num_epochs": 100,
+    "learning_rate": 0.001,
+    "device": None,
+    "edge_sample_size": 5000,
+    "node_batch_size": 2048,
+    "accumulation_steps": 4,
+    "contrastive_weight": 0.5,
+    "similarity_threshold": 0.1,
+    "include_node_types": None,
+    "val_fraction": 0.05,
+    "test_fraction": 0.05,
+}
+# A value for each parameter that is not its default.
+OTHER = {
+    **{"include_node_types": ["drug", "disease"], "limit_nodes": 77, "symmetric_relations": ["ppi"], "directed_relations": ["Gr>G"]},
+    **{"min_mirrored_share": 0.5, "val_fraction": 0.1, "test_fraction": 0.2, "seed": 7, "embedding_dim": 64, "hidden_dim": 48},
+    **{"num_layers": 3, "num_heads": 4, "dropout": 0.0, "decoder": "complex", "num_epochs": 5, "learning_rate": 0.01, "device": "cpu"},
+    **{"edge_sample_size": 10, "node_batch_size": 9, "accumulation_steps": 2, "min_batches_per_epoch": 1, "num_negatives": 3},
+    **{"contrastive_weight": 0.0, "contrastive_node_type": "drug", "contrastive_temperature": 0.5, "similarity_threshold": 1.0},
+    **{"max_grad_norm": 2.0, "patience": 1, "num_val_edges": 20, "checkpoint_minutes": 0.5, "max_mean_cosine": 0.9},
+    **{"min_components_90": 1, "min_type_accuracy": 0.1, "min_mrr_over_chance": 1.0},
+}
+FREE = {"num_epochs", "device", "node_batch_size", "accumulation_steps", "patience", "checkpoint_minutes"} | {
+    "max_mean_cosine",
+    "min_components_90",
+    "min_type_accuracy",
+    "min_mrr_over_chance",
+}
+
+
+def test_defaults_are_those_of_the_design():
+    flat = RunConfig().to_flat()
+    assert {name: flat[name] for name in DEFAULTS} == DEFAULTS
+    assert all(type(flat[name]) is type(value) for name, value in DEFAULTS.items())
+    assert {name: list(p.default) if isinstance(p.default, tuple) else p.default for name, p in PARAMETERS.items()} == flat
+
+
+def test_the_table_above_has_every_parameter():
+    assert set(OTHER) == set(PARAMETERS) == set(RunConfig().to_flat())
+    assert all(OTHER[name] != RunConfig().to_flat()[name] for name in OTHER)
+    assert all(p.help and p.group in {"graph", "split", "model", "train", "validation"} for p in PARAMETERS.values())
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_every_parameter_round_trips_and_touches_no_other(name):
+    config = RunConfig.from_flat({name: OTHER[name]})
+    flat = config.to_flat()
+    assert flat == RunConfig().to_flat() | {name: OTHER[name]}
+    assert RunConfig.from_flat(flat) == config
+    assert RunConfig.from_flat(json.loads(json.dumps(flat))) == config
+
+
+def test_all_at_once_round_trip_through_a_file(tmp_path):
+    config = RunConfig.from_flat(OTHER)
+    config.save(tmp_path / "config.json")
+    assert RunConfig.load(tmp_path / "config.json") == config
+    assert config.to_flat() == OTHER
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[1]", '{"num_epoch": 1}', '{"num_epochs": "1"}', '{"learning_rate": NaN}', "\udcff"])
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, text):
+    path = tmp_path / "config.json"
+    if text is not None:
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError):
+        RunConfig.load(path)
+
+
+def test_unknown_names_are_listed_with_the_known_ones():
+    with pytest.raises(InputError, match=r"Unknown parameter\(s\) embed_dim, epochs; known are accumulation_steps, "):
+        RunConfig.from_flat({"epochs": 3, "embed_dim": 4})
+
+
+WRONG_TYPES = {int: [True, False, 1.0, "1", [1], math.nan], float: [True, "0.1", [0.1]], str: [1, True, ["cpu"], b"cpu"]}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_wrong_types_are_refused(name):
+    p = PARAMETERS[name]
+    wrong = [[1], [None], 1, True, {"a": 1}] if p.is_list else [*WRONG_TYPES[p.type], {}, ()]
+    if not p.optional:
+        wrong.append(None)
+    for value in wrong:
+        with pytest.raises(InputError, match=f"Parameter {name} takes {p.type.__name__} values, not "):
+            RunConfig.from_flat({name: value})
+
+
+@pytest.mark.parametrize("name", [p.name for p in PARAMETERS.values() if p.type is float])
+def test_nan_infinity_negative_and_huge_numbers_are_refused(name):
+    for value in (math.nan, math.inf, -math.inf, -0.01, -1, 10**400):
+        with pytest.raises(InputError, match=f"Parameter {name} "):
+            RunConfig.from_flat({name: value})
+
+
+@pytest.mark.parametrize("name", [p.name for p in PARAMETERS.values() if p.type is int])
+def test_counts_have_a_least_value(name):
+    for value in (-1, -(10**30)) if name == "seed" else (0, -1):
+        with pytest.raises(InputError, match=f"Parameter {name} must be "):
+            RunConfig.from_flat({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("dropout", [0, 0.99], [1, 1.5]),
+        ("val_fraction", [0.4, 1e-9], [0, 0.41, 1]),
+        ("test_fraction", [0.4], [0, 0.41]),
+        ("learning_rate", [1e-9, 1], [0]),
+        ("contrastive_temperature", [3], [0]),
+        ("max_grad_norm", [0.1], [0]),
+        ("checkpoint_minutes", [0.01], [0]),
+        ("contrastive_weight", [0, 1], [1.01]),
+        ("similarity_threshold", [0, 1], [1.01]),
+        ("min_mirrored_share", [0, 1], [1.01]),
+        ("max_mean_cosine", [0, 1], [1.01]),
+        ("min_type_accuracy", [0, 1], [1.01]),
+        ("min_mrr_over_chance", [0, 100], [-1]),
+        ("seed", [0, 2**31 - 1], [2**31]),
+        ("limit_nodes", [1, None], [0]),
+        ("decoder", ["distmult", "complex"], ["transe", ""]),
+        ("device", ["mps", "cuda", "cpu", None], ["gpu", "CUDA", ""]),
+    ],
+)
+def test_the_edges_of_each_range(name, good, bad):
+    for value in good:
+        assert RunConfig.from_flat({name: value}).to_flat()[name] == value
+    for value in bad:
+        with pytest.raises(InputError, match=f"Parameter {name} "):
+            RunConfig.from_flat({name: value})
+
+
+def test_integers_become_floats_where_floats_are_due():
+    assert type(RunConfig.from_flat({"learning_rate": 1}).train.learning_rate) is float
+
+
+def test_combinations_that_cannot_be():
+    with pytest.raises(InputError, match="hidden_dim 250 must be a multiple of num_heads 8"):
+        RunConfig.from_flat({"hidden_dim": 250})
+    with pytest.raises(InputError, match="even embedding_dim, not 63"):
+        RunConfig.from_flat({"embedding_dim": 63, "decoder": "complex"})
+    with pytest.raises(InputError, match="ppi cannot be both"):
+        RunConfig.from_flat({"symmetric_relations": ["ppi", "x"], "directed_relations": ["ppi"]})
+    with pytest.raises(InputError, match="Parameter num_epochs must be 1 or more, not 0"):
+        RunConfig(train=TrainConfig(num_epochs=0))
+
+
+def test_the_fingerprint_ignores_only_what_does_not_change_the_result():
+    assert {p.name for p in PARAMETERS.values() if not p.changes_result} == FREE
+    base = RunConfig().fingerprint()
+    changed = {name for name, value in OTHER.items() if RunConfig.from_flat({name: value}).fingerprint() != base}
+    assert changed == set(OTHER) - FREE
+    assert RunConfig.from_flat({name: OTHER[name] for name in FREE}).fingerprint() == base
+
+
+def test_the_configuration_cannot_be_changed_afterwards():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().train.num_epochs = 3
+
+
+ANYTHING = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.lists(st.integers() | st.text(max_size=3), max_size=2)
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(values=st.dictionaries(st.sampled_from([*PARAMETERS, "other"]), ANYTHING, max_size=2))
+def test_any_values_are_taken_or_refused(values):
+    try:
+        config = RunConfig.from_flat(values)
+    except InputError:
+        return
+    flat = config.to_flat()
+    assert RunConfig.from_flat(json.loads(json.dumps(flat, allow_nan=False))) == config
+    for name, value in values.items():
+        assert flat[name] == value or [value] == flat[name]

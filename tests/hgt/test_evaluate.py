@@ -1,0 +1,145 @@
+"""A run's report and any table's: the same figures, in any order of rows; what does not fit is refused."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from hgt.embeddings import Embeddings
+from hgt.errors import InputError
+from hgt.evaluate import evaluate_run, evaluate_table, report_on
+from hgt.events import EventWriter
+from hgt.run_folder import RunFolder
+from hgt.split import TRAIN, EdgeSplit
+
+
+@pytest.fixture(scope="module")
+def embeddings(graph, config):
+    """A table that knows the graph a little: both ends of a fact share a part of their vectors."""
+    torch.manual_seed(0)
+    edges = torch.cat([graph.global_facts(e) for e in graph.edge_types], dim=1)
+    x = torch.randn(graph.total_nodes, 16)
+    x = x + 0.3 * torch.zeros_like(x).index_add(0, edges[0], x[edges[1]]).index_add(0, edges[1], x[edges[0]])
+    origin = {"graph_hash": graph.hash, "decoder": "distmult", "parameters": config.to_flat()}
+    return Embeddings(graph.node_table().astype(str), x, tuple(graph.edge_types), torch.rand(len(graph.edge_types), 16), origin)
+
+
+@pytest.fixture
+def table(embeddings, tmp_path):
+    (tmp_path / "alone").mkdir()
+    embeddings.save(tmp_path / "run", tmp_path / "alone" / "out.csv")
+    return tmp_path / "run" / "embeddings.parquet"
+
+
+def values(report):
+    return [(c.name, pytest.approx(c.value), c.verdict) for c in report.checks]
+
+
+def test_a_table_is_judged_like_its_run(table, kg_csv, embeddings, graph, split, config):
+    report = evaluate_table(table, kg_csv)
+    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(report_on(embeddings, graph, split, config))
+    assert report.ranking.typed.mrr > 2 * report.ranking.typed.chance_mrr
+
+
+def test_relations_are_found_by_name_and_nodes_by_key(embeddings, kg_csv, tmp_path, graph, split, config):
+    order = torch.randperm(graph.total_nodes)
+    shuffled = Embeddings(
+        embeddings.nodes.iloc[order.numpy()], embeddings.vectors[order], embeddings.edge_types[::-1], embeddings.relations.flip(0),
+        embeddings.origin,
+    )  # fmt: skip
+    shuffled.save(tmp_path)
+    report = evaluate_table(tmp_path / "embeddings.parquet", kg_csv)
+    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(report_on(embeddings, graph, split, config))
+
+
+def test_a_csv_of_elsewhere_is_scored_by_inner_products(table, kg_csv, embeddings):
+    report = evaluate_table(table.parents[1] / "alone" / "out.csv", kg_csv)
+    assert report.ranking is not None
+    assert report.geometry.mean_cosine == pytest.approx(evaluate_table(table, kg_csv).geometry.mean_cosine)
+    assert report.ranking.typed.mrr != evaluate_table(table, kg_csv).ranking.typed.mrr
+
+
+def test_nothing_held_out_gives_a_report_without_ranking(embeddings, graph, split, config):
+    nothing = EdgeSplit(split.facts, torch.full_like(split.part, TRAIN), tuple(graph.edge_types))
+    report = report_on(embeddings, graph, nothing, config)
+    assert report.ranking is None
+    assert "nothing could be ranked" in report.table()
+
+
+def test_a_run_folder_gets_its_report_and_pictures(embeddings, graph, split, config, tmp_path):
+    folder = RunFolder(tmp_path)
+    config.save(folder.config)
+    graph.save(folder.graph)
+    split.save(folder.split, graph)
+    embeddings.save(folder.embeddings)
+    on_event = EventWriter(folder.events)
+    for epoch in (1, 2):
+        on_event("epoch", epoch=epoch, loss=2.0, link_loss=3.0, contrastive_loss=1.0, val_mrr=0.1 if epoch == 2 else None)
+    evaluate_run(folder, on_event)
+    on_event.close()
+    told = json.loads((folder.report / "validation.json").read_text())
+    expected = report_on(embeddings, graph, split, config)
+    assert told["accepted"] == expected.accepted
+    assert [c["value"] for c in told["checks"]] == [pytest.approx(c.value) for c in expected.checks]
+    assert (folder.report / "validation.txt").read_text() == expected.table() + "\n"
+    for name in ("losses.png", "pca.png"):
+        assert (folder.report / name).read_bytes().startswith(b"\x89PNG")
+    last = json.loads(folder.events.read_text().splitlines()[-1])
+    assert (last["event"], last["accepted"]) == ("evaluated", expected.accepted)
+
+
+def refusal(path, kg):
+    with pytest.raises(InputError) as caught:
+        evaluate_table(path, kg)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def with_rows(embeddings, rows, folder):
+    nodes = embeddings.nodes.iloc[rows]
+    Embeddings(nodes, embeddings.vectors[rows], embeddings.edge_types, embeddings.relations, embeddings.origin).save(folder)
+    return folder / "embeddings.parquet"
+
+
+def test_refuses_a_node_that_stands_in_it_twice(embeddings, kg_csv, tmp_path):
+    rows = [*range(len(embeddings.nodes)), 4]
+    node = embeddings.nodes.iloc[4]
+    assert f"node ({node.node_type}, {node.node_id}) stands in it more than once" in refusal(with_rows(embeddings, rows, tmp_path), kg_csv)
+
+
+def test_refuses_a_table_that_lacks_nodes(embeddings, kg_csv, tmp_path):
+    message = refusal(with_rows(embeddings, list(range(2, len(embeddings.nodes))), tmp_path), kg_csv)
+    assert f"lacks 2 of the graph's {len(embeddings.nodes)} nodes" in message
+
+
+def test_refuses_another_graph(table, kg_csv, tmp_path, graph):
+    other = tmp_path / "other.csv"
+    pd.read_csv(kg_csv).iloc[:-40].to_csv(other, index=False)
+    message = refusal(table, other)
+    assert graph.hash[:16] in message
+    assert "was trained on" in message
+
+
+def test_refuses_relations_without_the_graphs_edge_types(embeddings, kg_csv, tmp_path):
+    Embeddings(embeddings.nodes, embeddings.vectors, embeddings.edge_types[1:], embeddings.relations[1:], embeddings.origin).save(tmp_path)
+    assert " - ".join(embeddings.edge_types[0]) in refusal(tmp_path / "embeddings.parquet", kg_csv)
+
+
+def test_refuses_a_table_of_nothing_but_nan(embeddings, kg_csv, tmp_path):
+    nothing = torch.full_like(embeddings.vectors, float("nan"))
+    Embeddings(embeddings.nodes, nothing, embeddings.edge_types, embeddings.relations, embeddings.origin).save(tmp_path)
+    assert "Only 0 of" in refusal(tmp_path / "embeddings.parquet", kg_csv)
+
+
+def test_a_nan_row_is_rejected_not_refused(embeddings, kg_csv, tmp_path):
+    spoilt = embeddings.vectors.clone()
+    spoilt[3] = float("nan")
+    Embeddings(embeddings.nodes, spoilt, embeddings.edge_types, embeddings.relations, embeddings.origin).save(tmp_path)
+    report = evaluate_table(tmp_path / "embeddings.parquet", kg_csv)
+    assert not report.accepted
+    assert report.geometry.num_not_finite == 1
+
+
+def test_refuses_a_missing_graph(table, tmp_path):
+    assert "no such file" in refusal(table, tmp_path / "nowhere.csv")

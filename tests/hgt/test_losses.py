@@ -1,0 +1,165 @@
+"""Link loss and InfoNCE against loops, their optimum, and when the link loss is the whole loss."""
+
+import math
+
+import pytest
+import torch
+
+from hgt.batches import Batches
+from hgt.losses import info_nce, micro_batch_loss
+from hgt.model import Decoder
+from hgt.split import TRAIN
+
+
+def score(decoder, head, relation, tail):
+    """The two decoders' formulas, on complex numbers where they are meant."""
+    r = decoder.relation[relation]
+    if decoder.kind == "distmult":
+        return (head * r * tail).sum()
+    h, r, t = (torch.complex(*x.chunk(2)) for x in (head, r, tail))
+    return (h * r * t.conj()).sum().real
+
+
+def naive_link_loss(embeddings, batch, facts, graph, batches, decoder):
+    """Mean over the batch's facts and both sides of -log softmax among the pool, true facts left out; one fact at a time."""
+    true = set(map(tuple, split_both_ways(facts, graph)))
+    pools = {}
+    sections = batch.micro_batches[0].nodes.split(batches.layout.sections)
+    for r in batches.layout.relations:
+        head_type, _, tail_type = graph.edge_types[r.relation]
+        pools[tail_type], pools[head_type] = sections[r.tail_pool].tolist(), sections[r.head_pool].tolist()
+    losses = []
+    for f in batch.supervised[batch.supervised < batches.num_train].tolist():
+        h, r, t = facts[:, f].tolist()
+        head_type, _, tail_type = graph.edge_types[r]
+        own = score(decoder, embeddings[h], r, embeddings[t])
+        tails = [score(decoder, embeddings[h], r, embeddings[n]) for n in pools[tail_type] if (h, r, n) not in true]
+        heads = [score(decoder, embeddings[n], r, embeddings[t]) for n in pools[head_type] if (n, r, t) not in true]
+        for others in (tails, heads):
+            losses.append(torch.logsumexp(torch.stack([own, *others]), 0) - own)
+    return torch.stack(losses).mean()
+
+
+def split_both_ways(facts, graph):
+    for h, r, t in facts.T.tolist():
+        yield h, r, t
+        if graph.edge_types[r] in graph.symmetric:
+            yield t, r, h
+
+
+def summed(embeddings, batch, batches, decoder, train):
+    parts = [micro_batch_loss(embeddings[m.nodes], m, batches.layout, decoder, train) for m in batch.micro_batches]
+    return {name: sum(getattr(p, name) for p in parts) for name in ("total", "link", "contrastive")}
+
+
+@pytest.mark.parametrize("kind", ["distmult", "complex"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_link_loss_equals_a_naive_loop(graph, split, make_config, kind, steps):
+    config = make_config(accumulation_steps=steps, min_batches_per_epoch=20, num_negatives=12)
+    batches = Batches(graph, split, config)
+    torch.manual_seed(0)
+    decoder, embeddings = Decoder(len(graph.edge_types), 8, kind), torch.randn(graph.total_nodes, 8)
+    with torch.no_grad():
+        decoder.relation.add_(torch.randn_like(decoder.relation))
+        batch = batches.draw(1, 4)
+        expected = naive_link_loss(embeddings, batch, split.of(TRAIN), graph, batches, decoder)
+        got = summed(embeddings, batch, batches, decoder, config.train)
+    torch.testing.assert_close(got["link"], expected, atol=1e-5, rtol=1e-5)
+    w = config.train.contrastive_weight
+    torch.testing.assert_close(got["total"], (1 - w) * got["link"] + w * got["contrastive"])
+
+
+def test_contrastive_loss_equals_a_naive_loop(graph, split, make_config):
+    config = make_config(accumulation_steps=3)
+    batches = Batches(graph, split, config)
+    torch.manual_seed(1)
+    embeddings = torch.randn(graph.total_nodes, 8)
+    batch, contrast = batches.draw(0, 0), batches.layout.contrast
+    losses = []
+    for micro in batch.micro_batches:
+        sections = micro.nodes.split(batches.layout.sections)
+        for i in torch.nonzero(micro.anchor_weight).squeeze(1).tolist():
+            a, p = (embeddings[sections[s][i]] for s in (contrast.anchor, contrast.positive))
+            others = [embeddings[n] for n, known in zip(sections[contrast.pool], micro.anchor_known[i], strict=True) if not known]
+            cosines = [torch.cosine_similarity(a, x, dim=0) / config.train.contrastive_temperature for x in (p, *others)]
+            losses.append(torch.logsumexp(torch.stack(cosines), 0) - cosines[0])
+    got = summed(embeddings, batch, batches, Decoder(len(graph.edge_types), 8, "distmult"), config.train)
+    torch.testing.assert_close(got["contrastive"], torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_info_nce_by_hand():
+    anchor, positive = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+    pool = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    loss = info_nce(anchor, positive, pool, torch.tensor([[True, False]]), 0.5)
+    torch.testing.assert_close(loss, torch.tensor([math.log(1 + math.exp(-2))]))
+
+
+def test_info_nce_is_best_at_cosine_one():
+    """Free vectors of two groups: within a group they attract, and those of the other group repel."""
+    torch.manual_seed(2)
+    x = torch.randn(12, 6, requires_grad=True)
+    group = torch.arange(12) % 2
+    alike = group[:, None] == group
+    optimizer = torch.optim.Adam([x], lr=0.05)
+    for step in range(300):
+        positive = (torch.arange(12) + 2 + 2 * (step % 5)) % 12  # every other member of the group in turn
+        optimizer.zero_grad()
+        info_nce(x, x[positive], x, alike, 0.5).mean().backward()
+        optimizer.step()
+    unit = torch.nn.functional.normalize(x.detach(), dim=1)
+    cosine = unit @ unit.T
+    assert cosine[alike].min() > 0.95
+    assert cosine[~alike].max() < 0
+
+
+def test_info_nce_falls_with_the_positives_cosine():
+    angle = torch.linspace(0, math.pi, 9)
+    positive = torch.stack([angle.cos(), angle.sin(), 0 * angle], 1)
+    anchor = torch.tensor([[1.0, 0, 0]]).expand(9, -1)
+    loss = info_nce(anchor, positive, torch.tensor([[0.0, 0, 1]]), torch.zeros(9, 1, dtype=torch.bool), 0.1)
+    assert (loss.diff() > 0).all(), "smallest at cosine 1"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"contrastive_node_type": "no such type"},
+        {"similarity_threshold": 1.0, "contrastive_node_type": "exposure"},
+        {"contrastive_weight": 0.0},
+    ],
+)
+def test_without_alike_pairs_the_link_loss_is_the_whole_loss(graph, split, make_config, values):
+    config = make_config(**values)
+    batches = Batches(graph, split, config)
+    assert batches.layout.contrast is None
+    embeddings = torch.randn(graph.total_nodes, 8)
+    got = summed(embeddings, batches.draw(0, 0), batches, Decoder(len(graph.edge_types), 8, "distmult"), config.train)
+    assert got["total"] == got["link"] > 0
+    assert got["contrastive"] == 0
+
+
+@pytest.mark.parametrize("node_type", ["disease", "gene/protein", "drug"])
+def test_any_node_type_can_be_contrasted(graph, split, make_config, node_type):
+    config = make_config(contrastive_node_type=node_type)
+    batches = Batches(graph, split, config)
+    embeddings = torch.randn(graph.total_nodes, 8)
+    got = summed(embeddings, batches.draw(0, 0), batches, Decoder(len(graph.edge_types), 8, "distmult"), config.train)
+    assert got["contrastive"] > 0
+    anchors = batches.draw(0, 0).micro_batches[0].nodes.split(batches.layout.sections)[batches.layout.contrast.anchor]
+    span = graph.type_range(node_type)
+    assert all(span.start <= n < span.stop for n in anchors.tolist())
+
+
+def test_padding_and_filtered_nodes_get_no_gradient(graph, split, make_config):
+    config = make_config(min_batches_per_epoch=7, accumulation_steps=1, contrastive_weight=0.0)
+    batches = Batches(graph, split, config)
+    (micro,) = batches.draw(0, 0).micro_batches
+    assert (micro.weight == 0).any(), "this batch has padding"
+    rows = torch.randn(len(micro.nodes), 8, requires_grad=True)
+    micro_batch_loss(rows, micro, batches.layout, Decoder(len(graph.edge_types), 8, "distmult"), config.train).total.backward()
+    grads = rows.grad.split(batches.layout.sections)
+    for r in batches.layout.relations:
+        padding = micro.weight[r.facts] == 0
+        assert (grads[r.head][padding] == 0).all()
+        assert (grads[r.tail][padding] == 0).all()
+        assert (grads[r.head][~padding] != 0).any(1).all()

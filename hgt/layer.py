@@ -37,8 +37,8 @@ class HGTLayer(nn.Module):
         self.num_heads = num_heads
         self.dropout = dropout
         self.node_types = list(node_types)
-        self.key_query_value = nn.ModuleList(_linear(hidden_dim, 3 * hidden_dim, gain=1) for _ in node_types)
-        self.out = nn.ModuleList(_linear(hidden_dim, hidden_dim, gain=2) for _ in node_types)  # messages are means, through gelu
+        self.key_query_value = nn.ModuleList(_linear(hidden_dim, 3 * hidden_dim, gain=1.0) for _ in node_types)
+        self.out = nn.ModuleList(_linear(hidden_dim, hidden_dim, gain=2.0) for _ in node_types)  # messages are means, through gelu
         self.skip = nn.Parameter(torch.ones(len(node_types)))
         self.prior = nn.Parameter(torch.ones(num_edge_types, num_heads))
         self.key_transform = nn.Parameter(_glorot_blocks(num_edge_types, num_heads, head_dim))

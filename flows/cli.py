@@ -49,17 +49,21 @@ def train(kg: str | None, resume: str | None, output_csv: str | None, **given: A
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in given.items() if v not in (None, ())}
     config = RunConfig.from_flat(values)
     _refuse_early(kg, resume, output_csv, config)
-    from tasks.home import find_run, new_run_id, run_folder
+    from tasks.home import find_run, new_run_id
 
     run = find_run(resume) if resume else new_run_id()
     names = {"resume": run} if resume else {"run_id": run, "kg": kg}
     try:
         return _run_flow(run, {**names, "output_csv": output_csv, **values})
     except _interruptions():
-        folder = run_folder(run)
-        can_resume = folder.config.exists()
-        click.echo(f"Interrupted. {f'Go on with: hgt train --resume {run}' if can_resume else 'Nothing had been trained yet.'}", err=True)
+        click.echo(f"Interrupted. {_how_to_go_on(run)}", err=True)
         return INTERRUPTED
+
+
+def _how_to_go_on(run: str) -> str:
+    from tasks.home import run_folder
+
+    return f"Go on with: hgt train --resume {run}" if run_folder(run).config.exists() else "Nothing had been trained yet."
 
 
 def _refuse_early(kg: str | None, resume: str | None, output_csv: str | None, config: RunConfig) -> None:
@@ -96,9 +100,9 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
     if state.name == REJECTED_NAME:
         return REJECTED
     error = state.result(raise_on_failure=False)
-    if isinstance(error, HgtError):
+    if isinstance(error, InputError):
         raise error
-    click.echo(f"hgt: the run failed: {state.message}", err=True)
+    click.echo(f"hgt: {error if isinstance(error, HgtError) else f'the run failed: {state.message}'} {_how_to_go_on(run)}", err=True)
     return FAILED
 
 

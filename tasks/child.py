@@ -74,13 +74,16 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 def _failure(program: str, exit_code: int, error: dict[str, Any] | None, tail: str) -> HgtError:
+    if error is None and exit_is_out_of_memory(exit_code, tail):
+        said = f": {tail.strip()}" if tail.strip() else ""
+        return OutOfMemory(f"The {program} process was killed (exit code {exit_code}), most likely for memory{said}.")
     message = error["message"] if error else tail.strip() or "it said nothing"
-    if (error and error["out_of_memory"]) or (error is None and exit_is_out_of_memory(exit_code, tail)):
-        return OutOfMemory(f"{program} ran out of memory (exit code {exit_code}): {message}")
+    if error and error["out_of_memory"]:
+        return OutOfMemory(f"The {program} process ran out of memory: {message}")
     if exit_code == InputError.exit_code:
         return InputError(message)
     kind = f"{error['type']}: " if error and error["type"] not in ("HgtError", "TrainingDiverged") else ""
-    return HgtError(f"{program} failed (exit code {exit_code}): {kind}{message}")
+    return HgtError(f"The {program} process failed (exit code {exit_code}): {kind}{message}")
 
 
 def _tail(output: IO[str], size: int = 4_000) -> str:

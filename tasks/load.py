@@ -36,6 +36,7 @@ def load(kg: str | None, run: str, config: RunConfig, tracker: Tracker) -> str:
             say(f"WARNING: {' - '.join(edge_type)} has {n} fact(s), too few to hold any out: all of them train, none is ranked")
         tracker.text(graph.table(), "graph.txt")
         tracker.dataset(graph, Path(kg))
+        tracker.artifacts(folder.config)
     tracker.configuration(config, Path(kg) if kg else None)
     tracker.tags({"run_folder": str(folder.path)})
     return run

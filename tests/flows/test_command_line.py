@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 import polars as pl
+import psutil
 import pytest
 
 from hgt.events import EventReader
@@ -95,6 +96,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(hgt, environment, small_kg,
     assert done.returncode == 2, done.stdout + done.stderr
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert all(run.info.status == "FAILED" for run in runs_of(environment)[1])  # where the flow had begun
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -117,6 +119,27 @@ def test_ctrl_c_stops_at_once_and_resume_goes_on(hgt, environment, small_kg, tmp
     client, (run,) = runs_of(environment)  # the same one
     assert run.info.status == "FINISHED"
     assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_killed_trainer_is_told_of_and_resumed(environment, hgt, small_kg, tmp_path):
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        command = [*HGT, "train", "--kg", str(small_kg), *options(SMALL | {"num_epochs": 4, "min_batches_per_epoch": 20})]
+        child = subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdout=out, stderr=out)
+    wait_for(lambda: "epoch    1/4" in log.read_text() or child.poll() is not None, 100, f"the first epoch ({log})")
+    folder = run_folder_of(environment)
+    (trainer,) = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"][1:] == ["-m", "hgt.train", str(folder)]]
+    trainer.kill()
+    assert child.wait(30) == 1
+    assert "was killed (exit code -9), most likely for memory" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert runs_of(environment)[1][0].info.status == "FAILED"
+    done = hgt("train", "--resume", folder)
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    client, (run,) = runs_of(environment)
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3, 4]
+    assert run.info.status == "FINISHED"
 
 
 @pytest.mark.slow

@@ -106,15 +106,14 @@ def kill_at_random_moments(folder, num_kills, rng):
 
 @pytest.mark.parametrize("num_kills", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_kill_9_at_random_moments_loses_nothing(tmp_path, small_kg, num_kills):
-    whole = make_run(tmp_path / "whole", small_kg, num_epochs=6, min_batches_per_epoch=6)
-    train_here(whole)
-    folder = make_run(tmp_path / "run", small_kg, num_epochs=6, min_batches_per_epoch=6)
+    values = {"num_epochs": 4 + num_kills // 2, "min_batches_per_epoch": 6}
+    whole, folder = (make_run(tmp_path / name, small_kg, **values) for name in ("whole", "run"))
+    assert start_trainer(whole).wait(120) == 0, log_of(whole)
     kills = kill_at_random_moments(folder, num_kills, random.Random(num_kills))
     assert kills >= 1
-    last = start_trainer(folder)
-    assert last.wait(120) == 0, log_of(folder)
+    assert start_trainer(folder).wait(120) == 0, log_of(folder)
     assert losses(folder) == losses(whole)
-    assert sorted(losses(folder)) == [1, 2, 3, 4, 5, 6]
+    assert sorted(losses(folder)) == list(range(1, values["num_epochs"] + 1))
 
 
 def test_sigterm_stops_at_once_and_leaves_a_valid_checkpoint(tmp_path, small_kg):
@@ -235,16 +234,12 @@ def test_early_stopping_keeps_the_best_checkpoint(tmp_path, small_kg):
     train_here(folder)
     end = [e for e in EventReader(folder.events).new() if e["event"] == "end"][-1]
     epochs = epochs_by_number(folder.events)
+    assert epochs[max(epochs)]["loss"] < epochs[1]["loss"]
     assert end["stopped_early"]
     assert len(epochs) == end["best_epoch"] + 2
     assert end["best_epoch"] == max(epochs, key=lambda n: epochs[n]["val_mrr"])
     assert best_checkpoint(folder.checkpoints).progress.epoch == end["best_epoch"]
     assert len(list(folder.checkpoints.glob("*.safetensors"))) <= 3
-
-
-def test_loss_falls(uninterrupted):
-    first, *_, last = (epoch[0] for _, epoch in sorted(losses(uninterrupted).items()))
-    assert last < first
 
 
 def test_checkpoints_hold_what_the_issue_asks(uninterrupted):

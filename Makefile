@@ -41,11 +41,14 @@ lint: install
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+# Two files of tests at a time, one thread each: threads of two trainings on two cores wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(PYTEST)
 
 test-all: lint
-	$(VENV)/bin/python -m pytest -m 'not docker and not bench'
+	$(PYTEST) -m 'not docker and not bench'
 
 clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

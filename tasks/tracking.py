@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,32 +44,40 @@ class Tracker:
 
     def __init__(self, folder: RunFolder):
         hgt_home().mkdir(parents=True, exist_ok=True)
-        self.client = mlflow.MlflowClient(store_uri())
+        self._client = mlflow.MlflowClient(store_uri())
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
         self._id_file = folder.path / "mlflow_run_id"
         self.run_id = self._id_file.read_text().strip() if self._id_file.exists() else self._create(folder.path.name)
-        self._epochs = {int(m.step) for m in self.client.get_metric_history(self.run_id, "loss")}
+        self._epochs = {int(m.step) for m in self._call("get_metric_history", self.run_id, "loss")}
+
+    def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """A call of MLflow's client, in a thread where no signal can break it off.
+
+        Ctrl-C in the middle of a write left SQLite's transaction open, and the run could not be ended: "database is locked".
+        """
+        return self._thread.submit(getattr(self._client, method), *arguments, **options).result()
 
     def _create(self, name: str) -> str:
         tags = {MLFLOW_RUN_NAME: name, "hgt.run": name, "prefect.flow_run_id": str(prefect.runtime.flow_run.id or "")}
-        return str(self.client.create_run(self._experiment(), tags=tags).info.run_id)
+        return str(self._call("create_run", self._experiment(), tags=tags).info.run_id)
 
     def _experiment(self) -> str:
-        found = self.client.get_experiment_by_name(EXPERIMENT)
+        found = self._call("get_experiment_by_name", EXPERIMENT)
         if found is not None:
             return str(found.experiment_id)
         own_store = "MLFLOW_TRACKING_URI" not in os.environ
         location = (hgt_home() / "mlartifacts").as_uri() if own_store else None
-        return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
+        return str(self._call("create_experiment", EXPERIMENT, artifact_location=location))
 
     def remember(self) -> None:
         """Write the run's id into the run folder, so that a resumed run goes on in it."""
         self._id_file.write_text(self.run_id + "\n")
 
     def configuration(self, config: RunConfig, kg: Path | None) -> None:
-        known = self.client.get_run(self.run_id).data.params
+        known = self._call("get_run", self.run_id).data.params
         values = config.to_flat() | ({"kg": str(kg)} if kg else {})
         new = [Param(k, json.dumps(v) if isinstance(v, list) else str(v)) for k, v in values.items() if k not in known]
-        self.client.log_batch(self.run_id, params=new)
+        self._call("log_batch", self.run_id, params=new)
 
     def dataset(self, graph: KnowledgeGraph, kg: Path | None) -> None:
         """The graph as the run's input, with its hash."""
@@ -76,7 +85,7 @@ class Tracker:
         source = json.dumps({"uri": kg.as_uri() if kg else ""})
         name = kg.name if kg else "graph"
         entity = Dataset(name, graph.hash[:_MAX_DIGEST], "local", source, profile=json.dumps(profile))
-        self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])])
+        self._call("log_inputs", self.run_id, [DatasetInput(entity, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])])
         self.tags({"graph_hash": graph.hash})
 
     def epoch(self, event: dict[str, Any]) -> None:
@@ -88,29 +97,29 @@ class Tracker:
 
     def metrics(self, values: dict[str, float], step: int = 0, seconds: float | None = None) -> None:
         at = int(1000 * (seconds or time.time()))
-        self.client.log_batch(self.run_id, metrics=[Metric(k, float(v), at, step) for k, v in values.items()])
+        self._call("log_batch", self.run_id, metrics=[Metric(k, float(v), at, step) for k, v in values.items()])
 
     def tags(self, values: dict[str, str]) -> None:
         for key, value in values.items():
-            self.client.set_tag(self.run_id, key, value)
+            self._call("set_tag", self.run_id, key, value)
 
     def text(self, text: str, file: str) -> None:
-        self.client.log_text(self.run_id, text, file)
+        self._call("log_text", self.run_id, text, file)
 
     def artifacts(self, path: Path, into: str | None = None) -> None:
         if path.is_dir():
-            self.client.log_artifacts(self.run_id, str(path), into)
+            self._call("log_artifacts", self.run_id, str(path), into)
         else:
-            self.client.log_artifact(self.run_id, str(path), into)
+            self._call("log_artifact", self.run_id, str(path), into)
 
     def begin(self) -> None:
         """Running, whatever ended it before."""
-        for tag in _END_TAGS & set(self.client.get_run(self.run_id).data.tags):
-            self.client.delete_tag(self.run_id, tag)
-        self.client.update_run(self.run_id, "RUNNING")
+        for tag in _END_TAGS & set(self._call("get_run", self.run_id).data.tags):
+            self._call("delete_tag", self.run_id, tag)
+        self._call("update_run", self.run_id, "RUNNING")
 
     def end(self, status: str) -> None:
-        self.client.set_terminated(self.run_id, status)
+        self._call("set_terminated", self.run_id, status)
 
 
 @contextmanager

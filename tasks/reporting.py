@@ -46,8 +46,6 @@ class TrainingProgress:
         self._num_epochs = self._num_batches = 1
 
     def __enter__(self) -> TrainingProgress:
-        if self._bar:
-            self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -76,6 +74,7 @@ class TrainingProgress:
             say("no contrastive loss: its weight is 0, or the graph lacks its node type, or no two of its nodes are alike")
         done = event["epoch"] * self._num_batches + event["batch"]
         if self._bar:
+            self._bar.start()
             total = self._num_epochs * self._num_batches
             self._row = self._bar.add_task("training", total=total, completed=done, where="", losses="")
         self._artifact = create_progress_artifact(progress=0.0, key="training-progress", description="Training")
@@ -94,6 +93,8 @@ class TrainingProgress:
 
     def _end(self, event: dict[str, Any]) -> None:
         why = "no better validation MRR for a while" if event["stopped_early"] else "all epochs done"
+        if self._bar:
+            self._bar.stop()  # or the next line would stand in the middle of it
         say(f"training ended after epoch {event['epoch']} ({why}); the best is epoch {event['best_epoch']}")
         self._show(self._num_epochs * self._num_batches, epoch=event["epoch"], always=True)
 

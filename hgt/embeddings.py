@@ -23,8 +23,8 @@ from torch import Tensor
 
 from hgt.errors import InputError
 from hgt.facts import EdgeType
-from hgt.layer import HGTLayer, attend
-from hgt.message_graph import MessageGraph, targets_only
+from hgt.layer import HGTLayer
+from hgt.message_graph import MessageGraph, edge_list, edges_into
 from hgt.model import HGTEncoder
 
 _METADATA_KEY = b"kg-hgt-embeddings"
@@ -152,23 +152,14 @@ def _from_lists(column: pa.ChunkedArray) -> Tensor:
 def infer_layerwise(encoder: HGTEncoder, graph: MessageGraph, node_batch_size: int) -> Float[Tensor, "num_nodes dim"]:
     """The encoder's output for all nodes, one layer at a time and `node_batch_size` nodes at a time; dropout is off.
 
-    Besides the keys, queries and values of one layer it holds only one chunk's edges and messages.
+    Besides the keys and values of one layer it holds only one chunk's edges and messages.
     """
     encoder.eval()
+    edges = edge_list(graph).sorted_by_target()
     x = encoder.node_embedding.detach()
     for layer in encoder.layers:
         assert isinstance(layer, HGTLayer)
-        x = _infer_layer(layer, x, graph, node_batch_size)
-    return torch.cat([encoder.projection(part) for part in x.split(node_batch_size)])
-
-
-def _infer_layer(layer: HGTLayer, x: Tensor, graph: MessageGraph, node_batch_size: int) -> Tensor:
-    key, query, value = layer.project(x, graph)
-    out = torch.empty_like(x)
-    for i, (node_type, (first, last)) in enumerate(graph.node_ranges.items()):
-        for start in range(first, last, node_batch_size):
-            stop = min(start + node_batch_size, last)
-            edges = targets_only(graph, node_type, start - first, stop - first)
-            message = attend(query[start:stop], key, value, layer, edges)
-            out[start:stop] = layer.update_type(i, x[start:stop], message)
-    return out
+        key_value = layer.keys_and_values(x, graph)
+        chunks = (edges_into(graph, edges, start, min(start + node_batch_size, len(x))) for start in range(0, len(x), node_batch_size))
+        x = torch.cat([layer.infer(x, chunk, targets, key_value) for targets, chunk in chunks])
+    return torch.cat([encoder.project(part) for part in x.split(node_batch_size)])

@@ -1,81 +1,89 @@
 """One Heterogeneous Graph Transformer layer (Hu et al., "Heterogeneous Graph Transformer", WWW 2020, equations 3-5).
 
-Computes exactly what PyG's `HGTConv` computes with the same parameters, relation by relation over sorted edges, and
-keeps for the backward pass only node-sized tensors and one number per edge and head: everything else is recomputed.
-Knows nothing of facts, losses or devices.
+Computes exactly what PyG's `HGTConv` computes with the same parameters. Forward and backward are written out by hand, so that
+nothing is kept from one to the other but the layer's input, its messages and one number per edge and head; keys, queries and
+values are computed again. The attention over groups of edges is in `attention.py`. Knows nothing of facts, losses or devices.
 
-Shapes: N nodes (global numbering), E edges, R message edge types, H heads, D = hidden_dim / H.
+Shapes: N nodes (global numbering), E edges, T node types, R message edge types, H heads, D = hidden_dim / H.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hgt.edge_kernels import edge_dot, weighted_sum
-from hgt.message_graph import MessageGraph, RelationEdges
+from hgt.attention import Attention
+from hgt.message_graph import MessageGraph
 
 if TYPE_CHECKING:
     from torch_geometric.nn import HGTConv
 
 # MPS on M1/M2 returns wrong products where the reduction reaches 32,767 rows (pytorch 177116, torch 2.7 - 2.13).
 MAX_REDUCTION_ROWS = 32_000
-_MASKED = -1e30  # finite, so that a node whose every edge is masked does not give inf - inf
+_KEY, _QUERY, _VALUE = 0, 1, 2
 
 
 class HGTLayer(nn.Module):
-    """hidden_dim -> hidden_dim. A node without incoming edges gets `out(gelu(0))`, mixed with its input by the skip."""
+    """hidden_dim -> hidden_dim. A node without incoming edges gets `out(gelu(0))`, mixed with its input by the skip.
+
+    projection: [T, 3, hidden, hidden] keys, queries, values (K-, Q-, V-Linear of equation 3); out: [T, hidden, hidden] (A-Linear)
+    skip: [T]; prior: [R, H] (mu); key_transform, value_transform: [R, H, D, D] (W_ATT, W_MSG)
+    """
 
     def __init__(self, node_types: list[str], num_edge_types: int, hidden_dim: int, num_heads: int, dropout: float = 0.0):
         super().__init__()
-        head_dim = hidden_dim // num_heads
+        num_types, head_dim = len(node_types), hidden_dim // num_heads
         self.num_heads = num_heads
         self.dropout = dropout
         self.node_types = list(node_types)
-        self.key_query_value = nn.ModuleList(_linear(hidden_dim, 3 * hidden_dim, gain=1.0) for _ in node_types)
-        self.out = nn.ModuleList(_linear(hidden_dim, hidden_dim, gain=2.0) for _ in node_types)  # messages are means, through gelu
-        self.skip = nn.Parameter(torch.ones(len(node_types)))
+        self.projection = nn.Parameter(_xavier((num_types, 3, hidden_dim, hidden_dim), 1 / math.sqrt(2)))  # as one map to 3 hidden_dim
+        self.projection_bias = nn.Parameter(torch.zeros(num_types, 3, hidden_dim))
+        self.out = nn.Parameter(_xavier((num_types, hidden_dim, hidden_dim), 2.0))  # messages are means, through gelu
+        self.out_bias = nn.Parameter(torch.zeros(num_types, hidden_dim))
+        self.skip = nn.Parameter(torch.ones(num_types))
         self.prior = nn.Parameter(torch.ones(num_edge_types, num_heads))
-        self.key_transform = nn.Parameter(_glorot_blocks(num_edge_types, num_heads, head_dim))
-        self.value_transform = nn.Parameter(_glorot_blocks(num_edge_types, num_heads, head_dim))
+        self.key_transform = nn.Parameter(_xavier((num_edge_types, num_heads, head_dim, head_dim), 1.0))
+        self.value_transform = nn.Parameter(_xavier((num_edge_types, num_heads, head_dim, head_dim), 1.0))
 
     def forward(
-        self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph, keep: Float[Tensor, " num_edges"] | None = None
+        self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph, removed: Bool[Tensor, " num_edges"] | None = None
     ) -> Float[Tensor, "num_nodes hidden"]:
-        """keep: 1 for edges that take part and 0 for those that do not; None for all."""
-        key, query, value = self.project(x, graph)
-        message = attend(query, key, value, self, graph, keep)
-        return self.update(x, message, graph)
+        """removed: edges that take no part; None for none."""
+        kept = _dropout_mask(x, self.dropout) if self.training and self.dropout else None
+        return _Layer.apply(x, *self._weights(), graph, removed, kept, self.dropout)
 
-    def project(
-        self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph
-    ) -> tuple[Float[Tensor, "num_nodes hidden"], Float[Tensor, "num_nodes hidden"], Float[Tensor, "num_nodes hidden"]]:
-        """Keys, queries and values of every node (equation 3's K-, Q- and V-Linear)."""
-        parts = [self.project_type(i, part) for i, part in enumerate(_by_type(x, graph))]
-        key, query, value = torch.cat(parts).chunk(3, dim=1)
-        return key.contiguous(), query.contiguous(), value.contiguous()
+    @torch.no_grad()
+    def infer(
+        self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph, targets: tuple[int, int], key_value: tuple[Tensor, Tensor]
+    ) -> Float[Tensor, "num_targets hidden"]:
+        """Outputs of nodes targets[0]..targets[1] alone, without dropout. `graph` holds the edges into them, numbered from 0;
+        key_value: `keys_and_values` of all nodes."""
+        w = _Weights(*self._weights())
+        span = slice(*targets)
+        ranges = _clipped(graph, targets)
+        attention = Attention(graph, w.key_transform, w.value_transform, w.prior, None)
+        query = _project(x[span], w, _QUERY, ranges)
+        scores, highest = attention.scores(query, key_value[0])
+        message, _ = attention.messages(scores, highest, key_value[1])
+        return _update(x[span], message, w, ranges, None, 1.0)
 
-    def project_type(self, i: int, x: Float[Tensor, "n hidden"]) -> Float[Tensor, "n three_hidden"]:
-        """Keys, queries and values, side by side, of nodes of type number i."""
-        return linear_by_rows(x, self.key_query_value[i])
+    @torch.no_grad()
+    def keys_and_values(self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph) -> tuple[Tensor, Tensor]:
+        """Of every node; what `infer` reads."""
+        w = _Weights(*self._weights())
+        return _project(x, w, _KEY, graph.ranges), _project(x, w, _VALUE, graph.ranges)
 
-    def update(
-        self, x: Float[Tensor, "num_nodes hidden"], message: Float[Tensor, "num_nodes hidden"], graph: MessageGraph
-    ) -> Float[Tensor, "num_nodes hidden"]:
-        """The target-specific aggregation (equation 5): output projection and gated skip connection."""
-        both = zip(_by_type(x, graph), _by_type(message, graph), strict=True)
-        return torch.cat([self.update_type(i, *parts) for i, parts in enumerate(both)])
-
-    def update_type(self, i: int, x: Float[Tensor, "n hidden"], message: Float[Tensor, "n hidden"]) -> Float[Tensor, "n hidden"]:
-        """`update` for nodes of type number i alone."""
-        new = linear_by_rows(functional.gelu(message), self.out[i])
-        new = functional.dropout(new, self.dropout, self.training)
-        return torch.lerp(x, new, self.skip[i].sigmoid())
+    def _weights(self) -> tuple[Tensor, ...]:
+        return (
+            *(self.projection, self.projection_bias, self.out, self.out_bias, self.skip),
+            *(self.prior, self.key_transform, self.value_transform),
+        )
 
     @torch.no_grad()
     def load_pyg(self, conv: HGTConv) -> None:
@@ -84,28 +92,138 @@ class HGTLayer(nn.Module):
         self.key_transform.copy_(conv.k_rel.weight.view(*blocks).transpose(0, 1))
         self.value_transform.copy_(conv.v_rel.weight.view(*blocks).transpose(0, 1))
         for i, node_type in enumerate(self.node_types):
-            self.key_query_value[i].load_state_dict(conv.kqv_lin.lins[node_type].state_dict())
-            self.out[i].load_state_dict(conv.out_lin.lins[node_type].state_dict())
+            linear = conv.kqv_lin.lins[node_type]
+            self.projection[i] = linear.weight.view_as(self.projection[i])
+            self.projection_bias[i] = linear.bias.view_as(self.projection_bias[i])
+            self.out[i], self.out_bias[i] = conv.out_lin.lins[node_type].weight, conv.out_lin.lins[node_type].bias
             self.skip[i] = conv.skip[node_type].item()
         for i, edge_type in enumerate(conv.edge_types):
             self.prior[i] = conv.p_rel["__".join(edge_type)][0]
 
 
-def _linear(in_dim: int, out_dim: int, gain: float) -> nn.Linear:
-    linear = nn.Linear(in_dim, out_dim)
-    nn.init.xavier_uniform_(linear.weight, gain)
-    nn.init.zeros_(linear.bias)
-    return linear
+class _Weights:
+    """A layer's parameters as plain tensors."""
+
+    def __init__(self, *parameters: Tensor):
+        self.projection, self.projection_bias, self.out, self.out_bias, self.skip = parameters[:5]
+        self.prior, self.key_transform, self.value_transform = parameters[5:]
 
 
-def _glorot_blocks(num_edge_types: int, num_heads: int, head_dim: int) -> Tensor:
-    bound = math.sqrt(6 / (2 * head_dim))
-    return torch.empty(num_edge_types, num_heads, head_dim, head_dim).uniform_(-bound, bound)
+class _Layer(torch.autograd.Function):
+    """Keeps x, the messages, the totals per node and the weights per edge; the backward pass may run once only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
+        *parameters, graph, removed, kept, dropout = rest
+        w = _Weights(*parameters)
+        attention = Attention(graph, w.key_transform, w.value_transform, w.prior, removed)
+        scores, highest = attention.scores(_project(x, w, _QUERY, graph.ranges), _project(x, w, _KEY, graph.ranges))
+        message, total = attention.messages(scores, highest, _project(x, w, _VALUE, graph.ranges))
+        ctx.graph, ctx.removed, ctx.kept, ctx.keep_scale = graph, removed, kept, 1 / (1 - dropout)
+        ctx.spent = [scores, message]  # the backward pass overwrites the one and frees the other, so not for save_for_backward
+        ctx.save_for_backward(x, total, *parameters)
+        return _update(x, message, w, graph.ranges, kept, ctx.keep_scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        if not ctx.spent:
+            raise RuntimeError("The backward pass of an HGT layer can run once only; call the layer again.")
+        x, total, *parameters = ctx.saved_tensors
+        message, weights = ctx.spent.pop(), ctx.spent.pop()
+        w, grads = _Weights(*parameters), _Weights(*map(torch.zeros_like, parameters))
+        ranges = ctx.graph.ranges
+        attention = Attention(ctx.graph, w.key_transform, w.value_transform, w.prior, ctx.removed)
+        grad_x, grad_message = _update_backward(grad_out, x, message, w, grads, ranges, ctx.kept, ctx.keep_scale)
+        grad_value, grads.value_transform = attention.message_backward(
+            weights, total, message, grad_message, _project(x, w, _VALUE, ranges)
+        )
+        del message, grad_message
+        _project_backward(grad_value, x, w, grads, _VALUE, ranges, grad_x)
+        del grad_value
+        grad_query, grad_key, grads.key_transform, grads.prior = attention.score_backward(
+            weights, _project(x, w, _QUERY, ranges), _project(x, w, _KEY, ranges)
+        )
+        _project_backward(grad_query, x, w, grads, _QUERY, ranges, grad_x)
+        _project_backward(grad_key, x, w, grads, _KEY, ranges, grad_x)
+        of_parameters = (
+            *(grads.projection, grads.projection_bias, grads.out, grads.out_bias, grads.skip),
+            *(grads.prior, grads.key_transform, grads.value_transform),
+        )
+        return (grad_x, *of_parameters, None, None, None, None)
 
 
-def _by_type(x: Tensor, graph: MessageGraph) -> tuple[Tensor, ...]:
-    """One part per node type. `split`, not slices: each slice's gradient would be a full-size tensor of zeros."""
-    return x.split([stop - start for start, stop in graph.node_ranges.values()])
+_Ranges = tuple[tuple[int, int], ...]
+
+
+def _parts(ranges: _Ranges) -> Iterator[tuple[int, slice]]:
+    """Each type's rows, at most MAX_REDUCTION_ROWS at a time, so that no gradient of weights reduces over more."""
+    for i, (start, stop) in enumerate(ranges):
+        for first in range(start, stop, MAX_REDUCTION_ROWS):
+            yield i, slice(first, min(first + MAX_REDUCTION_ROWS, stop))
+
+
+def _project(x: Tensor, w: _Weights, which: int, ranges: _Ranges) -> Tensor:
+    """[N, hidden] keys, queries or values."""
+    out = torch.empty_like(x)
+    for i, part in _parts(ranges):
+        torch.addmm(w.projection_bias[i, which], x[part], w.projection[i, which].T, out=out[part])
+    return out
+
+
+def _project_backward(grad: Tensor, x: Tensor, w: _Weights, grads: _Weights, which: int, ranges: _Ranges, grad_x: Tensor) -> None:
+    """Adds to grad_x and to the gradients of the projection."""
+    for i, part in _parts(ranges):
+        grad_x[part].addmm_(grad[part], w.projection[i, which])
+        grads.projection[i, which].addmm_(grad[part].T, x[part])
+        grads.projection_bias[i, which] += grad[part].sum(0)
+
+
+def _update(x: Tensor, message: Tensor, w: _Weights, ranges: _Ranges, kept: Tensor | None, keep_scale: float) -> Tensor:
+    """The target-specific aggregation (equation 5): output map and gated skip connection."""
+    out = torch.empty_like(x)
+    for i, part in _parts(ranges):
+        new = torch.addmm(w.out_bias[i], functional.gelu(message[part]), w.out[i].T)
+        if kept is not None:
+            new.mul_(kept[part]).mul_(keep_scale)
+        torch.lerp(x[part], new, w.skip[i].sigmoid(), out=out[part])
+    return out
+
+
+def _update_backward(
+    grad_out: Tensor, x: Tensor, message: Tensor, w: _Weights, grads: _Weights, ranges: _Ranges, kept: Tensor | None, keep_scale: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x (the skip's share) and of the messages; adds to those of out and skip."""
+    grad_x, grad_message = torch.empty_like(x), torch.empty_like(message)
+    for i, part in _parts(ranges):
+        gate = w.skip[i].sigmoid()
+        hidden = functional.gelu(message[part])
+        new = torch.addmm(w.out_bias[i], hidden, w.out[i].T)
+        if kept is not None:
+            new.mul_(kept[part]).mul_(keep_scale)
+        grads.skip[i] += (new.sub_(x[part]) * grad_out[part]).sum() * gate * (1 - gate)
+        grad_new = torch.mul(grad_out[part], gate, out=new)
+        torch.sub(grad_out[part], grad_new, out=grad_x[part])
+        if kept is not None:
+            grad_new.mul_(kept[part]).mul_(keep_scale)
+        grads.out[i].addmm_(grad_new.T, hidden)
+        grads.out_bias[i] += grad_new.sum(0)
+        grad_message[part] = torch.ops.aten.gelu_backward(torch.mm(grad_new, w.out[i], out=hidden), message[part])
+    return grad_x, grad_message
+
+
+def _clipped(graph: MessageGraph, targets: tuple[int, int]) -> _Ranges:
+    """Each type's share of the targets, numbered from targets[0]."""
+    return tuple((max(a, targets[0]) - targets[0], max(min(b, targets[1]), targets[0]) - targets[0]) for a, b in graph.ranges)
+
+
+def _dropout_mask(x: Tensor, dropout: float) -> Tensor:
+    return torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - dropout)
+
+
+def _xavier(shape: tuple[int, ...], gain: float) -> Tensor:
+    """Glorot and Bengio 2010, for stacked [..., out, in] matrices."""
+    bound = gain * math.sqrt(6 / (shape[-1] + shape[-2]))
+    return torch.empty(shape).uniform_(-bound, bound)
 
 
 def linear_by_rows(x: Float[Tensor, "rows in_dim"], linear: nn.Module) -> Float[Tensor, "rows out_dim"]:
@@ -113,163 +231,3 @@ def linear_by_rows(x: Float[Tensor, "rows in_dim"], linear: nn.Module) -> Float[
     if len(x) <= MAX_REDUCTION_ROWS:
         return linear(x)
     return torch.cat([linear(part) for part in x.split(MAX_REDUCTION_ROWS)])
-
-
-def attend(
-    query: Float[Tensor, "num_targets hidden"],
-    key: Float[Tensor, "num_nodes hidden"],
-    value: Float[Tensor, "num_nodes hidden"],
-    layer: HGTLayer,
-    graph: MessageGraph,
-    keep: Float[Tensor, " num_edges"] | None = None,
-) -> Float[Tensor, "num_targets hidden"]:
-    """Mutual attention, messages and their sum per target (equations 3 and 4), softmax over all edges into a node."""
-    return _Attention.apply(query, key, value, layer.key_transform, layer.value_transform, layer.prior, graph, keep)
-
-
-class _Attention(torch.autograd.Function):
-    """Forward keeps the exponentiated scores [E, H] and the sums per node; backward recomputes each relation's tables."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, key_transform: Tensor, value_transform: Tensor, prior: Tensor,
-        graph: MessageGraph, keep: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        num_heads = prior.shape[1]
-        scale = (prior / math.sqrt(query.shape[1] // num_heads))[:, :, None, None]
-        weights = query.new_empty(graph.num_edges, num_heads)
-        highest = query.new_full((len(query), num_heads), _MASKED)
-        for relation in graph.relations:
-            scores = weights[slice(*relation.edges)]
-            tables = _query_and_key(relation, query, key, key_transform * scale)
-            scores.copy_(edge_dot(*tables, relation.by_target, num_heads))
-            if keep is not None:
-                scores.masked_fill_((keep[slice(*relation.edges)] == 0).unsqueeze(1), _MASKED)
-            target = _target_rows(relation).unsqueeze(1).expand(-1, num_heads)
-            _targets(highest, relation).scatter_reduce_(0, target, scores, "amax")
-        total = torch.zeros_like(highest)
-        message = torch.zeros_like(query)
-        for relation in graph.relations:
-            part = weights[slice(*relation.edges)]
-            target = _target_rows(relation)
-            part.sub_(_targets(highest, relation).index_select(0, target)).exp_()
-            if keep is not None:
-                part.mul_(keep[slice(*relation.edges)].unsqueeze(1))
-            _targets(total, relation).scatter_add_(0, target.unsqueeze(1).expand(-1, num_heads), part)
-            _add_messages(relation, value, value_transform, part, _targets(message, relation))
-        total += 1e-16  # as PyG: a node without incoming edges gets 0 / 1e-16
-        message.view(len(query), num_heads, -1).div_(total.unsqueeze(-1))
-        ctx.graph = graph
-        ctx.save_for_backward(query, key, value, key_transform, value_transform, prior, weights, total, message)
-        return message
-
-    @staticmethod
-    def backward(ctx: Any, grad_message: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, key_transform, value_transform, prior, weights, total, message = ctx.saved_tensors
-        num_heads, head_dim = prior.shape[1], key_transform.shape[-1]
-        scale = (prior / math.sqrt(head_dim))[:, :, None, None]
-        grads = [torch.zeros_like(t) for t in (query, key, value, key_transform, value_transform, prior)]
-        grad_query, grad_key, grad_value, grad_key_transform, grad_value_transform, grad_prior = grads
-        grad_sum = (grad_message.view(-1, num_heads, head_dim) / total.unsqueeze(-1)).view_as(query)
-        through_total = (grad_sum * message).view(-1, num_heads, head_dim).sum(-1)  # softmax's own gradient, per node
-        for relation in ctx.graph.relations:
-            r, part = relation.number, weights[slice(*relation.edges)]
-            grad_weights = _message_backward(relation, value, value_transform, part, grad_sum, grad_value, grad_value_transform)
-            grad_weights -= _targets(through_total, relation).index_select(0, _target_rows(relation))
-            grad_scores = grad_weights.mul_(part)
-            grad_scaled = _score_backward(relation, query, key, key_transform[r] * scale[r], grad_scores, grad_query, grad_key)
-            grad_key_transform[r] = grad_scaled * scale[r]
-            grad_prior[r] = (grad_scaled * key_transform[r]).sum((1, 2)) / math.sqrt(head_dim)
-        return (*grads, None, None)
-
-
-def _targets(rows: Tensor, relation: RelationEdges) -> Tensor:
-    return rows[slice(*relation.target_nodes)]
-
-
-def _sources(rows: Tensor, relation: RelationEdges) -> Tensor:
-    return rows[slice(*relation.source_nodes)]
-
-
-def _target_rows(relation: RelationEdges) -> Tensor:
-    """[E] int64 number of each edge's target in its type."""
-    row = relation.by_target.row
-    return row.to(torch.int64) if relation.transforms_source else relation.nodes.index_select(0, row)
-
-
-def _by_heads(rows: Tensor, blocks: Tensor) -> Tensor:
-    """`rows[n, h] @ blocks[h]`: [n, H * D] x [H, D, D] -> [n, H * D]."""
-    heads = rows.view(len(rows), len(blocks), -1).transpose(0, 1)
-    return torch.bmm(heads, blocks).transpose(0, 1).reshape(len(rows), -1)
-
-
-def _outer_by_heads(left: Tensor, right: Tensor, num_heads: int) -> Tensor:
-    """`sum over n of left[n, h]^T right[n, h]`: two [n, H * D] -> [H, D, D], at most MAX_REDUCTION_ROWS rows at a time."""
-    total = None
-    for a, b in zip(left.split(MAX_REDUCTION_ROWS), right.split(MAX_REDUCTION_ROWS), strict=True):
-        a, b = (t.view(len(t), num_heads, -1).transpose(0, 1) for t in (a, b))
-        part = torch.bmm(a.transpose(1, 2), b)
-        total = part if total is None else total + part
-    assert total is not None, "a relation has edges, so it has nodes"
-    return total
-
-
-def _query_and_key(relation: RelationEdges, query: Tensor, key: Tensor, transform: Tensor) -> tuple[Tensor, Tensor]:
-    """The two tables whose rows' inner products are the scores: the transform stands on the side with fewer nodes."""
-    blocks = transform[relation.number]
-    q, k = _targets(query, relation), _sources(key, relation)
-    if relation.transforms_source:
-        return q, _by_heads(k.index_select(0, relation.nodes), blocks)
-    return _by_heads(q.index_select(0, relation.nodes), blocks.transpose(1, 2)), k
-
-
-def _add_messages(relation: RelationEdges, value: Tensor, transform: Tensor, weights: Tensor, out: Tensor) -> None:
-    """Add the relation's weighted messages to `out` [num_targets, H * D], transforming before or after the sum."""
-    blocks = transform[relation.number]
-    v = _sources(value, relation)
-    if relation.transforms_source:
-        out += weighted_sum(_by_heads(v.index_select(0, relation.nodes), blocks), weights, relation.by_target)
-    else:
-        out.index_add_(0, relation.nodes, _by_heads(weighted_sum(v, weights, relation.by_target), blocks))
-
-
-def _message_backward(
-    relation: RelationEdges, value: Tensor, transform: Tensor, weights: Tensor,
-    grad_sum: Tensor, grad_value: Tensor, grad_transform: Tensor,
-) -> Tensor:  # fmt: skip
-    """Gradients of `_add_messages`; returns that of the weights [E, H] and adds the others in place."""
-    r, num_heads = relation.number, weights.shape[1]
-    v, g, grad_v = _sources(value, relation), _targets(grad_sum, relation), _sources(grad_value, relation)
-    if relation.transforms_source:
-        v = v.index_select(0, relation.nodes)
-        grad_weights = edge_dot(g, _by_heads(v, transform[r]), relation.by_target, num_heads)
-        grad_transformed = weighted_sum(g, weights, relation.by_source)
-        grad_transform[r] = _outer_by_heads(v, grad_transformed, num_heads)
-        grad_v.index_add_(0, relation.nodes, _by_heads(grad_transformed, transform[r].transpose(1, 2)))
-        return grad_weights
-    g = g.index_select(0, relation.nodes)
-    grad_summed = _by_heads(g, transform[r].transpose(1, 2))
-    grad_transform[r] = _outer_by_heads(weighted_sum(v, weights, relation.by_target), g, num_heads)
-    grad_v += weighted_sum(grad_summed, weights, relation.by_source)
-    return edge_dot(grad_summed, v, relation.by_target, num_heads)
-
-
-def _score_backward(
-    relation: RelationEdges, query: Tensor, key: Tensor, blocks: Tensor,
-    grad_scores: Tensor, grad_query: Tensor, grad_key: Tensor,
-) -> Tensor:  # fmt: skip
-    """Gradients of the scores; returns that of the scaled key transform [H, D, D] and adds the others in place."""
-    num_heads = grad_scores.shape[1]
-    q, k = _targets(query, relation), _sources(key, relation)
-    grad_q, grad_k = _targets(grad_query, relation), _sources(grad_key, relation)
-    if relation.transforms_source:
-        k = k.index_select(0, relation.nodes)
-        grad_q += weighted_sum(_by_heads(k, blocks), grad_scores, relation.by_target)
-        grad_transformed = weighted_sum(q, grad_scores, relation.by_source)
-        grad_k.index_add_(0, relation.nodes, _by_heads(grad_transformed, blocks.transpose(1, 2)))
-        return _outer_by_heads(k, grad_transformed, num_heads)
-    q = q.index_select(0, relation.nodes)
-    grad_transformed = weighted_sum(k, grad_scores, relation.by_target)
-    grad_k += weighted_sum(_by_heads(q, blocks.transpose(1, 2)), grad_scores, relation.by_source)
-    grad_q.index_add_(0, relation.nodes, _by_heads(grad_transformed, blocks))
-    return _outer_by_heads(grad_transformed, q, num_heads)

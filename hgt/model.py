@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,9 +37,17 @@ class HGTEncoder(nn.Module):
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
 
-    def encode(self, graph: MessageGraph, keep: Float[Tensor, " num_edges"] | None = None) -> Float[Tensor, "num_nodes dim"]:
-        """The embeddings of all nodes, from their learned inputs."""
-        return self._apply_layers(self.node_embedding, graph, keep)
+    def encode(self, graph: MessageGraph, removed: Bool[Tensor, " num_edges"] | None = None) -> Float[Tensor, "num_nodes dim"]:
+        """The embeddings of all nodes, from their learned inputs. removed: edges that take no part."""
+        return self.project(self.hidden(graph, removed))
+
+    def hidden(self, graph: MessageGraph, removed: Bool[Tensor, " num_edges"] | None = None) -> Float[Tensor, "num_nodes hidden"]:
+        """What the last HGT layer gives for all nodes; `project` makes embeddings of it, row by row."""
+        return self._apply_layers(self.node_embedding, graph, removed)
+
+    def project(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows dim"]:
+        """Embeddings of rows of `hidden`."""
+        return linear_by_rows(hidden, self.projection)
 
     def forward(
         self, x_dict: dict[str, Tensor] | None, edge_index_dict: dict[EdgeType, Int[Tensor, "2 _"]]
@@ -62,7 +70,7 @@ class HGTEncoder(nn.Module):
         x = self.node_embedding if x_dict is None else self._joined_inputs(x_dict)
         edges = {e: (index[0], index[1]) for e, index in edge_index_dict.items()}
         graph = build_message_graph(self.num_nodes, self.edge_types, edges).to(x.device)
-        out = self._apply_layers(x, graph, None)
+        out = self.project(self._apply_layers(x, graph, None))
         return dict(zip(self.num_nodes, out.split(list(self.num_nodes.values())), strict=True))
 
     def _joined_inputs(self, x_dict: dict[str, Tensor]) -> Tensor:
@@ -80,10 +88,10 @@ class HGTEncoder(nn.Module):
                 )
         return torch.cat([x_dict[t] for t in self.num_nodes])
 
-    def _apply_layers(self, x: Tensor, graph: MessageGraph, keep: Tensor | None) -> Tensor:
+    def _apply_layers(self, x: Tensor, graph: MessageGraph, removed: Tensor | None) -> Tensor:
         for layer in self.layers:
-            x = layer(x, graph, keep)
-        return linear_by_rows(x, self.projection)
+            x = layer(x, graph, removed)
+        return x
 
 
 def _initial_inputs(num_nodes: Mapping[str, int], hidden_dim: int) -> Float[Tensor, "num_nodes hidden"]:

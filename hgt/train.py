@@ -58,31 +58,39 @@ def train_step(trainee: Trainee, batch: Batch) -> dict[str, Tensor]:
     Returns the batch's losses ("total", "link", "contrastive") and gradient norm ("grad_norm") as scalars on the device.
     """
     model, layout = trainee.model, trainee.batches.layout
-    embeddings = model.encoder.encode(trainee.messages, keep_mask(trainee, batch))
-    grad = torch.zeros_like(embeddings)
+    hidden = model.encoder.hidden(trainee.messages, removed_edges(trainee, batch))
+    # Whichever is less work: project all nodes once, or the rows of each micro-batch.
+    project_first = sum(layout.sections) * len(batch.micro_batches) >= len(hidden)
+    states = model.encoder.project(hidden) if project_first else hidden
+    way_back = torch.autograd.graph.get_gradient_edge(states)
+    states = states.detach()
+    del hidden  # the backward pass needs the way only: these node-sized tensors are free when it begins
+    grad = torch.zeros_like(states)
     sums = {name: torch.zeros((), device=trainee.device) for name in ("total", "link", "contrastive")}
     trainee.optimizer.zero_grad()
     for micro in batch.micro_batches:
         micro = micro.to(trainee.device)
-        rows = embeddings.detach().index_select(0, micro.nodes).requires_grad_()
-        loss = micro_batch_loss(rows, micro, layout, model.decoder, trainee.config.train)
+        rows = states.index_select(0, micro.nodes).requires_grad_()
+        embeddings = rows if project_first else model.encoder.project(rows)
+        loss = micro_batch_loss(embeddings, micro, layout, model.decoder, trainee.config.train)
         loss.total.backward()
         assert rows.grad is not None, "the loss depends on its rows"
         grad.index_add_(0, micro.nodes, rows.grad)
         for name in sums:
             sums[name] += getattr(loss, name).detach()
-    embeddings.backward(grad)
+    del states, rows, embeddings, micro, loss
+    torch.autograd.backward((way_back,), (grad,))
     sums["grad_norm"] = nn.utils.clip_grad_norm_(model.parameters(), trainee.config.train.max_grad_norm)
     trainee.optimizer.step()
     return sums
 
 
-def keep_mask(trainee: Trainee, batch: Batch) -> Tensor:
-    """[num_edges] 0 for the message edges that tell a fact supervised in this batch, in either direction; else 1."""
-    keep = torch.ones(trainee.batches.num_train + 1)
-    keep[batch.supervised] = 0
+def removed_edges(trainee: Trainee, batch: Batch) -> Tensor:
+    """[num_edges] bool: the message edges that tell a fact supervised in this batch, in either direction."""
+    removed = torch.zeros(trainee.batches.num_train + 1, dtype=torch.bool)
+    removed[batch.supervised] = True
     assert trainee.messages.fact is not None, "the training message graph knows its facts"
-    return keep.to(trainee.device).index_select(0, trainee.messages.fact)
+    return removed.to(trainee.device).index_select(0, trainee.messages.fact)
 
 
 def build_trainee(config: RunConfig, graph: KnowledgeGraph, split: EdgeSplit, device: torch.device) -> Trainee:

@@ -11,7 +11,7 @@ from hgt.batches import Batches
 from hgt.losses import micro_batch_loss
 from hgt.message_graph import build_message_graph, message_edge_types, training_message_graph
 from hgt.split import TRAIN, split_facts
-from hgt.train import build_trainee, keep_mask, train_step
+from hgt.train import build_trainee, removed_edges, train_step
 
 CPU = torch.device("cpu")
 
@@ -206,7 +206,7 @@ def test_gradients_equal_those_of_one_plain_backward(graph, split, make_config):
     stepped, plain = (build_trainee(config, graph, split, CPU) for _ in range(2))
     batch = stepped.batches.draw(0, 0)
     train_step(stepped, batch)
-    embeddings = plain.model.encoder.encode(plain.messages, keep_mask(plain, batch))
+    embeddings = plain.model.encoder.encode(plain.messages, removed_edges(plain, batch))
     losses = [
         micro_batch_loss(embeddings[m.nodes], m, plain.batches.layout, plain.model.decoder, config.train) for m in batch.micro_batches
     ]
@@ -233,6 +233,6 @@ def test_no_message_passes_along_a_supervised_fact(graph, split, trainee):
             edges[tail_type, f"rev_{name}", head_type] = (t, h)
     without = build_message_graph(graph.num_nodes, message_edge_types(graph), edges)
     with torch.no_grad():
-        masked = encoder.encode(trainee.messages, keep_mask(trainee, batch))
+        masked = encoder.encode(trainee.messages, removed_edges(trainee, batch))
         torch.testing.assert_close(masked, encoder.encode(without), atol=1e-5, rtol=1e-5)
         assert (masked - encoder.encode(training_message_graph(graph, split))).abs().max() > 1e-2

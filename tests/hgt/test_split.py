@@ -14,7 +14,14 @@ from hgt.config import GraphConfig, SplitConfig
 from hgt.edge_table import read_edge_table
 from hgt.errors import InputError
 from hgt.graph import KnowledgeGraph
-from hgt.message_graph import build_message_graph, message_edge_types, training_message_graph
+from hgt.message_graph import (
+    MAX_SEGMENT_EDGES,
+    GroupLimits,
+    build_message_graph,
+    edge_list,
+    message_edge_types,
+    training_message_graph,
+)
 from hgt.split import TEST, TRAIN, VAL, EdgeSplit, all_facts, split_facts
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -48,14 +55,13 @@ def random_graph(seed, share=0.5):
 
 def edges_of(graph, messages):
     """Every message edge as (source, relation name without rev_, target) with global node numbers, with its fact and direction."""
-    told = []
-    for relation in messages.relations:
-        head, name, _ = messages.edge_types[relation.number]
-        source, target = relation.ends()
-        source, target = source + relation.source_nodes[0], target + relation.target_nodes[0]
-        assert relation.source_nodes == messages.node_ranges[head]
-        facts = messages.fact[slice(*relation.edges)]
-        told += [(s, name, t, f) for s, t, f in zip(source.tolist(), target.tolist(), facts.tolist(), strict=True)]
+    told, all_edges = [], edge_list(messages)
+    for r, s, t, f in torch.stack([all_edges.relation, all_edges.source, all_edges.target, messages.fact]).T.tolist():
+        head, name, tail = messages.edge_types[r]
+        for node_type, node in ((head, s), (tail, t)):
+            start, stop = messages.node_ranges[node_type]
+            assert start <= node < stop
+        told.append((s, name, t, f))
     return told
 
 
@@ -177,24 +183,44 @@ def test_message_edge_types_are_the_facts_and_the_reverses():
     assert ("disease", "rev_treats", "drug") in types
 
 
-def test_a_message_graph_sorts_by_both_sides():
+@pytest.mark.parametrize("limits", [GroupLimits(), GroupLimits(rows=64, edges=100), GroupLimits(rows=16, edges=1)])
+def test_a_message_graph_groups_and_sorts_by_both_sides(limits):
     edges = {e: tuple(i) for e, i in random_graph(7).edge_index.items()}
-    messages = build_message_graph(NUM_NODES, tuple(edges), edges)
+    messages = build_message_graph(NUM_NODES, tuple(edges), edges, limits=limits)
     assert messages.num_nodes == sum(NUM_NODES.values())
-    assert messages.num_edges == sum(len(s) for s, _ in edges.values())
-    for relation in messages.relations:
-        source, target = relation.ends()
-        given_source, given_target = edges[messages.edge_types[relation.number]]
-        assert sorted(zip(source.tolist(), target.tolist(), strict=True)) == sorted(
-            zip(given_source.tolist(), given_target.tolist(), strict=True)
-        )
-        for sides in (relation.by_target, relation.by_source):
+    start = {t: span[0] for t, span in messages.node_ranges.items()}
+    given = [
+        (i, h + start[e[0]], t + start[e[2]]) for i, e in enumerate(edges) for h, t in zip(*(x.tolist() for x in edges[e]), strict=True)
+    ]
+    got = edge_list(messages)
+    assert sorted(zip(got.relation.tolist(), got.source.tolist(), got.target.tolist(), strict=True)) == sorted(given)
+    assert [g.edges[0] for g in messages.groups] == [0, *(g.edges[1] for g in messages.groups)][:-1]
+    for group in messages.groups:
+        num_edges = group.edges[1] - group.edges[0]
+        assert len(group.nodes) == len(group.relation) * group.block_rows
+        assert len(group.nodes) <= max(limits.rows, group.block_rows)
+        table = group.by_source if group.transforms_source else group.by_target
+        assert num_edges <= limits.edges or len(table.row.unique()) == 1, "one node's edges stay together"
+        for sides in (group.by_target, group.by_source):
+            assert len(sides.row) == len(sides.other) == num_edges
             assert (sides.row.diff() >= 0).all()
-            for row in range(sides.num_rows):
-                assert (sides.row[sides.ptr[row] : sides.ptr[row + 1]] == row).all()
-            assert sides.ptr[-1] == len(sides.row)
-        assert torch.equal(relation.by_target.row[relation.by_source.order], relation.by_source.other)
-        assert torch.equal(relation.by_target.other[relation.by_source.order], relation.by_source.row)
+            assert (sides.rows.diff() >= 0).all()
+            lengths = sides.ptr.diff()
+            assert sides.ptr[0] == 0
+            assert lengths.min() >= 1
+            assert lengths.max() <= MAX_SEGMENT_EDGES
+            assert torch.equal(torch.repeat_interleave(sides.rows, lengths), sides.row.long())
+        assert torch.equal(group.by_target.row[group.by_source.order], group.by_source.other)
+        assert torch.equal(group.by_target.other[group.by_source.order], group.by_source.row)
+
+
+def test_a_hub_is_summed_in_segments():
+    n = 3 * MAX_SEGMENT_EDGES + 1
+    edges = {("drug", "treats", "disease"): (torch.arange(n), torch.zeros(n, dtype=torch.int64))}
+    (group,) = build_message_graph({"drug": n, "disease": 1}, tuple(edges), edges).groups
+    assert not group.transforms_source
+    assert group.by_target.rows.tolist() == [0, 0, 0, 0]
+    assert group.by_target.ptr.tolist() == [0, 128, 256, 384, 385]
 
 
 def test_hetionet_medium_leaks_nothing():

@@ -1,0 +1,94 @@
+"""Synthetic graphs with PrimeKG's types, relations and proportions (Chandak et al. 2023, table 1), at any size.
+
+Endpoints follow a power law, as in the real graph; facts are distinct. No file is written: benchmarks begin at the KnowledgeGraph.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hgt.graph import KnowledgeGraph
+
+PRIMEKG_NODES = {
+    "anatomy": 14_035, "biological_process": 28_642, "cellular_component": 4_176, "disease": 17_080, "drug": 7_957,
+    "effect/phenotype": 15_311, "exposure": 818, "gene/protein": 27_671, "molecular_function": 11_169, "pathway": 2_516,
+}  # fmt: skip
+# Facts; PrimeKG's file has a row for each direction.
+PRIMEKG_FACTS = {
+    ("anatomy", "anatomy_protein_present", "gene/protein"): 1_518_203,
+    ("drug", "drug_drug", "drug"): 1_336_314,
+    ("gene/protein", "protein_protein", "gene/protein"): 321_075,
+    ("disease", "disease_phenotype_positive", "effect/phenotype"): 150_317,
+    ("biological_process", "bioprocess_protein", "gene/protein"): 144_805,
+    ("cellular_component", "cellcomp_protein", "gene/protein"): 83_402,
+    ("disease", "disease_protein", "gene/protein"): 80_411,
+    ("molecular_function", "molfunc_protein", "gene/protein"): 69_530,
+    ("drug", "drug_effect", "effect/phenotype"): 64_784,
+    ("biological_process", "bioprocess_bioprocess", "biological_process"): 52_886,
+    ("pathway", "pathway_protein", "gene/protein"): 42_646,
+    ("disease", "disease_disease", "disease"): 32_194,
+    ("drug", "contraindication", "disease"): 30_675,
+    ("drug", "drug_protein", "gene/protein"): 25_653,
+    ("anatomy", "anatomy_protein_absent", "gene/protein"): 19_887,
+    ("effect/phenotype", "phenotype_phenotype", "effect/phenotype"): 18_736,
+    ("anatomy", "anatomy_anatomy", "anatomy"): 14_032,
+    ("molecular_function", "molfunc_molfunc", "molecular_function"): 13_574,
+    ("drug", "indication", "disease"): 9_388,
+    ("cellular_component", "cellcomp_cellcomp", "cellular_component"): 4_845,
+    ("effect/phenotype", "phenotype_protein", "gene/protein"): 3_330,
+    ("drug", "off-label use", "disease"): 2_568,
+    ("pathway", "pathway_pathway", "pathway"): 2_535,
+    ("exposure", "exposure_disease", "disease"): 2_304,
+    ("exposure", "exposure_exposure", "exposure"): 2_070,
+    ("exposure", "exposure_bioprocess", "biological_process"): 1_625,
+    ("exposure", "exposure_protein", "gene/protein"): 1_212,
+    ("disease", "disease_phenotype_negative", "effect/phenotype"): 1_193,
+    ("exposure", "exposure_molfunc", "molecular_function"): 45,
+    ("exposure", "exposure_cellcomp", "cellular_component"): 10,
+}
+PRIMEKG_SIZE = (sum(PRIMEKG_NODES.values()), sum(PRIMEKG_FACTS.values()))  # 129,375 nodes, 4,050,249 facts: 8.1 M rows
+
+
+def primekg_like(num_nodes: int, num_facts: int, symmetric: bool = True, seed: int = 0) -> KnowledgeGraph:
+    """PrimeKG's proportions at another size; met to a few per mille (facts are distinct, every relation has some).
+
+    symmetric: read relations within one type as symmetric, as the product does; else as directed, which gives them a reverse
+    """
+    rng = np.random.default_rng([seed, num_nodes, num_facts])
+    nodes = _scaled(PRIMEKG_NODES, num_nodes, least=20)
+    draws = {t: _PowerLaw(n, rng) for t, n in nodes.items()}
+    within = frozenset(e for e in PRIMEKG_FACTS if e[0] == e[2] and symmetric)
+    edges = {e: _facts(e, n, draws, e in within, rng) for e, n in _scaled(PRIMEKG_FACTS, num_facts, least=10).items()}
+    ids = {t: np.array([f"{i:06d}" for i in range(n)], dtype=object) for t, n in nodes.items()}
+    return KnowledgeGraph(ids, ids, edges, within)
+
+
+def _scaled(counts: dict, total: int, least: int) -> dict:
+    factor = total / sum(counts.values())
+    return {k: max(least, round(n * factor)) for k, n in counts.items()}
+
+
+class _PowerLaw:
+    """Draws nodes with weight rank^-0.6."""
+
+    def __init__(self, n: int, rng: np.random.Generator):
+        self.sums = np.cumsum(rng.permutation(np.arange(1, n + 1) ** -0.6))
+
+    def draw(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        return np.searchsorted(self.sums, rng.random(size) * self.sums[-1])
+
+
+def _facts(edge_type: tuple, wanted: int, draws: dict, symmetric: bool, rng: np.random.Generator) -> torch.Tensor:
+    """[2, wanted] distinct pairs without self-loops, a symmetric pair once with the smaller number first."""
+    num_tails = len(draws[edge_type[2]].sums)
+    room = len(draws[edge_type[0]].sums) * num_tails // 4
+    wanted, keys = min(wanted, room), np.zeros(0, dtype=np.int64)
+    while len(keys) < wanted:
+        head, tail = (draws[t].draw(2 * (wanted - len(keys)) + 16, rng) for t in (edge_type[0], edge_type[2]))
+        if symmetric:
+            head, tail = np.minimum(head, tail), np.maximum(head, tail)
+        good = head != tail if edge_type[0] == edge_type[2] else np.ones(len(head), dtype=bool)
+        keys = np.unique(np.concatenate([keys, (head * num_tails + tail)[good]]))
+    keys = np.sort(rng.choice(keys, wanted, replace=False))
+    return torch.from_numpy(np.stack([keys // num_tails, keys % num_tails]))

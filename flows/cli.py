@@ -28,13 +28,18 @@ def cli() -> None:
 def _with_parameters(command: Callable[..., Any]) -> Callable[..., Any]:
     """An option for every parameter of a run; what is not given keeps its default."""
     for p in reversed(list(parameters())):
+        option = f"--{p.name.replace('_', '-')}"
+        if p.type is bool:
+            command = click.option(f"{option}/--no-{option[2:]}", p.name, default=None, help=_help(p))(command)
+            continue
         kind = click.Choice(p.choices) if p.choices else p.type
-        command = click.option(f"--{p.name.replace('_', '-')}", p.name, type=kind, multiple=p.is_list, help=_help(p))(command)
+        command = click.option(option, p.name, type=kind, multiple=p.is_list, help=_help(p))(command)
     return command
 
 
 def _help(p: Parameter) -> str:
     default = "none" if p.default is None or p.default == () else f"{p.default:g}" if isinstance(p.default, float) else p.default
+    default = {True: "yes", False: "no"}[default] if isinstance(default, bool) else default
     again = "; repeat for several" if p.is_list else ""
     return f"{p.help[0].upper()}{p.help[1:]}{again}.  [default: {default}{' ' + p.unit if p.unit and default != 'none' else ''}]"
 
@@ -46,7 +51,7 @@ def _help(p: Parameter) -> str:
 @_with_parameters
 def train(kg: str | None, resume: str | None, output_csv: str | None, **given: Any) -> int:
     """Learn embeddings of FILE, track them in MLflow and validate them."""
-    values = {name: list(v) if isinstance(v, tuple) else v for name, v in given.items() if v not in (None, ())}
+    values = _given(given)
     config = RunConfig.from_flat(values)
     _refuse_early(kg, resume, output_csv, config)
     from tasks.home import find_run, new_run_id
@@ -58,6 +63,11 @@ def train(kg: str | None, resume: str | None, output_csv: str | None, **given: A
     except _interruptions():
         click.echo(f"Interrupted. {_how_to_go_on(run)}", err=True)
         return INTERRUPTED
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that were given on the command line."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in options.items() if v not in (None, ())}
 
 
 def _how_to_go_on(run: str) -> str:
@@ -77,8 +87,9 @@ def _refuse_early(kg: str | None, resume: str | None, output_csv: str | None, co
 
         check_header(Path(kg))
     from hgt.device import probe_device
+    from hgt.memory import memory_limit
 
-    probe_device(config.train.device)
+    probe_device(config.train.device, memory_limit(config))
 
 
 def _interruptions() -> tuple[type[BaseException], ...]:
@@ -149,6 +160,38 @@ def validate(embeddings: Path, kg: Path) -> int:
     report = evaluate_table(embeddings, kg)
     click.echo(report.table())
     return ACCEPTED if report.accepted else REJECTED
+
+
+@cli.command()
+@click.option("--kg", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The graph that would be trained.")
+@_with_parameters
+def plan(kg: Path, **given: Any) -> int:
+    """Say what training FILE would take, without training it; also for a device that is elsewhere, if --memory is given."""
+    config = RunConfig.from_flat(_given(given))
+    from hgt.edge_table import read_edge_table
+    from hgt.graph import KnowledgeGraph
+    from hgt.memory import plan_memory, probe_for_plan, refuse_what_cannot_fit
+
+    probe = probe_for_plan(config)
+    graph = KnowledgeGraph.from_edge_table(read_edge_table(kg), config.graph)
+    click.echo(f"{graph.total_nodes:,} nodes, {graph.total_facts:,} facts, {len(graph.edge_types)} edge types")
+    memory = plan_memory(graph, config, probe)
+    click.echo(memory.table())
+    refuse_what_cannot_fit(memory, graph, config, probe)
+    return ACCEPTED
+
+
+@cli.command()
+@click.option("--device", type=click.Choice(["mps", "cuda", "cpu"]), help="Which one.  [default: the accelerator of this machine]")
+def doctor(device: str | None) -> int:
+    """Compare the accelerator with the CPU on the real training step, and refuse it if it computes something else.
+
+    Prints chip, memory, caps, versions and what is known to be bad about the combination. Exit code 1: refused.
+    """
+    from hgt.doctor import examine
+
+    examine(device, click.echo)
+    return ACCEPTED
 
 
 @cli.command()

@@ -87,15 +87,10 @@ class Attention:
         message.view(len(message), total.shape[1], -1).div_(total.unsqueeze(-1))
         return message, total
 
-    def message_backward(
-        self, weights: Tensor, total: Tensor, message: Tensor, grad_message: Tensor, value: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients of value and value_transform. Overwrites the weights with the gradient of the scores, and grad_message."""
-        num_heads = total.shape[1]
+    def message_backward(self, weights: Tensor, grad_sum: Tensor, through_total: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of value and value_transform from `sum_backward`'s. Overwrites the weights with the gradient of the scores."""
+        num_heads = weights.shape[1]
         kernels = edge_kernels(value.device.type)
-        grad_sum = grad_message
-        grad_sum.view(len(total), num_heads, -1).div_(total.unsqueeze(-1))
-        through_total = _sum_by_heads(grad_sum, message, num_heads)  # softmax's own gradient, per node
         grad_value = grad_sum.new_zeros(value.shape)
         grad_transform = torch.zeros_like(self.value_transform)
         blocks = self.value_transform.to(value.dtype)
@@ -156,13 +151,15 @@ class Attention:
         return grad_query, grad_key, grad_scaled * self._scale, grad_prior
 
 
+def sum_backward(grad_message: Tensor, message: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of the sums before they are divided by their totals [N, hidden], and of the totals [N, H]. Overwrites grad_message."""
+    num_heads = total.shape[1]
+    grad_message.view(len(total), num_heads, -1).div_(total.unsqueeze(-1))
+    return grad_message, (grad_message * message).view(len(total), num_heads, -1).sum(-1)
+
+
 def _expanded(target: Tensor, like: Tensor) -> Tensor:
     return target.unsqueeze(1).expand_as(like)
-
-
-def _sum_by_heads(a: Tensor, b: Tensor, num_heads: int) -> Tensor:
-    """[n, H] inner products of two [n, hidden]."""
-    return (a * b).view(len(a), num_heads, -1).sum(-1)
 
 
 def _gathered(x: Tensor, group: EdgeGroup) -> Tensor:

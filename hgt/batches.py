@@ -61,6 +61,10 @@ class Layout:
     num_facts: int
     pool_width: int
 
+    @property
+    def num_rows(self) -> int:
+        return sum(self.sections)
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -88,17 +92,65 @@ class Batch:
     micro_batches: list[MicroBatch]
 
 
+@dataclass(frozen=True)
+class BatchSizes:
+    """How large a run's batches are, known before anything is drawn. per_batch: {relation: facts}; pools: {node type: nodes}"""
+
+    num_batches: int
+    per_batch: dict[int, int]
+    pools: dict[str, int]
+    contrast: tuple[int, int] | None  # anchors and pool
+
+    def facts(self, num_parts: int) -> int:
+        """Of one micro-batch."""
+        return sum(math.ceil(n / num_parts) for n in self.per_batch.values())
+
+    def rows(self, num_parts: int) -> int:
+        """Embeddings that one micro-batch needs."""
+        contrast = 0 if self.contrast is None else 2 * math.ceil(self.contrast[0] / num_parts) + self.contrast[1]
+        return sum(self.pools.values()) + 2 * self.facts(num_parts) + contrast
+
+    @property
+    def pool_width(self) -> int:
+        return max(self.pools.values(), default=0)
+
+    def projects_first(self, num_nodes: int, num_parts: int) -> bool:
+        """Whether projecting all nodes to embeddings once is less work than projecting each micro-batch's rows."""
+        return self.rows(num_parts) * num_parts >= num_nodes
+
+
+def batch_sizes(graph: KnowledgeGraph, config: RunConfig) -> BatchSizes:
+    """From counts alone, before the split: what `Batches` will draw, or a little more."""
+    train, split = config.train, config.split
+    counts = {r: n - int(n * (split.val_fraction + split.test_fraction)) for r, n in enumerate(graph.num_facts.values())}
+    num_batches = num_batches_per_epoch(max(counts.values(), default=0), config)
+    contrast_nodes = graph.num_nodes.get(train.contrastive_node_type, 0) if train.contrastive_weight else 0
+    used = {t for e in graph.edge_types for t in (e[0], e[2])}
+    return BatchSizes(
+        num_batches,
+        {r: math.ceil(n / num_batches) for r, n in counts.items() if n},
+        {t: min(train.num_negatives, n) for t, n in graph.num_nodes.items() if t in used},
+        (min(_MAX_ANCHORS, contrast_nodes), min(_MAX_CONTRAST_POOL, contrast_nodes)) if contrast_nodes else None,
+    )
+
+
+def num_batches_per_epoch(largest_edge_type: int, config: RunConfig) -> int:
+    """DESIGN.md 4: every training edge once, each edge type spread evenly, at most `edge_sample_size` of one in a batch."""
+    return max(math.ceil(largest_edge_type / config.train.edge_sample_size), config.train.min_batches_per_epoch)
+
+
 class Batches:
     """All batches of a run. `layout` and `num_batches` are fixed; `draw(epoch, batch)` is a pure function."""
 
-    def __init__(self, graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig):
+    def __init__(self, graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig, accumulation_steps: int | None = None):
+        """accumulation_steps: into how many micro-batches a batch is cut; the configuration's when not given."""
         train = config.train
         self.seed = config.split.seed
-        self.num_parts = train.accumulation_steps
+        self.num_parts = accumulation_steps or train.accumulation_steps
         self.facts = split.of(TRAIN).numpy()
         self.num_train = self.facts.shape[1]
         counts = np.bincount(self.facts[1], minlength=len(graph.edge_types))
-        self.num_batches = max(math.ceil(counts.max() / train.edge_sample_size), train.min_batches_per_epoch)
+        self.num_batches = num_batches_per_epoch(int(counts.max()), config)
         self.relations = [_Relation(graph, self.facts, r, self.num_batches, self.num_parts) for r in np.flatnonzero(counts).tolist()]
         used = {t for r in self.relations for t in (r.head_type, r.tail_type)}
         self.pools = {t: min(train.num_negatives, n) for t, n in graph.num_nodes.items() if t in used}

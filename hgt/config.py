@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,7 @@ class ModelConfig:
     num_layers: int = _parameter(2, "HGT layers", "layers")
     num_heads: int = _parameter(8, "attention heads; divides hidden_dim", "heads")
     dropout: float = _parameter(0.1, "dropout on the output of each HGT layer while training")
+    mixed_precision: bool = _parameter(False, "compute dense products and gathered rows in bfloat16; sums and softmax stay in float32")
     decoder: str = _parameter("distmult", "relation decoder on the final embeddings", choices=("distmult", "complex"))
 
 
@@ -71,6 +73,14 @@ class TrainConfig:
     edge_sample_size: int = _parameter(5000, "most edges of each edge type that one batch supervises", "edges")
     node_batch_size: int = _parameter(2048, "nodes per chunk of layer-wise inference", "nodes", changes_result=False)
     accumulation_steps: int = _parameter(4, "micro-batches whose gradients add up to one batch", "micro-batches", changes_result=False)
+    recompute_layers: bool = _parameter(
+        False,
+        "keep only each HGT layer's input for the backward pass (gradient checkpointing): less memory, more time",
+        changes_result=False,
+    )
+    memory: str | None = _parameter(
+        None, "most memory that the run may use, such as 16GB; all that the device can give when not given", changes_result=False
+    )
     min_batches_per_epoch: int = _parameter(10, "least number of optimizer steps per epoch", "batches")
     num_negatives: int = _parameter(256, "sampled nodes of the right type that a true tail (and head) competes with", "nodes")
     contrastive_weight: float = _parameter(0.5, "share of the contrastive loss in the loss")
@@ -211,6 +221,18 @@ def _coerced(p: Parameter, value: Any) -> Any:
     return tuple(out) if p.is_list else out[0]
 
 
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
+
+
+def parse_bytes(text: str) -> int:
+    """ "16GB" -> 16 * 10^9, "16GiB" -> 16 * 2^30. Raises InputError."""
+    match = _SIZE.fullmatch(text)
+    size = int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " ")) if match else 0
+    if not size:
+        raise InputError(f"Parameter memory takes a size such as 16GB or 12.5GiB, not {text!r}.")
+    return size
+
+
 _AT_LEAST_ONE = (
     *("limit_nodes", "embedding_dim", "hidden_dim", "num_layers", "num_heads", "num_epochs", "edge_sample_size", "node_batch_size"),
     *("accumulation_steps", "min_batches_per_epoch", "num_negatives", "patience", "num_val_edges", "min_components_90"),
@@ -238,6 +260,8 @@ def _check_ranges(config: RunConfig) -> None:
     require(0 <= flat["seed"] < 2**31, "seed", "between 0 and 2147483647")
     for name in ("val_fraction", "test_fraction"):
         require(0 < flat[name] <= 0.4, name, "above 0 and at most 0.4")
+    if config.train.memory is not None:
+        parse_bytes(config.train.memory)
     m = config.model
     if m.hidden_dim % m.num_heads:
         raise InputError(f"hidden_dim {m.hidden_dim} must be a multiple of num_heads {m.num_heads}.")

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 from hgt.checkpoint import best_checkpoint, load_model
-from hgt.device import peak_memory_bytes, prepare_device, probe_device
+from hgt.device import DeviceMemory, prepare_device, probe_device
 from hgt.embeddings import Embeddings, infer_layerwise
+from hgt.memory import memory_limit
 from hgt.message_graph import training_message_graph
 from hgt.model import HGTModel
-from hgt.program import OnEvent, run_program
+from hgt.program import OnEvent, planned_phases, run_program
 from hgt.run_folder import RunFolder
 
 
@@ -22,11 +23,14 @@ def embed_run(folder: RunFolder, on_event: OnEvent, csv: Path | None = None) -> 
     config, graph = folder.load_config(), folder.load_graph()
     messages = training_message_graph(graph, folder.load_split(graph))
     checkpoint = best_checkpoint(folder.checkpoints)
-    probe = probe_device(config.train.device)
-    device = prepare_device(probe.type)
+    limit = memory_limit(config)
+    probe = probe_device(config.train.device, limit)
+    device = prepare_device(probe.type, limit)
     model = HGTModel(graph, config.model)
     load_model(model, checkpoint.tensors)
-    vectors = infer_layerwise(model.encoder.to(device), messages.to(device), config.train.node_batch_size).cpu()
+    memory = DeviceMemory(probe.type, planned_phases(folder), limit)
+    with memory.phase("inference"):
+        vectors = infer_layerwise(model.encoder.to(device), messages.to(device), config.train.node_batch_size).cpu()
     origin = {
         "graph_hash": graph.hash,
         "decoder": config.model.decoder,
@@ -35,7 +39,7 @@ def embed_run(folder: RunFolder, on_event: OnEvent, csv: Path | None = None) -> 
     }
     relations = model.decoder.relation.detach()
     Embeddings(graph.node_table(), vectors, tuple(graph.edge_types), relations, origin).save(folder.embeddings, csv)
-    on_event("embedded", num_nodes=len(vectors), embedding_dim=vectors.shape[1], peak_memory_bytes=peak_memory_bytes(probe.type))
+    on_event("embedded", num_nodes=len(vectors), embedding_dim=vectors.shape[1], **memory.as_dict())
 
 
 if __name__ == "__main__":

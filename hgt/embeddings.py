@@ -155,11 +155,16 @@ def infer_layerwise(encoder: HGTEncoder, graph: MessageGraph, node_batch_size: i
     Besides the keys and values of one layer it holds only one chunk's edges and messages.
     """
     encoder.eval()
-    edges = edge_list(graph).sorted_by_target()
+    edges = edge_list(graph).cpu().sorted_by_target()
     x = encoder.node_embedding.detach()
+    spans = [(start, min(start + node_batch_size, len(x))) for start in range(0, len(x), node_batch_size)]
     for layer in encoder.layers:
         assert isinstance(layer, HGTLayer)
-        key_value = layer.keys_and_values(x, graph)
-        chunks = (edges_into(graph, edges, start, min(start + node_batch_size, len(x))) for start in range(0, len(x), node_batch_size))
-        x = torch.cat([layer.infer(x, chunk, targets, key_value) for targets, chunk in chunks])
-    return torch.cat([encoder.project(part) for part in x.split(node_batch_size)])
+        key_value, out = layer.keys_and_values(x, graph), torch.empty_like(x)
+        for span in spans:
+            out[slice(*span)] = layer.infer(x, edges_into(graph, edges, *span).to(x.device), span, key_value)
+        x = out
+    embeddings = x.new_empty(len(x), encoder.projection.out_features)
+    for span in spans:
+        embeddings[slice(*span)] = encoder.project(x[slice(*span)])
+    return embeddings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class HgtError(Exception):
     """Any failure that this product explains itself; `exit_code` is what a program ends with."""
@@ -24,9 +26,36 @@ class RunLocked(InputError):
 
 
 class OutOfMemory(HgtError):
-    """A device or the host ran out of memory (DESIGN.md 3); the only failure that may move a run elsewhere."""
+    """A device or the host ran out of memory (DESIGN.md 3); the only failure that may move a run elsewhere.
+
+    device: mps, cuda or cpu (the host), whichever ran out; phase: of the memory plan ("step", "inference", "evaluation"), or the
+    program's name outside of them; planned_bytes: what the plan foresaw; allocated_bytes: what was held just then. None: not known.
+    """
 
     exit_code = 4
+
+    def __init__(
+        self, message: str, device: str | None = None, phase: str | None = None,
+        planned_bytes: int | None = None, allocated_bytes: int | None = None,
+    ):  # fmt: skip
+        super().__init__(message)
+        self.device = device
+        self.phase = phase
+        self.planned_bytes = planned_bytes
+        self.allocated_bytes = allocated_bytes
+
+    def details(self) -> dict[str, Any]:
+        """Everything but the message, as it travels in the `error` event from a program to its parent."""
+        return {
+            "device": self.device,
+            "phase": self.phase,
+            "planned_bytes": self.planned_bytes,
+            "allocated_bytes": self.allocated_bytes,
+        }
+
+
+class DeviceRefused(HgtError):
+    """An accelerator computes something else than the CPU, or cannot run the training step (`hgt doctor`)."""
 
 
 class TrainingDiverged(HgtError):

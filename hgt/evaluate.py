@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from hgt.config import RunConfig
+from hgt.device import DeviceMemory
 from hgt.edge_table import read_edge_table
 from hgt.embeddings import Embeddings
 from hgt.errors import InputError
@@ -23,7 +24,7 @@ from hgt.geometry import measure_geometry
 from hgt.graph import KnowledgeGraph
 from hgt.model import Decoder
 from hgt.plots import plot_losses, plot_plane
-from hgt.program import OnEvent, run_program
+from hgt.program import OnEvent, planned_phases, run_program
 from hgt.ranking import FactIndex, RankingReport, rank_facts
 from hgt.run_folder import RunFolder
 from hgt.split import TEST, EdgeSplit, split_facts
@@ -34,12 +35,14 @@ def evaluate_run(folder: RunFolder, on_event: OnEvent) -> None:
     """Write the report of a run whose embeddings are there."""
     config, graph = folder.load_config(), folder.load_graph()
     embeddings = Embeddings.load(folder.embeddings / "embeddings.parquet")
-    report = report_on(embeddings, graph, folder.load_split(graph), config)
+    memory = DeviceMemory("cpu", planned_phases(folder))
+    with memory.phase("evaluation"):
+        report = report_on(embeddings, graph, folder.load_split(graph), config)
     folder.report.mkdir(exist_ok=True)
     write_report(report, folder.report)
     plot_losses([e for _, e in sorted(epochs_by_number(folder.events).items())], folder.report / "losses.png")
     plot_plane(report.geometry, folder.report / "pca.png")
-    on_event("evaluated", accepted=report.accepted)
+    on_event("evaluated", accepted=report.accepted, **memory.as_dict())
 
 
 def evaluate_table(path: Path, kg: Path) -> ValidationReport:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hgt.attention import Attention
+from hgt.attention import Attention, sum_backward
 from hgt.message_graph import MessageGraph
 
 if TYPE_CHECKING:
@@ -36,11 +37,24 @@ class HGTLayer(nn.Module):
     skip: [T]; prior: [R, H] (mu); key_transform, value_transform: [R, H, D, D] (W_ATT, W_MSG)
     """
 
-    def __init__(self, node_types: list[str], num_edge_types: int, hidden_dim: int, num_heads: int, dropout: float = 0.0):
+    def __init__(
+        self,
+        node_types: list[str],
+        num_edge_types: int,
+        hidden_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        compute_dtype: torch.dtype = torch.float32,
+        recompute: bool = False,
+    ):
+        """compute_dtype: of the dense products and of what is gathered along edges; scores, softmax and sums stay as they are.
+        recompute: keep nothing but the input for the backward pass ("gradient checkpointing"): less memory, same result."""
         super().__init__()
         num_types, head_dim = len(node_types), hidden_dim // num_heads
         self.num_heads = num_heads
         self.dropout = dropout
+        self.compute_dtype = compute_dtype
+        self.recompute = recompute
         self.node_types = list(node_types)
         self.projection = nn.Parameter(_xavier((num_types, 3, hidden_dim, hidden_dim), 1 / math.sqrt(2)))  # as one map to 3 hidden_dim
         self.projection_bias = nn.Parameter(torch.zeros(num_types, 3, hidden_dim))
@@ -52,11 +66,20 @@ class HGTLayer(nn.Module):
         self.value_transform = nn.Parameter(_xavier((num_edge_types, num_heads, head_dim, head_dim), 1.0))
 
     def forward(
-        self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph, removed: Bool[Tensor, " num_edges"] | None = None
+        self,
+        x: Float[Tensor, "num_nodes hidden"],
+        graph: MessageGraph,
+        removed: Bool[Tensor, " num_edges"] | None = None,
+        spend_gradient: bool = False,
     ) -> Float[Tensor, "num_nodes hidden"]:
-        """removed: edges that take no part; None for none."""
+        """removed: edges that take no part; None for none. spend_gradient: whoever calls backward has no further use for the gradient
+        that it hands in, so it may be overwritten (one node-sized tensor less)."""
         kept = _dropout_mask(x, self.dropout) if self.training and self.dropout else None
-        return _Layer.apply(x, *self._weights(), graph, removed, kept, self.dropout)
+        how = _How(graph, removed, kept, 1 / (1 - self.dropout), self._dtype(x), self.recompute, spend_gradient)
+        return _Layer.apply(x, how, *self._weights())
+
+    def _dtype(self, x: Tensor) -> torch.dtype:
+        return x.dtype if self.compute_dtype == torch.float32 else self.compute_dtype
 
     @torch.no_grad()
     def infer(
@@ -64,20 +87,19 @@ class HGTLayer(nn.Module):
     ) -> Float[Tensor, "num_targets hidden"]:
         """Outputs of nodes targets[0]..targets[1] alone, without dropout. `graph` holds the edges into them, numbered from 0;
         key_value: `keys_and_values` of all nodes."""
-        w = _Weights(*self._weights())
-        span = slice(*targets)
+        how = _How(graph, None, None, 1.0, self._dtype(x), recompute=False, spend_gradient=False)
+        w, span = _Weights(*self._weights()), slice(*targets)
         ranges = _clipped(graph, targets)
         attention = Attention(graph, w.key_transform, w.value_transform, w.prior, None)
-        query = _project(x[span], w, _QUERY, ranges)
-        scores, highest = attention.scores(query, key_value[0])
+        scores, highest = attention.scores(_project(x[span], w, _QUERY, ranges, how.dtype), key_value[0])
         message, _ = attention.messages(scores, highest, key_value[1])
-        return _update(x[span], message, w, ranges, None, 1.0)
+        return _update(x[span], message, w, ranges, how)
 
     @torch.no_grad()
     def keys_and_values(self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph) -> tuple[Tensor, Tensor]:
         """Of every node; what `infer` reads."""
         w = _Weights(*self._weights())
-        return _project(x, w, _KEY, graph.ranges), _project(x, w, _VALUE, graph.ranges)
+        return _project(x, w, _KEY, graph.ranges, self._dtype(x)), _project(x, w, _VALUE, graph.ranges, self._dtype(x))
 
     def _weights(self) -> tuple[Tensor, ...]:
         return (
@@ -109,47 +131,73 @@ class _Weights:
         self.prior, self.key_transform, self.value_transform = parameters[5:]
 
 
+@dataclass(frozen=True)
+class _How:
+    """What a pass through a layer depends on besides its input and parameters.
+
+    kept: [N, hidden] bool, what dropout leaves, or None; keep_scale: what it is scaled by; dtype: of products and gathered rows
+    spend_gradient: the backward pass may overwrite the gradient that it is given
+    """
+
+    graph: MessageGraph
+    removed: Tensor | None
+    kept: Tensor | None
+    keep_scale: float
+    dtype: torch.dtype
+    recompute: bool
+    spend_gradient: bool
+
+
 class _Layer(torch.autograd.Function):
-    """Keeps x, the messages, the totals per node and the weights per edge; the backward pass may run once only."""
+    """Keeps x and, unless `recompute`, messages, totals per node and weights per edge; the backward pass may run once only."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
-        *parameters, graph, removed, kept, dropout = rest
+    def forward(ctx: Any, x: Tensor, how: _How, *parameters: Tensor) -> Tensor:
         w = _Weights(*parameters)
-        attention = Attention(graph, w.key_transform, w.value_transform, w.prior, removed)
-        scores, highest = attention.scores(_project(x, w, _QUERY, graph.ranges), _project(x, w, _KEY, graph.ranges))
-        message, total = attention.messages(scores, highest, _project(x, w, _VALUE, graph.ranges))
-        ctx.graph, ctx.removed, ctx.kept, ctx.keep_scale = graph, removed, kept, 1 / (1 - dropout)
-        ctx.spent = [scores, message]  # the backward pass overwrites the one and frees the other, so not for save_for_backward
-        ctx.save_for_backward(x, total, *parameters)
-        return _update(x, message, w, graph.ranges, kept, ctx.keep_scale)
+        weights, message, total = _attend(x, w, how)
+        ctx.how = how
+        ctx.save_for_backward(x, *parameters)
+        # The backward pass overwrites the weights and frees the messages early, so they are not for save_for_backward.
+        ctx.spent = [None if how.recompute else (weights, message, total)]
+        return _update(x, message, w, how.graph.ranges, how)
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.spent:
             raise RuntimeError("The backward pass of an HGT layer can run once only; call the layer again.")
-        x, total, *parameters = ctx.saved_tensors
-        message, weights = ctx.spent.pop(), ctx.spent.pop()
+        x, *parameters = ctx.saved_tensors
+        how, ranges, dtype = ctx.how, ctx.how.graph.ranges, ctx.how.dtype
         w, grads = _Weights(*parameters), _Weights(*map(torch.zeros_like, parameters))
-        ranges = ctx.graph.ranges
-        attention = Attention(ctx.graph, w.key_transform, w.value_transform, w.prior, ctx.removed)
-        grad_x, grad_message = _update_backward(grad_out, x, message, w, grads, ranges, ctx.kept, ctx.keep_scale)
+        weights, message, total = ctx.spent.pop() or _attend(x, w, how)
+        attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed)
+        grad_x, grad_message = _update_backward(grad_out, x, message, w, grads, how)
+        grad_sum, through_total = sum_backward(grad_message, message, total)
+        del grad_message, message
         grad_value, grads.value_transform = attention.message_backward(
-            weights, total, message, grad_message, _project(x, w, _VALUE, ranges)
+            weights, grad_sum, through_total, _project(x, w, _VALUE, ranges, dtype)
         )
-        del message, grad_message
-        _project_backward(grad_value, x, w, grads, _VALUE, ranges, grad_x)
+        del grad_sum
+        _project_backward(grad_value, x, w, grads, _VALUE, ranges, grad_x, dtype)
         del grad_value
         grad_query, grad_key, grads.key_transform, grads.prior = attention.score_backward(
-            weights, _project(x, w, _QUERY, ranges), _project(x, w, _KEY, ranges)
+            weights, _project(x, w, _QUERY, ranges, dtype), _project(x, w, _KEY, ranges, dtype)
         )
-        _project_backward(grad_query, x, w, grads, _QUERY, ranges, grad_x)
-        _project_backward(grad_key, x, w, grads, _KEY, ranges, grad_x)
+        _project_backward(grad_query, x, w, grads, _QUERY, ranges, grad_x, dtype)
+        _project_backward(grad_key, x, w, grads, _KEY, ranges, grad_x, dtype)
         of_parameters = (
             *(grads.projection, grads.projection_bias, grads.out, grads.out_bias, grads.skip),
             *(grads.prior, grads.key_transform, grads.value_transform),
         )
-        return (grad_x, *of_parameters, None, None, None, None)
+        return (grad_x, None, *of_parameters)
+
+
+def _attend(x: Tensor, w: _Weights, how: _How) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights [E, H], messages [N, hidden] and totals [N, H]."""
+    ranges = how.graph.ranges
+    attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed)
+    weights, highest = attention.scores(_project(x, w, _QUERY, ranges, how.dtype), _project(x, w, _KEY, ranges, how.dtype))
+    message, total = attention.messages(weights, highest, _project(x, w, _VALUE, ranges, how.dtype))
+    return weights, message, total
 
 
 _Ranges = tuple[tuple[int, int], ...]
@@ -162,52 +210,69 @@ def _parts(ranges: _Ranges) -> Iterator[tuple[int, slice]]:
             yield i, slice(first, min(first + MAX_REDUCTION_ROWS, stop))
 
 
-def _project(x: Tensor, w: _Weights, which: int, ranges: _Ranges) -> Tensor:
+def _affine(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    return torch.addmm(bias.to(dtype), x.to(dtype), weight.to(dtype).T, out=out)
+
+
+def _add_product(out: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype) -> None:
+    """`out += left @ right`, the product in `dtype`, the sum in out's own."""
+    if dtype == out.dtype:
+        out.addmm_(left, right)
+    else:
+        out += left.to(dtype) @ right.to(dtype)
+
+
+def _project(x: Tensor, w: _Weights, which: int, ranges: _Ranges, dtype: torch.dtype) -> Tensor:
     """[N, hidden] keys, queries or values."""
-    out = torch.empty_like(x)
+    out = torch.empty_like(x, dtype=dtype)
     for i, part in _parts(ranges):
-        torch.addmm(w.projection_bias[i, which], x[part], w.projection[i, which].T, out=out[part])
+        _affine(x[part], w.projection[i, which], w.projection_bias[i, which], dtype, out=out[part])
     return out
 
 
-def _project_backward(grad: Tensor, x: Tensor, w: _Weights, grads: _Weights, which: int, ranges: _Ranges, grad_x: Tensor) -> None:
+def _project_backward(
+    grad: Tensor, x: Tensor, w: _Weights, grads: _Weights, which: int, ranges: _Ranges, grad_x: Tensor, dtype: torch.dtype
+) -> None:
     """Adds to grad_x and to the gradients of the projection."""
     for i, part in _parts(ranges):
-        grad_x[part].addmm_(grad[part], w.projection[i, which])
-        grads.projection[i, which].addmm_(grad[part].T, x[part])
+        _add_product(grad_x[part], grad[part], w.projection[i, which], dtype)
+        _add_product(grads.projection[i, which], grad[part].T, x[part], dtype)
         grads.projection_bias[i, which] += grad[part].sum(0)
 
 
-def _update(x: Tensor, message: Tensor, w: _Weights, ranges: _Ranges, kept: Tensor | None, keep_scale: float) -> Tensor:
+def _new(message: Tensor, i: int, part: slice, w: _Weights, how: _How) -> tuple[Tensor, Tensor]:
+    """What nodes of type i take in before the skip, after dropout; and the activations that it was computed from."""
+    activation = functional.gelu(message[part])
+    new = _affine(activation, w.out[i], w.out_bias[i], how.dtype).to(message.dtype)
+    return _dropped(new, part, how), activation
+
+
+def _dropped(x: Tensor, part: slice, how: _How) -> Tensor:
+    return x if how.kept is None else x.mul_(how.kept[part]).mul_(how.keep_scale)
+
+
+def _update(x: Tensor, message: Tensor, w: _Weights, ranges: _Ranges, how: _How) -> Tensor:
     """The target-specific aggregation (equation 5): output map and gated skip connection."""
     out = torch.empty_like(x)
     for i, part in _parts(ranges):
-        new = torch.addmm(w.out_bias[i], functional.gelu(message[part]), w.out[i].T)
-        if kept is not None:
-            new.mul_(kept[part]).mul_(keep_scale)
-        torch.lerp(x[part], new, w.skip[i].sigmoid(), out=out[part])
+        torch.lerp(x[part], _new(message, i, part, w, how)[0], w.skip[i].sigmoid(), out=out[part])
     return out
 
 
-def _update_backward(
-    grad_out: Tensor, x: Tensor, message: Tensor, w: _Weights, grads: _Weights, ranges: _Ranges, kept: Tensor | None, keep_scale: float
-) -> tuple[Tensor, Tensor]:
+def _update_backward(grad_out: Tensor, x: Tensor, message: Tensor, w: _Weights, grads: _Weights, how: _How) -> tuple[Tensor, Tensor]:
     """Gradients of x (the skip's share) and of the messages; adds to those of out and skip."""
-    grad_x, grad_message = torch.empty_like(x), torch.empty_like(message)
-    for i, part in _parts(ranges):
+    grad_x, grad_message = grad_out if how.spend_gradient else torch.empty_like(x), torch.zeros_like(message)
+    for i, part in _parts(how.graph.ranges):
         gate = w.skip[i].sigmoid()
-        hidden = functional.gelu(message[part])
-        new = torch.addmm(w.out_bias[i], hidden, w.out[i].T)
-        if kept is not None:
-            new.mul_(kept[part]).mul_(keep_scale)
+        new, activation = _new(message, i, part, w, how)
         grads.skip[i] += (new.sub_(x[part]) * grad_out[part]).sum() * gate * (1 - gate)
         grad_new = torch.mul(grad_out[part], gate, out=new)
         torch.sub(grad_out[part], grad_new, out=grad_x[part])
-        if kept is not None:
-            grad_new.mul_(kept[part]).mul_(keep_scale)
-        grads.out[i].addmm_(grad_new.T, hidden)
+        grad_new = _dropped(grad_new, part, how)
+        _add_product(grads.out[i], grad_new.T, activation, how.dtype)
         grads.out_bias[i] += grad_new.sum(0)
-        grad_message[part] = torch.ops.aten.gelu_backward(torch.mm(grad_new, w.out[i], out=hidden), message[part])
+        _add_product(grad_message[part], grad_new, w.out[i], how.dtype)
+        grad_message[part] = torch.ops.aten.gelu_backward(grad_message[part], message[part])
     return grad_x, grad_message
 
 

@@ -1,83 +1,346 @@
-"""What a run will take, computed from counts before anything is allocated.
+"""What a run will take, computed from counts before anything is allocated; and the largest form of the step that fits.
 
-In: a graph's counts, the configuration, the device's limit. Out: a `MemoryPlan`. The figures are sums of the tensors that live
-at the same time in each phase; the peak that was reached is logged beside them.
+In: a graph, the configuration, the device's limit. Out: a `MemoryPlan`. A phase's figure is the sum of the tensors that live at
+its worst moment, moment by moment as the code in `layer.py`, `attention.py`, `train.py` and `ranking.py` makes and drops them.
+What may shrink without changing the result is a `StepForm`; `embedding_dim` is never touched.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from hgt.config import RunConfig
-from hgt.device import DeviceProbe
+import torch
+
+from hgt.batches import BatchSizes, batch_sizes
+from hgt.config import RunConfig, parse_bytes
+from hgt.device import DeviceProbe, probe_device
+from hgt.edge_kernels import ACCELERATOR_CHUNK, CPU_CHUNK
 from hgt.errors import InputError
 from hgt.graph import KnowledgeGraph
-from hgt.message_graph import message_edge_types
+from hgt.message_graph import MAX_SEGMENT_EDGES, GroupLimits, message_edge_types
+from hgt.ranking import SCORES_PER_CHUNK
 
-_FLOAT = 4
-_PROCESS_BYTES = 450 << 20  # interpreter, torch, pyarrow and the graph's strings in the training process, on the CPU
-_EVALUATION_SCORES = 16_000_000  # ranking's chunk of scores
-_NODE_COPIES_PER_LAYER = 12  # node-sized tensors of a layer that live from forward to backward, plus backward's own
+_FLOAT, _INT, _LONG = 4, 4, 8
+_PHASES = {
+    "step": "forward, loss and backward of one optimizer step",
+    "optimizer": "Adam's update",
+    "inference": "embeddings of all nodes, layer by layer",
+    "evaluation": "ranks of held-out facts",
+}
+
+
+@dataclass(frozen=True)
+class StepForm:
+    """How a step is worked off: smaller forms take less memory and more time, and give the same result.
+
+    table_rows, group_edges: see `GroupLimits`; recompute_layers: see `HGTLayer`
+    """
+
+    accumulation_steps: int
+    table_rows: int
+    group_edges: int
+    recompute_layers: bool
+
+    @classmethod
+    def of(cls, config: RunConfig, num_nodes: int) -> StepForm:
+        """The largest form. Five tables live at once: together they then weigh about as much as one number per node and dimension."""
+        rows = min(max(num_nodes // 4, 8_192), GroupLimits().rows)
+        return cls(config.train.accumulation_steps, rows, 16 * rows, config.train.recompute_layers)
+
+    @property
+    def limits(self) -> GroupLimits:
+        return GroupLimits(self.table_rows, self.group_edges)
+
+    def smaller(self) -> StepForm | None:
+        """The next smaller form, or None: smaller chunks, then recomputed layers, then more micro-batches."""
+        if self.table_rows > 8_192:
+            return replace(self, table_rows=self.table_rows // 4, group_edges=self.group_edges // 4)
+        if not self.recompute_layers:
+            return replace(self, recompute_layers=True)
+        if self.accumulation_steps < 64:
+            return replace(self, accumulation_steps=2 * self.accumulation_steps)
+        return None
+
+    def __str__(self) -> str:
+        layers = "recomputed in the backward pass" if self.recompute_layers else "kept for the backward pass"
+        sizes = f"tables of {self.table_rows:,} rows, groups of {self.group_edges:,} edges"
+        return f"{self.accumulation_steps} micro-batches, {sizes}, layers {layers}"
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes per phase and the largest sum; limit_bytes: what the device may give."""
+    """phases: bytes at the worst moment of each; parts: what the step's worst moment consists of
+    limit_bytes: what the device may give; required_bytes: the largest phase; form: how steps are worked off
+    """
 
     device: str
     limit_bytes: int
     phases: dict[str, int]
+    parts: dict[str, int]
+    form: StepForm
     required_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        return self.required_bytes <= self.limit_bytes
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def table(self) -> str:
-        lines = [f"memory plan for {self.device}"]
-        lines += [f"  {n / 2**20:>10,.0f} MiB  {phase}" for phase, n in self.phases.items()]
+        lines = [f"memory plan for {self.device}: {self.form}"]
+        lines += [f"  {n / 2**20:>10,.0f} MiB  {name:<12}{_PHASES[name]}" for name, n in self.phases.items()]
+        lines.append("of the step")
+        lines += [f"  {n / 2**20:>10,.0f} MiB  {name}" for name, n in self.parts.items()]
         lines.append(f"  {self.required_bytes / 2**20:>10,.0f} MiB  at the peak, of {self.limit_bytes / 2**20:,.0f} MiB available")
         return "\n".join(lines)
 
 
 def plan_memory(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe) -> MemoryPlan:
-    """The plan for this graph, configuration and device."""
-    m, t = config.model, config.train
-    nodes, types, relations = graph.total_nodes, len(graph.node_types), len(message_edge_types(graph))
-    edges = 2 * graph.total_facts
-    head_dim = m.hidden_dim // m.num_heads
-    layer = types * (4 * m.hidden_dim**2) + relations * 2 * m.num_heads * head_dim**2
-    parameters = nodes * m.hidden_dim + m.num_layers * layer + m.hidden_dim * m.embedding_dim + len(graph.edge_types) * m.embedding_dim
-
-    encoder = m.num_layers * (_NODE_COPIES_PER_LAYER * nodes * m.hidden_dim + edges * m.num_heads) * _FLOAT
-    embeddings = 2 * nodes * m.embedding_dim * _FLOAT
-    num_batches = max(-(-max(graph.num_facts.values()) // t.edge_sample_size), t.min_batches_per_epoch)
-    facts = sum(-(-n // num_batches) for n in graph.num_facts.values())
-    rows = 2 * facts // t.accumulation_steps + types * t.num_negatives
-    decoder = (6 * rows * m.embedding_dim + 8 * facts // t.accumulation_steps * t.num_negatives) * _FLOAT
-    phases = {
-        "process": _PROCESS_BYTES if probe.type == "cpu" else 0,
-        "weights, gradients and Adam": 4 * parameters * _FLOAT,
-        "message graph": edges * 36,
-        "encoder, forward to backward": encoder,
-        "embeddings and their gradient": embeddings,
-        "decoder, one micro-batch": decoder,
-        "evaluation": 5 * _EVALUATION_SCORES * _FLOAT + nodes * m.embedding_dim * _FLOAT,
-        "layer-wise inference": 8 * nodes * m.hidden_dim * _FLOAT + nodes * m.embedding_dim * _FLOAT,
-    }
-    names = list(phases)
-    standing = sum(phases[n] for n in names[:3])
-    step = sum(phases[n] for n in names[3:6])
-    required = standing + max(step, phases["evaluation"], phases["layer-wise inference"])
-    return MemoryPlan(probe.type, probe.limit_bytes, phases, required)
+    """The plan with the largest form that fits the limit; with the smallest form where none does."""
+    counts = _Counts.of(graph, config, probe.type)
+    form: StepForm | None = StepForm.of(config, graph.total_nodes)
+    while form is not None:
+        plan = _plan(counts, form, probe)
+        form = None if plan.fits else form.smaller()
+    return plan
 
 
-def refuse_what_cannot_fit(plan: MemoryPlan) -> None:
-    """Raises InputError with required and available bytes and what to change. Never touches `embedding_dim`."""
-    if plan.required_bytes <= plan.limit_bytes:
+def plan_of_form(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe, form: StepForm) -> MemoryPlan:
+    """The plan of one form, whether it fits or not."""
+    return _plan(_Counts.of(graph, config, probe.type), form, probe)
+
+
+def refuse_what_cannot_fit(plan: MemoryPlan, graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe) -> None:
+    """Raises InputError with required and available bytes and the smallest change that would fit. Never touches `embedding_dim`."""
+    if plan.fits:
         return
+    changes = [_change(name, value) for name, value in _fitting_changes(graph, config, probe)]
+    advice = f"What would fit: {', or '.join(changes)}; or another device." if changes else "Take another device, or a smaller graph."
     raise InputError(
-        f"This run needs about {plan.required_bytes:,} bytes on {plan.device}, which has {plan.limit_bytes:,} available. Raise "
-        "accumulation_steps, lower edge_sample_size or hidden_dim, take part of the graph with limit_nodes or include_node_types, or "
-        "choose another device."
+        f"This run needs {plan.required_bytes:,} bytes on {plan.device} in its smallest form ({plan.form}), and {plan.limit_bytes:,} are "
+        f"available. {advice}"
     )
+
+
+def _change(name: str, value: int) -> str:
+    return f"--{name.replace('_', '-')} {value}"
+
+
+def _fitting_changes(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe) -> Iterator[tuple[str, int]]:
+    """For each parameter that may shrink, the largest smaller value with which the run fits."""
+    heads = config.model.num_heads
+    steps = {
+        "hidden_dim": [h for h in (192, 128, 96, 64, 32) if h < config.model.hidden_dim and h % heads == 0],
+        "num_layers": list(range(config.model.num_layers - 1, 0, -1)),
+    }
+    for name, values in steps.items():
+        for value in values:
+            changed: dict[str, Any] = {name: value}
+            smaller = replace(config, model=replace(config.model, **changed))
+            if plan_memory(graph, smaller, probe).fits:
+                yield name, value
+                break
+    counts = _Counts.of(graph, config, probe.type)
+    low, high = 0, graph.total_nodes
+    form = replace(
+        StepForm.of(config, graph.total_nodes), accumulation_steps=64, table_rows=4_096, group_edges=65_536, recompute_layers=True
+    )
+    while high - low > graph.total_nodes // 100 + 1:  # a sample of nodes has about its share of the facts
+        middle = (low + high) // 2
+        fits = _plan(counts.scaled(middle / graph.total_nodes), form, probe).fits
+        low, high = (middle, high) if fits else (low, middle)
+    if low > 100:
+        yield "limit_nodes", low // 100 * 100
+
+
+def memory_limit(config: RunConfig) -> int | None:
+    """The bytes that the parameter `memory` allows; None for all that there are."""
+    return None if config.train.memory is None else parse_bytes(config.train.memory)
+
+
+def probe_for_plan(config: RunConfig) -> DeviceProbe:
+    """The device that a run would get; one that is not on this machine can be planned for where `memory` says what it has.
+
+    Raises InputError as `probe_device` does.
+    """
+    device, limit = config.train.device, memory_limit(config)
+    try:
+        return probe_device(device, limit)
+    except InputError:
+        if device is None or limit is None:
+            raise
+        return DeviceProbe(device, "elsewhere", limit, "asked for", torch.__version__, "")
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """All that the plan depends on. Sizes are numbers of things; `c_` sizes of one thing in bytes."""
+
+    device: str
+    nodes: int
+    node_types: int
+    hidden: int
+    dim: int
+    heads: int
+    layers: int
+    message_types: int
+    relations: int
+    facts: int  # of the whole graph
+    train_facts: int
+    edges: int  # message edges
+    table_rows: int  # of the larger side's groups together
+    all_table_rows: int
+    dropout: bool
+    item: int  # bytes of what is gathered along edges
+    node_chunk: int
+    num_ranked: int  # held-out facts of one edge type that are ranked together
+    batch: BatchSizes
+
+    @classmethod
+    def of(cls, graph: KnowledgeGraph, config: RunConfig, device: str) -> _Counts:
+        m, t = config.model, config.train
+        share = 1 - config.split.val_fraction - config.split.test_fraction
+        edges, rows = 0, {True: 0, False: 0}
+        for edge_type, index in graph.edge_index.items():
+            n = graph.num_nodes
+            heads, tails = (
+                int(torch.bincount(side, minlength=n[e]).count_nonzero()) for side, e in zip(index, edge_type[::2], strict=True)
+            )
+            edges += 2 * index.shape[1]
+            if edge_type in graph.symmetric:
+                rows[True] += max(heads, tails)
+            else:  # the relation and its reverse transform the same nodes, once as sources, once as targets
+                rows[True] += min(heads, tails)
+                rows[False] += min(heads, tails)
+        return cls(
+            device=device, nodes=graph.total_nodes, node_types=len(graph.node_types), hidden=m.hidden_dim, dim=m.embedding_dim,
+            heads=m.num_heads, layers=m.num_layers, message_types=len(message_edge_types(graph)), relations=len(graph.edge_types),
+            facts=graph.total_facts, train_facts=int(graph.total_facts * share), edges=int(edges * share),
+            table_rows=max(rows.values()), all_table_rows=sum(rows.values()),
+            dropout=m.dropout > 0, item=2 if m.mixed_precision else 4, node_chunk=t.node_batch_size,
+            num_ranked=int(min(t.num_val_edges / graph.total_facts, config.split.val_fraction) * max(graph.num_facts.values(), default=0)),
+            batch=batch_sizes(graph, config),
+        )  # fmt: skip
+
+    def scaled(self, share: float) -> _Counts:
+        """A graph with this share of the nodes and facts."""
+        sizes = ("nodes", "facts", "train_facts", "edges", "table_rows", "all_table_rows")
+        changed: dict[str, Any] = {name: max(1, int(getattr(self, name) * share)) for name in sizes}
+        return replace(self, **changed)
+
+
+class _Bytes:
+    """Sizes in bytes of what a step makes, for one form."""
+
+    def __init__(self, c: _Counts, form: StepForm):
+        on_cpu = c.device == "cpu"
+        head_dim = c.hidden // c.heads
+        self.node = c.nodes * c.hidden * _FLOAT  # a node-sized tensor
+        self.node_compute = c.nodes * c.hidden * c.item
+        self.per_head = c.nodes * c.heads * _FLOAT
+        self.edge_weights = c.edges * c.heads * _FLOAT
+        self.kept = c.nodes * c.hidden * c.dropout
+        layer = c.node_types * (4 * c.hidden + 4) * c.hidden + c.message_types * c.heads * (2 * head_dim**2 + 1)
+        self.layer = layer * _FLOAT
+        self.parameters = (c.nodes * c.hidden + c.layers * layer + (c.hidden + 1) * c.dim + c.relations * c.dim) * _FLOAT
+        rows = min(int(1.2 * c.table_rows), form.table_rows)  # with padding
+        self.table = rows * c.hidden * _FLOAT
+        group_edges = min(c.edges, form.group_edges)
+        self.group = group_edges * (_LONG + 2 * c.heads * _FLOAT)  # targets, and two numbers per edge and head
+        chunk = CPU_CHUNK if on_cpu else ACCELERATOR_CHUNK
+        self.chunk = 0 if c.device == "cuda" else 3 * min(chunk, group_edges) * c.hidden * _FLOAT
+        self.by_heads = self.node if on_cpu else 0  # summands lie head by head on the CPU, a copy
+        segments = 2 * min(c.edges, c.all_table_rows + c.nodes) + c.edges // MAX_SEGMENT_EDGES
+        self.graph = c.edges * 6 * _INT + segments * (_LONG + _INT) + c.all_table_rows * _LONG
+
+
+def _plan(c: _Counts, form: StepForm, probe: DeviceProbe) -> MemoryPlan:
+    b = _Bytes(c, form)
+    host = _host_bytes(c, form) if c.device == "cpu" else {}
+    process = sum(host.values())
+    libraries = _LIBRARY_BYTES.get(c.device, 0)
+    parts = {**host, "libraries": libraries, "weights and Adam": 3 * b.parameters, "message graph": b.graph, **_step_parts(c, b, form)}
+    phases = {
+        "step": sum(parts.values()),
+        "optimizer": process + libraries + 4 * b.parameters + b.graph,
+        "inference": process + libraries + b.parameters + _inference(c, b),
+        "evaluation": process + libraries + 3 * b.parameters + b.graph + _evaluation(c, b),
+    }
+    return MemoryPlan(probe.type, probe.limit_bytes, phases, parts, form, max(phases.values()))
+
+
+def _step_parts(c: _Counts, b: _Bytes, form: StepForm) -> dict[str, int]:
+    """The worst moment of a step, beyond weights, Adam and graph."""
+    kept_per_layer = b.kept + (0 if form.recompute_layers else b.node + b.edge_weights + b.per_head)
+    saved = c.layers * kept_per_layer + (c.layers - 1) * b.node
+    moments = [
+        _forward(c, b, saved - kept_per_layer),
+        _decoder(c, b, form, saved),
+        _backward(c, b, form, saved),
+    ]
+    return max(moments, key=lambda parts: sum(parts.values()))
+
+
+def _attend_transients(b: _Bytes) -> int:
+    """Scores from queries and keys, or messages from values, with a group's tables."""
+    scores = 2 * b.node_compute + b.edge_weights + b.per_head + 3 * b.table
+    messages = b.node_compute + b.by_heads + b.node + b.edge_weights + 2 * b.per_head + 3 * b.table
+    return max(scores, messages) + b.group + b.chunk
+
+
+def _forward(c: _Counts, b: _Bytes, saved: int) -> dict[str, int]:
+    return {"kept for the backward pass": saved + b.kept, "forward, last layer": _attend_transients(b)}
+
+
+def _decoder(c: _Counts, b: _Bytes, form: StepForm, saved: int) -> dict[str, int]:
+    rows, facts, width = c.batch.rows(form.accumulation_steps), c.batch.facts(form.accumulation_steps), c.batch.pool_width
+    first = c.batch.projects_first(c.nodes, form.accumulation_steps)
+    states = c.nodes * (c.dim if first else c.hidden) * _FLOAT
+    micro = rows * (_LONG + 3 * c.dim * _FLOAT + (0 if first else 3 * c.hidden * _FLOAT)) + facts * (2 * width + 4 * c.dim * _FLOAT)
+    scores = facts * 2 * width * 3 * _FLOAT  # both sides: scores, filtered ones, with the true one in front
+    return {
+        "kept for the backward pass": saved + (b.node if first else 0),
+        "embeddings and their gradient" if first else "hidden states and their gradient": 2 * states,
+        "loss of one micro-batch": micro + scores,
+    }
+
+
+def _backward(c: _Counts, b: _Bytes, form: StepForm, saved: int) -> dict[str, int]:
+    """The last layer, whose way back begins with everything still kept. The incoming gradient becomes that of the layer's input."""
+    own = b.node + b.edge_weights + 2 * b.per_head  # messages, weights and totals
+    saved = saved + own if form.recompute_layers else saved
+    working = 5 * b.table + b.group + b.chunk
+    values = b.node_compute + 2 * b.node + 2 * b.by_heads - b.node + working  # value, its gradient and that of the sums; no messages
+    queries_and_keys = 2 * b.node_compute + 2 * b.node + 2 * b.by_heads - b.node + working
+    again = _attend_transients(b) - own if form.recompute_layers else 0
+    gradients = b.node + 2 * b.layer
+    return {"kept for the backward pass": saved, "gradients": gradients, "backward, last layer": max(values, queries_and_keys, again)}
+
+
+def _inference(c: _Counts, b: _Bytes) -> int:
+    """Inputs, keys, values and outputs of a layer, and one chunk's edges; or the last layer's outputs and the embeddings."""
+    share = min(1.0, 4 * c.node_chunk / c.nodes)  # hubs lie together: a chunk may have several times its share of the edges
+    chunk = int(share * (2 * b.edge_weights + b.graph + b.node)) + 3 * b.table
+    return b.graph + max(4 * b.node + chunk + b.chunk, 2 * b.node + c.nodes * c.dim * _FLOAT)
+
+
+def _evaluation(c: _Counts, b: _Bytes) -> int:
+    forward = b.node + b.edge_weights + _attend_transients(b)
+    embeddings = c.nodes * c.dim * _FLOAT
+    scores = min(SCORES_PER_CHUNK, c.num_ranked * c.nodes) * (3 * _FLOAT + 2)
+    return max(forward, b.node + 2 * embeddings, embeddings + scores)
+
+
+_LIBRARY_BYTES = {"cuda": 18 << 20}  # cuBLAS's work space, one for the forward and one for the backward pass's thread
+# Measured in a training process: interpreter, torch and the library; per node its strings; per fact its edge index, split and filters.
+_PROCESS_BYTES = 330 << 20
+_BYTES_PER_NODE = 400
+_BYTES_PER_FACT = 150
+
+
+def _host_bytes(c: _Counts, form: StepForm) -> dict[str, int]:
+    """On the CPU the device's memory is the process's."""
+    return {"process": _PROCESS_BYTES, "graph, split and filters": c.nodes * _BYTES_PER_NODE + c.facts * _BYTES_PER_FACT}

@@ -185,6 +185,9 @@ class EdgeList:
     source: Int[Tensor, " num_edges"]
     target: Int[Tensor, " num_edges"]
 
+    def cpu(self) -> EdgeList:
+        return EdgeList(self.relation.cpu(), self.source.cpu(), self.target.cpu())
+
     def sorted_by_target(self) -> EdgeList:
         order = torch.argsort(self.target, stable=True)
         return EdgeList(self.relation[order], self.source[order], self.target[order])
@@ -197,15 +200,15 @@ def edge_list(graph: MessageGraph) -> EdgeList:
     return EdgeList(*(torch.cat(c or [empty]) for c in columns))
 
 
-def edges_into(graph: MessageGraph, edges: EdgeList, start: int, stop: int) -> tuple[tuple[int, int], MessageGraph]:
-    """Nodes start..stop, and the graph of the edges into them with these targets numbered from 0; sources keep their numbers.
+def edges_into(graph: MessageGraph, edges: EdgeList, start: int, stop: int) -> MessageGraph:
+    """The graph of the edges into nodes start..stop, with these targets numbered from 0; sources keep their numbers.
 
-    edges: all of the graph's, sorted by target.
+    edges: all of the graph's, sorted by target, on the CPU, as is the result.
     """
-    first, last = torch.searchsorted(edges.target, torch.tensor([start, stop], device=edges.target.device)).tolist()
+    first, last = torch.searchsorted(edges.target, torch.tensor([start, stop])).tolist()
     order = torch.argsort(edges.relation[first:last], stable=True) + first
     part = EdgeList(edges.relation[order], edges.source[order], edges.target[order] - start)
-    return (start, stop), MessageGraph(graph.node_ranges, graph.edge_types, group_edges(part, GroupLimits())[0], None)
+    return MessageGraph(graph.node_ranges, graph.edge_types, group_edges(part, GroupLimits())[0], None)
 
 
 def group_edges(edges: EdgeList, limits: GroupLimits) -> tuple[tuple[EdgeGroup, ...], Int[Tensor, " num_edges"]]:

@@ -30,9 +30,12 @@ class HGTEncoder(nn.Module):
         self.edge_types = edge_types
         self.node_embedding = nn.Parameter(_initial_inputs(num_nodes, config.hidden_dim))
         self.layers = nn.ModuleList(
-            HGTLayer(list(num_nodes), len(edge_types), config.hidden_dim, config.num_heads, config.dropout)
+            HGTLayer(
+                list(num_nodes), len(edge_types), config.hidden_dim, config.num_heads, config.dropout,
+                torch.bfloat16 if config.mixed_precision else torch.float32,
+            )
             for _ in range(config.num_layers)
-        )
+        )  # fmt: skip
         self.projection = nn.Linear(config.hidden_dim, config.embedding_dim)
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
@@ -41,9 +44,17 @@ class HGTEncoder(nn.Module):
         """The embeddings of all nodes, from their learned inputs. removed: edges that take no part."""
         return self.project(self.hidden(graph, removed))
 
-    def hidden(self, graph: MessageGraph, removed: Bool[Tensor, " num_edges"] | None = None) -> Float[Tensor, "num_nodes hidden"]:
-        """What the last HGT layer gives for all nodes; `project` makes embeddings of it, row by row."""
-        return self._apply_layers(self.node_embedding, graph, removed)
+    def hidden(
+        self, graph: MessageGraph, removed: Bool[Tensor, " num_edges"] | None = None, spend_gradient: bool = False
+    ) -> Float[Tensor, "num_nodes hidden"]:
+        """What the last HGT layer gives for all nodes; `project` makes embeddings of it, row by row. spend_gradient: see `HGTLayer`."""
+        return self._apply_layers(self.node_embedding, graph, removed, spend_gradient)
+
+    def recompute_layers(self, on: bool) -> None:
+        """Whether the layers keep only their inputs for the backward pass."""
+        for layer in self.layers:
+            assert isinstance(layer, HGTLayer)
+            layer.recompute = on
 
     def project(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows dim"]:
         """Embeddings of rows of `hidden`."""
@@ -88,9 +99,9 @@ class HGTEncoder(nn.Module):
                 )
         return torch.cat([x_dict[t] for t in self.num_nodes])
 
-    def _apply_layers(self, x: Tensor, graph: MessageGraph, removed: Tensor | None) -> Tensor:
+    def _apply_layers(self, x: Tensor, graph: MessageGraph, removed: Tensor | None, spend_gradient: bool = False) -> Tensor:
         for layer in self.layers:
-            x = layer(x, graph, removed)
+            x = layer(x, graph, removed, spend_gradient)
         return x
 
 

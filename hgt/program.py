@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 bad input, 4 out of memory, 128 + n stopped by signal n, 1
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import traceback
@@ -13,9 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Concatenate
 
-from hgt.device import configure_threads, is_out_of_memory
-from hgt.errors import HgtError
+from hgt.device import configure_threads, translating_out_of_memory
+from hgt.errors import HgtError, OutOfMemory
 from hgt.events import EventWriter
+from hgt.memory import StepForm
 from hgt.run_folder import RunFolder
 
 OnEvent = Callable[..., None]
@@ -35,7 +37,7 @@ def run_program(name: str, arguments: list[str], work: Callable[Concatenate[RunF
     configure_threads()
     on_event = EventWriter(folder.events)
     try:
-        with folder.locked():
+        with folder.locked(), translating_out_of_memory("cpu", name):  # what no phase of the plan translates
             work(folder, on_event, *arguments[1:])
     except Exception as error:  # noqa: BLE001 - the outermost handler: every error is told, none is swallowed
         return _tell(error, on_event)
@@ -48,12 +50,28 @@ def _stop_at_once(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)
 
 
+def planned_phases(folder: RunFolder) -> dict[str, int]:
+    """{phase: bytes} of the run's memory plan; empty where there is none, as in a folder made by hand."""
+    try:
+        return dict(json.loads(folder.plan.read_text())["phases"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def planned_form(folder: RunFolder) -> StepForm | None:
+    """How the run's memory plan works steps off; None where there is no plan."""
+    try:
+        return StepForm(**json.loads(folder.plan.read_text())["form"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 def _tell(error: Exception, on_event: OnEvent) -> int:
     """Write the error event and what belongs on stderr; returns the exit code."""
-    out_of_memory = is_out_of_memory(error)
-    on_event("error", type=type(error).__name__, message=str(error), out_of_memory=out_of_memory)
+    details = error.details() if isinstance(error, OutOfMemory) else {}
+    on_event("error", type=type(error).__name__, message=str(error), out_of_memory=isinstance(error, OutOfMemory), **details)
     if isinstance(error, HgtError):
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     traceback.print_exception(error)
-    return 4 if out_of_memory else 1
+    return 1

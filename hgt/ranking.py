@@ -20,7 +20,7 @@ from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
 from hgt.model import Decoder
 
-_SCORES_PER_CHUNK = 16_000_000  # 64 MB of float32
+SCORES_PER_CHUNK = 16_000_000  # 64 MB of float32
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _rank_relation(embeddings: Tensor, decoder: Decoder, facts: Tensor, relation
 
 
 def _chunks(num_queries: int, num_nodes: int) -> Iterator[slice]:
-    size = max(1, _SCORES_PER_CHUNK // num_nodes)
+    size = max(1, SCORES_PER_CHUNK // num_nodes)
     for start in range(0, num_queries, size):
         yield slice(start, start + size)
 

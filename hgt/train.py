@@ -27,14 +27,15 @@ from hgt.checkpoint import (
     save_checkpoint,
 )
 from hgt.config import RunConfig
-from hgt.device import clear_cache, peak_memory_bytes, prepare_device, probe_device
+from hgt.device import DeviceMemory, prepare_device, probe_device
 from hgt.errors import HgtError, TrainingDiverged
 from hgt.events import epochs_by_number
 from hgt.graph import KnowledgeGraph
 from hgt.losses import micro_batch_loss
+from hgt.memory import StepForm, memory_limit
 from hgt.message_graph import MessageGraph, training_message_graph
 from hgt.model import HGTModel
-from hgt.program import OnEvent, run_program
+from hgt.program import OnEvent, planned_form, planned_phases, run_program
 from hgt.ranking import FactIndex, RankingReport, rank_facts, sample_facts
 from hgt.run_folder import RunFolder
 from hgt.split import VAL, EdgeSplit
@@ -58,27 +59,33 @@ def train_step(trainee: Trainee, batch: Batch) -> dict[str, Tensor]:
     Returns the batch's losses ("total", "link", "contrastive") and gradient norm ("grad_norm") as scalars on the device.
     """
     model, layout = trainee.model, trainee.batches.layout
-    hidden = model.encoder.hidden(trainee.messages, removed_edges(trainee, batch))
+    # All of the batch goes to the device before the first operation: a copy amid the step would wait for everything before it (MPS).
+    micro_batches = [micro.to(trainee.device) for micro in batch.micro_batches]
+    hidden = model.encoder.hidden(trainee.messages, removed_edges(trainee, batch), spend_gradient=True)
+    way_back = torch.autograd.graph.get_gradient_edge(hidden)  # the backward pass needs the way only, not these node-sized values
+    hidden = hidden.detach()
     # Whichever is less work: project all nodes once, or the rows of each micro-batch.
-    project_first = sum(layout.sections) * len(batch.micro_batches) >= len(hidden)
-    states = model.encoder.project(hidden) if project_first else hidden
-    way_back = torch.autograd.graph.get_gradient_edge(states)
-    states = states.detach()
-    del hidden  # the backward pass needs the way only: these node-sized tensors are free when it begins
-    grad = torch.zeros_like(states)
+    projected = None
+    if layout.num_rows * len(micro_batches) >= len(hidden):
+        projected = model.encoder.project(hidden.requires_grad_())
+    states = hidden if projected is None else projected.detach()
+    grad = torch.zeros_like(states, requires_grad=False)
     sums = {name: torch.zeros((), device=trainee.device) for name in ("total", "link", "contrastive")}
     trainee.optimizer.zero_grad()
-    for micro in batch.micro_batches:
-        micro = micro.to(trainee.device)
+    for micro in micro_batches:
         rows = states.index_select(0, micro.nodes).requires_grad_()
-        embeddings = rows if project_first else model.encoder.project(rows)
+        embeddings = model.encoder.project(rows) if projected is None else rows
         loss = micro_batch_loss(embeddings, micro, layout, model.decoder, trainee.config.train)
         loss.total.backward()
         assert rows.grad is not None, "the loss depends on its rows"
         grad.index_add_(0, micro.nodes, rows.grad)
         for name in sums:
             sums[name] += getattr(loss, name).detach()
-    del states, rows, embeddings, micro, loss
+    if projected is not None:
+        projected.backward(grad)
+        assert hidden.grad is not None, "the projection depends on its input"
+        grad = hidden.grad
+    del hidden, states, projected, rows, embeddings, loss
     torch.autograd.backward((way_back,), (grad,))
     sums["grad_norm"] = nn.utils.clip_grad_norm_(model.parameters(), trainee.config.train.max_grad_norm)
     trainee.optimizer.step()
@@ -93,13 +100,20 @@ def removed_edges(trainee: Trainee, batch: Batch) -> Tensor:
     return removed.to(trainee.device).index_select(0, trainee.messages.fact)
 
 
-def build_trainee(config: RunConfig, graph: KnowledgeGraph, split: EdgeSplit, device: torch.device) -> Trainee:
-    """Model and optimizer at their seeded beginning. Weights are drawn on the CPU, so that every device begins alike."""
+def build_trainee(
+    config: RunConfig, graph: KnowledgeGraph, split: EdgeSplit, device: torch.device, form: StepForm | None = None
+) -> Trainee:
+    """Model and optimizer at their seeded beginning. Weights are drawn on the CPU, so that every device begins alike.
+
+    form: how steps are worked off; the largest that the configuration allows when not given.
+    """
+    form = form or StepForm.of(config, graph.total_nodes)
     torch.manual_seed(config.split.seed)
     model = HGTModel(graph, config.model).to(device)
+    model.encoder.recompute_layers(form.recompute_layers)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.train.learning_rate, fused=True)
-    messages = training_message_graph(graph, split).to(device)
-    return Trainee(config, device, model, optimizer, messages, Batches(graph, split, config))
+    messages = training_message_graph(graph, split, form.limits).to(device)
+    return Trainee(config, device, model, optimizer, messages, Batches(graph, split, config, form.accumulation_steps))
 
 
 @torch.no_grad()
@@ -118,8 +132,12 @@ class Training:
         self.config = folder.load_config()
         self.graph = folder.load_graph()
         self.split = folder.load_split(self.graph)
-        self.probe = probe_device(self.config.train.device)
-        self.trainee = build_trainee(self.config, self.graph, self.split, prepare_device(self.probe.type))
+        limit = memory_limit(self.config)
+        self.probe = probe_device(self.config.train.device, limit)
+        device = prepare_device(self.probe.type, limit)
+        self.memory = DeviceMemory(self.probe.type, planned_phases(folder), limit)
+        with self.memory.phase("step"):
+            self.trainee = build_trainee(self.config, self.graph, self.split, device, planned_form(folder))
         self.val_facts = sample_facts(self.split.of(VAL), self.config.train.num_val_edges, self.config.split.seed)
         self.index = FactIndex(self.graph)
         self.progress = Progress(seed=self.config.split.seed)
@@ -139,7 +157,7 @@ class Training:
             self._train_epoch()
         self.on_event(
             "end", epoch=self.progress.epoch, best_epoch=self.progress.best_epoch, best_mrr=self.progress.best_mrr,
-            stopped_early=self._stopped_early(), peak_memory_bytes=peak_memory_bytes(self.probe.type),
+            stopped_early=self._stopped_early(), **self.memory.as_dict(),
         )  # fmt: skip
 
     def _resume(self) -> None:
@@ -169,7 +187,9 @@ class Training:
             _stop_without_parent()
             self.trainee.model.train()
             torch.manual_seed(_step_seed(self.progress.seed, self.progress.epoch, number))  # dropout
-            losses = train_step(self.trainee, self.trainee.batches.draw(self.progress.epoch, number))
+            batch = self.trainee.batches.draw(self.progress.epoch, number)
+            with self.memory.phase("step"):
+                losses = train_step(self.trainee, batch)
             for name, value in losses.items():
                 sums[name] = sums[name] + value if name in sums else value
             self.progress = replace(self.progress, batch=number + 1)
@@ -188,7 +208,8 @@ class Training:
                 f"{self.config.train.learning_rate}) and resume: the last checkpoint is whole."
             )
         started = time.monotonic()
-        val = evaluate_val(self.trainee, self.val_facts, self.index) if self.val_facts.shape[1] else None
+        with self.memory.phase("evaluation"):
+            val = evaluate_val(self.trainee, self.val_facts, self.index) if self.val_facts.shape[1] else None
         mrr = val.typed.mrr if val else -means["total"]  # a graph too small to hold anything out is steered by its loss
         if epoch == 1 or mrr > self.progress.best_mrr:
             self.progress = replace(self.progress, best_mrr=mrr, best_epoch=epoch)
@@ -204,13 +225,13 @@ class Training:
             "val_hits_at_10": val.typed.hits[10] if val else None,
             "step_seconds": train_seconds / max(num_steps, 1),
             "val_seconds": time.monotonic() - started,
-            "peak_memory_bytes": peak_memory_bytes(self.probe.type),
+            **self.memory.as_dict(),
             "device": self.probe.type,
         }
         self.progress = replace(self.progress, epoch=epoch, batch=0, sums={}, history=(*self.progress.history, record))
         self._save()
         self.on_event("epoch", **record)
-        clear_cache(self.probe.type)
+        self.memory.clear_cache()
 
     def _save(self) -> None:
         tensors = model_tensors(self.trainee.model) | optimizer_tensors(self.trainee.optimizer)

@@ -18,10 +18,12 @@ from tasks.tracking import Tracker
 def plan(run: str, found: DeviceProbe, tracker: Tracker) -> str:
     """Write the memory plan; refuses what cannot fit. Returns the run id."""
     folder = run_folder(run)
-    memory = plan_memory(folder.load_graph(), folder.load_config(), found)
+    graph, config = folder.load_graph(), folder.load_config()
+    memory = plan_memory(graph, config, found)
     say(memory.table())
     folder.plan.write_text(json.dumps(memory.as_dict(), indent=2) + "\n")
-    tracker.metrics({"planned_memory_bytes": memory.required_bytes})
+    tracker.metrics({"planned_memory_bytes": memory.required_bytes} | {f"planned_{n}_bytes": b for n, b in memory.phases.items()})
+    tracker.tags({"plan.form": str(memory.form)})
     tracker.artifacts(folder.plan)
-    refuse_what_cannot_fit(memory)
+    refuse_what_cannot_fit(memory, graph, config, found)
     return run

@@ -7,6 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from hgt.config import RunConfig
 from hgt.device import DeviceProbe, probe_device
+from hgt.memory import memory_limit
 from tasks.reporting import say
 from tasks.tracking import Tracker
 
@@ -14,7 +15,7 @@ from tasks.tracking import Tracker
 @task(name="probe", cache_policy=NO_CACHE)
 def probe(config: RunConfig, tracker: Tracker) -> DeviceProbe:
     """Choose the device."""
-    found = probe_device(config.train.device)
+    found = probe_device(config.train.device, memory_limit(config))
     say(f"device: {found.type} ({found.name}), {found.limit_bytes / 2**30:.1f} GiB available; {found.reason}")
     tracker.tags({f"device.{k}": str(v) for k, v in found.as_dict().items()})
     return found

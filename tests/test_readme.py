@@ -12,8 +12,14 @@ from tests.conftest import CHECKOUT
 README = (CHECKOUT / "README.md").read_text()
 
 
+def default_text(p):
+    if isinstance(p.default, bool):
+        return "yes" if p.default else "no"
+    return "none" if p.default is None or p.default == () else f"{p.default:g}" if isinstance(p.default, float) else p.default
+
+
 def table_row(p):
-    default = "none" if p.default is None or p.default == () else f"{p.default:g}" if isinstance(p.default, float) else p.default
+    default = default_text(p)
     return f"| `{p.name}` | {default} | {p.unit} | {p.help.replace('|', ',')} |"
 
 
@@ -28,8 +34,7 @@ def test_every_parameter_is_an_option_with_its_default():
     for p in parameters():
         assert f"--{p.name.replace('_', '-')} " in text
         if p.default not in (None, ()):
-            default = f"{p.default:g}" if isinstance(p.default, float) else p.default
-            assert f"[default: {default}{' ' + p.unit if p.unit else ''}]" in text
+            assert f"[default: {default_text(p)}{' ' + p.unit if p.unit else ''}]" in text
 
 
 def test_the_tree_names_every_module():

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 
 import torch
 
@@ -20,7 +18,7 @@ from hgt.message_graph import message_edge_types, training_message_graph
 from hgt.model import HGTEncoder
 from hgt.split import split_facts
 from tests.bench.graphs import primekg_like
-from tests.bench.harness import header, peak_bytes, seconds
+from tests.bench.harness import ChildFailed, header, measure_in_child, nodes_and_facts, peak_bytes, seconds
 from tests.bench.pyg_encoder import PygEncoder, edge_index_dict
 
 VARIANTS = ("ours", "repaired", "stock")
@@ -28,8 +26,7 @@ VARIANTS = ("ours", "repaired", "stock")
 
 def measure(variant: str, size: str, device: str, repeats: int) -> dict:
     """{seconds, bytes} of one step."""
-    num_nodes, num_facts = map(int, size.split("/"))
-    graph = primekg_like(num_nodes, num_facts, symmetric=False)
+    graph = primekg_like(*nodes_and_facts(size), symmetric=False)
     config = RunConfig.from_flat({"dropout": 0.0})
     messages = training_message_graph(graph, split_facts(graph, config.split))
     m = config.model
@@ -67,12 +64,12 @@ def main() -> None:
     for size in options.sizes:
         found: dict[str, dict] = {}
         for variant in options.variants:
-            command = [sys.executable, "-m", "tests.bench.step_against_pyg", "--device", options.device, "--repeats", str(options.repeats)]
-            child = subprocess.run([*command, "--one", variant, size], capture_output=True, text=True, check=False)
-            if child.returncode:
-                print(f"{size:>20}  {variant:10}failed: {child.stderr.strip().splitlines()[-1][:90]}")
+            arguments = ["--device", options.device, "--repeats", str(options.repeats), "--one", variant, size]
+            try:
+                found[variant] = r = measure_in_child("tests.bench.step_against_pyg", arguments)
+            except ChildFailed as error:
+                print(f"{size:>20}  {variant:10}failed: {error}")
                 continue
-            found[variant] = r = json.loads(child.stdout.splitlines()[-1])
             ours = found.get("ours", r)
             ratios = f"{r['seconds'] / ours['seconds']:>10.1f}{r['bytes'] / ours['bytes']:>10.1f}"
             print(f"{size:>20}  {variant:10}{r['seconds']:>10.3f}{r['bytes'] / 1e9:>8.2f}{ratios}", flush=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hgt.config import RunConfig, TrainConfig, parameters
+from hgt.config import RunConfig, TrainConfig, parameters, parse_bytes
 from hgt.errors import InputError
 
 PARAMETERS = {p.name: p for p in parameters()}
@@ -38,12 +38,11 @@ OTHER = {
     **{"contrastive_weight": 0.0, "contrastive_node_type": "drug", "contrastive_temperature": 0.5, "similarity_threshold": 1.0},
     **{"max_grad_norm": 2.0, "patience": 1, "num_val_edges": 20, "checkpoint_minutes": 0.5, "max_mean_cosine": 0.9},
     **{"min_components_90": 1, "min_type_accuracy": 0.1, "min_mrr_over_chance": 1.0},
+    **{"mixed_precision": True, "recompute_layers": True, "memory": "12.5GiB"},
 }
-FREE = {"num_epochs", "device", "node_batch_size", "accumulation_steps", "patience", "checkpoint_minutes"} | {
-    "max_mean_cosine",
-    "min_components_90",
-    "min_type_accuracy",
-    "min_mrr_over_chance",
+FREE = {
+    *("num_epochs", "device", "node_batch_size", "accumulation_steps", "patience", "checkpoint_minutes", "recompute_layers", "memory"),
+    *("max_mean_cosine", "min_components_90", "min_type_accuracy", "min_mrr_over_chance"),
 }
 
 
@@ -90,7 +89,12 @@ def test_unknown_names_are_listed_with_the_known_ones():
         RunConfig.from_flat({"epochs": 3, "embed_dim": 4})
 
 
-WRONG_TYPES = {int: [True, False, 1.0, "1", [1], math.nan], float: [True, "0.1", [0.1]], str: [1, True, ["cpu"], b"cpu"]}
+WRONG_TYPES = {
+    int: [True, False, 1.0, "1", [1], math.nan],
+    float: [True, "0.1", [0.1]],
+    str: [1, True, ["cpu"], b"cpu"],
+    bool: [1, 0, 1.0, "yes", [True]],
+}
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -138,6 +142,7 @@ def test_counts_have_a_least_value(name):
         ("limit_nodes", [1, None], [0]),
         ("decoder", ["distmult", "complex"], ["transe", ""]),
         ("device", ["mps", "cuda", "cpu", None], ["gpu", "CUDA", ""]),
+        ("memory", ["16GB", "12.5 GiB", "900m", "1T", "123", None], ["", "GB", "-1GB", "0GB", "16GB!", "1e3", "16XB"]),
     ],
 )
 def test_the_edges_of_each_range(name, good, bad):
@@ -146,6 +151,11 @@ def test_the_edges_of_each_range(name, good, bad):
     for value in bad:
         with pytest.raises(InputError, match=f"Parameter {name} "):
             RunConfig.from_flat({name: value})
+
+
+@pytest.mark.parametrize(("text", "size"), [("16GB", 16 * 10**9), ("1GiB", 2**30), ("512 mib", 2**29), ("2k", 2000), ("7", 7)])
+def test_sizes_are_read_as_they_are_written(text, size):
+    assert parse_bytes(text) == size
 
 
 def test_integers_become_floats_where_floats_are_due():

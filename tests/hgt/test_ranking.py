@@ -49,7 +49,7 @@ def whole_numbers(num_nodes, dim, seed):
 @pytest.mark.parametrize("kind", ["distmult", "complex"])
 @pytest.mark.parametrize("chunk", [1, 2_000, 16_000_000])
 def test_filtered_ranks_equal_brute_force_with_ties(graph, split, kind, chunk, monkeypatch):
-    monkeypatch.setattr(ranking, "_SCORES_PER_CHUNK", chunk)
+    monkeypatch.setattr(ranking, "SCORES_PER_CHUNK", chunk)
     embeddings, decoder = whole_numbers(graph.total_nodes, 6, 0), Decoder(len(graph.edge_types), 6, kind)
     decoder.relation.data = whole_numbers(len(graph.edge_types), 6, 1)
     facts = split.of(TEST)

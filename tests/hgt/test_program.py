@@ -1,0 +1,94 @@
+"""How programs end: what they tell of an error, with which exit code, and in which phase memory ran out."""
+
+import json
+import signal
+
+import pytest
+import torch
+
+from hgt import embed, evaluate
+from hgt.config import RunConfig
+from hgt.errors import InputError
+from hgt.events import EventReader
+from hgt.program import planned_phases, run_program
+from hgt.run_folder import RunFolder
+from tests.hgt.test_train import make_run
+
+PHASES = {"step": 1000, "inference": 2000, "evaluation": 3000}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    RunConfig().save(folder.config)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def keeping_signals():
+    """A program takes SIGINT and SIGTERM for itself; the tests get theirs back."""
+    kept = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for n, handler in kept.items():
+        signal.signal(n, handler)
+
+
+def too_much(*arguments):
+    return torch.empty(2**60, dtype=torch.uint8)
+
+
+def error_of(folder):
+    (event,) = [e for e in EventReader(folder.events).new() if e["event"] == "error"]
+    return event
+
+
+def test_out_of_memory_outside_of_every_phase(folder, capfd):
+    """A real failure of torch's."""
+    assert run_program("train", [str(folder.path)], too_much) == 4
+    event = error_of(folder)
+    assert (event["type"], event["out_of_memory"], event["device"], event["phase"]) == ("OutOfMemory", True, "cpu", "train")
+    assert event["allocated_bytes"] > 1 << 20
+    assert "DefaultCPUAllocator: can't allocate memory" in event["message"]
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "traceback"), [(ValueError("not enough memory"), 1, True), (InputError("that file is no graph"), 2, False)]
+)
+def test_other_errors(folder, capfd, error, exit_code, traceback):
+    def fail(folder, on_event):
+        raise error
+
+    assert run_program("train", [str(folder.path)], fail) == exit_code
+    event = error_of(folder)
+    assert (event["type"], event["message"], event["out_of_memory"]) == (type(error).__name__, str(error), False)
+    assert "device" not in event
+    assert ("Traceback" in capfd.readouterr().err) is traceback
+
+
+def test_the_phases_of_embedding_and_evaluation(tmp_path, small_kg, monkeypatch):
+    folder = make_run(tmp_path / "run", small_kg)
+    folder.plan.write_text(json.dumps({"phases": PHASES}))
+    monkeypatch.setattr(embed, "best_checkpoint", lambda path: type("Empty", (), {"tensors": {}}))
+    monkeypatch.setattr(embed, "load_model", lambda model, tensors: None)
+    monkeypatch.setattr(embed, "infer_layerwise", too_much)
+    assert run_program("embed", [str(folder.path)], embed.embed_run) == 4
+    event = error_of(folder)
+    assert (event["phase"], event["planned_bytes"]) == ("inference", 2000)
+
+    folder.events.unlink()
+    monkeypatch.setattr(evaluate.Embeddings, "load", lambda path: None)
+    monkeypatch.setattr(evaluate, "report_on", too_much)
+    assert run_program("evaluate", [str(folder.path)], evaluate.evaluate_run) == 4
+    event = error_of(folder)
+    assert (event["phase"], event["planned_bytes"]) == ("evaluation", 3000)
+
+
+def test_a_run_without_a_readable_plan_has_none(folder):
+    assert planned_phases(folder) == {}
+    for text in ("", "{}", "[]", '{"phases": 3}'):
+        folder.plan.write_text(text)
+        assert planned_phases(folder) == {}
+    folder.plan.write_text(json.dumps({"device": "cpu", "phases": PHASES}))
+    assert planned_phases(folder) == PHASES

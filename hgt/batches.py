@@ -7,6 +7,7 @@ exactly once. Nothing here runs on the device: random numbers and look-ups stay 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from hgt.config import RunConfig
 from hgt.graph import KnowledgeGraph
+from hgt.layer import MAX_REDUCTION_ROWS
 from hgt.similarity import jaccard, neighbour_sets, similar_pairs
 from hgt.split import TRAIN, EdgeSplit
 
@@ -30,14 +32,12 @@ _MAX_CONTRAST_POOL = 512  # nodes that a positive competes with
 class RelationRows:
     """Where one relation's rows stand in every micro-batch.
 
-    facts: range in `weight`, `tail_known` and `head_known`; head, tail: sections of `nodes`;
-    tail_pool, head_pool: sections of `nodes` with the sampled nodes of the tail's and the head's type
+    facts: range among the micro-batch's facts; tail_pool, head_pool: sections of `nodes` with the sampled nodes of the tail's
+    and the head's type
     """
 
     relation: int
     facts: slice
-    head: int
-    tail: int
     tail_pool: int
     head_pool: int
 
@@ -53,11 +53,21 @@ class ContrastRows:
 
 @dataclass(frozen=True)
 class Layout:
-    """The shapes that all micro-batches of a run share. sections: the lengths into which `nodes` splits."""
+    """The shapes that all micro-batches of a run share.
+
+    sections: the lengths into which `nodes` splits; head, tail: the sections with the facts' two ends
+    relations: in the order of their facts, which is that of their tails' types
+    tail_groups: (pool, number of facts) of facts in a row that compete with the same pool of tails; head_groups: the same for heads, of
+    the facts in `MicroBatch.head_order`
+    """
 
     relations: tuple[RelationRows, ...]
+    tail_groups: tuple[tuple[int, int], ...]
+    head_groups: tuple[tuple[int, int], ...]
     contrast: ContrastRows | None
     sections: tuple[int, ...]
+    head: int
+    tail: int
     num_facts: int
     pool_width: int
 
@@ -69,12 +79,15 @@ class Layout:
 @dataclass(frozen=True)
 class MicroBatch:
     """nodes: global numbers of the embeddings it needs; weight: 1 / (facts in the batch), 0 for padding
+    relation: of each fact; head_order: the facts sorted by their heads' types
     tail_known, head_known: [num_facts, pool_width] pool nodes that would make a true fact (filtered out of the negatives)
     anchor_weight: 1 / (anchors in the batch), 0 for padding; anchor_known: pool nodes that are alike to the anchor, or itself
     """
 
     nodes: Int[Tensor, " num_rows"]
     weight: Float[Tensor, " num_facts"]
+    relation: Int[Tensor, " num_facts"]
+    head_order: Int[Tensor, " num_facts"]
     tail_known: Bool[Tensor, "num_facts pool"]
     head_known: Bool[Tensor, "num_facts pool"]
     anchor_weight: Float[Tensor, " num_anchors"]
@@ -151,7 +164,8 @@ class Batches:
         self.num_train = self.facts.shape[1]
         counts = np.bincount(self.facts[1], minlength=len(graph.edge_types))
         self.num_batches = num_batches_per_epoch(int(counts.max()), config)
-        self.relations = [_Relation(graph, self.facts, r, self.num_batches, self.num_parts) for r in np.flatnonzero(counts).tolist()]
+        relations = [_Relation(graph, self.facts, r, self.num_batches, self.num_parts) for r in np.flatnonzero(counts).tolist()]
+        self.relations = sorted(relations, key=lambda r: graph.node_types.index(r.tail_type))
         used = {t for r in self.relations for t in (r.head_type, r.tail_type)}
         self.pools = {t: min(train.num_negatives, n) for t, n in graph.num_nodes.items() if t in used}
         self.ranges = {t: graph.type_range(t) for t in graph.node_types}
@@ -166,17 +180,29 @@ class Batches:
             return len(sections) - 1
 
         pools = {t: take(n) for t, n in self.pools.items()}
-        relations, facts = [], 0
+        relations, at = [], 0
         for r in self.relations:
-            span = slice(facts, facts + r.part_size)
-            facts = span.stop
-            rows = RelationRows(r.number, span, take(r.part_size), take(r.part_size), pools[r.tail_type], pools[r.head_type])
-            relations.append(rows)
-        contrast = None
+            span = slice(at, at + r.part_size)
+            at = span.stop
+            relations.append(RelationRows(r.number, span, pools[r.tail_type], pools[r.head_type]))
+        head, tail, contrast = take(at), take(at), None
         if self.contrast is not None:
             part = math.ceil(self.contrast.num_anchors / self.num_parts)
             contrast = ContrastRows(take(part), take(part), take(self.contrast.pool_size))
-        return Layout(tuple(relations), contrast, tuple(sections), facts, max(self.pools.values()))
+        by_head = sorted(relations, key=lambda r: r.head_pool)
+        self.relation = np.repeat([r.relation for r in relations], [r.facts.stop - r.facts.start for r in relations])
+        self.head_order = np.concatenate([np.arange(r.facts.start, r.facts.stop) for r in by_head])
+        return Layout(
+            relations=tuple(relations),
+            tail_groups=_groups([(r.tail_pool, r.facts) for r in relations]),
+            head_groups=_groups([(r.head_pool, r.facts) for r in by_head]),
+            contrast=contrast,
+            sections=tuple(sections),
+            head=head,
+            tail=tail,
+            num_facts=at,
+            pool_width=max(self.pools.values()),
+        )
 
     def draw(self, epoch: int, batch: int) -> Batch:
         """The batch at this position; the same for every call."""
@@ -192,16 +218,17 @@ class Batches:
 
     def _part(self, i: int, drawn: list[_Drawn], pool_nodes: np.ndarray, num_supervised: int, contrast: _Contrast | None) -> MicroBatch:
         nodes, width = [pool_nodes], self.layout.pool_width
-        weight, tail_known, head_known = [], [], []
+        facts, tail_known, head_known = [], [], []
         for d, rows in zip(drawn, self.layout.relations, strict=True):
             size = rows.facts.stop - rows.facts.start
             part = slice(i * size, (i + 1) * size)
-            fact = d.fact[part]
-            ends = self.facts[:, np.maximum(fact, 0)]
-            nodes += [ends[0], ends[2]]
-            weight.append((fact >= 0) / num_supervised)
+            facts.append(d.fact[part])
             tail_known.append(_padded(d.tail_known[part], width))
             head_known.append(_padded(d.head_known[part], width))
+        fact = np.concatenate(facts)
+        ends = self.facts[:, np.maximum(fact, 0)]
+        nodes += [ends[0], ends[2]]
+        weight = (fact >= 0) / num_supervised
         anchor_weight, anchor_known = np.zeros(0), np.zeros((0, 0), dtype=bool)
         if contrast is not None:
             size = len(contrast.anchor) // self.num_parts
@@ -210,7 +237,9 @@ class Batches:
             anchor_weight, anchor_known = contrast.weight[part], contrast.known[part]
         return MicroBatch(
             torch.from_numpy(np.concatenate(nodes)),
-            torch.from_numpy(np.concatenate(weight).astype(np.float32)),
+            torch.from_numpy(weight.astype(np.float32)),
+            torch.from_numpy(self.relation),
+            torch.from_numpy(self.head_order),
             torch.from_numpy(np.concatenate(tail_known)),
             torch.from_numpy(np.concatenate(head_known)),
             torch.from_numpy(anchor_weight.astype(np.float32)),
@@ -222,6 +251,15 @@ class Batches:
         for batch in range(self.num_batches):
             fact = np.concatenate([r.facts_of(self.seed, epoch, batch) for r in self.relations])
             yield fact[fact >= 0]
+
+
+def _groups(spans: list[tuple[int, slice]]) -> tuple[tuple[int, int], ...]:
+    """(pool, number of facts) of neighbours that share a pool, at most MAX_REDUCTION_ROWS facts each."""
+    groups: list[tuple[int, int]] = []
+    for pool, rows in itertools.groupby(spans, key=lambda pool_and_facts: pool_and_facts[0]):
+        num_facts = sum(facts.stop - facts.start for _, facts in rows)
+        groups += [(pool, min(MAX_REDUCTION_ROWS, num_facts - done)) for done in range(0, num_facts, MAX_REDUCTION_ROWS)]
+    return tuple(groups)
 
 
 def _padded(known: np.ndarray, width: int) -> np.ndarray:
@@ -252,6 +290,7 @@ class _Relation:
         self.tail = facts[2, self.fact] - graph.offsets[self.tail_type]
         self.known = known_matrix(self.head, self.tail, graph, number)
         self.known_transposed = self.known.T.tocsr()
+        self.shuffled: tuple[tuple[int, int], np.ndarray] | None = None  # (seed, epoch) and that epoch's order of the facts
 
     def facts_of(self, seed: int, epoch: int, batch: int) -> np.ndarray:
         """Numbers of the facts of one batch, padded with -1 to `size`: an even share of this epoch's shuffle."""
@@ -265,7 +304,13 @@ class _Relation:
         return _Drawn(self._pad(self.fact[places]), np.pad(tail_known, missing), np.pad(head_known, missing))
 
     def _places(self, seed: int, epoch: int, batch: int) -> np.ndarray:
-        order = np.random.default_rng([seed, 2, epoch, self.number]).permutation(len(self.fact))
+        if self.shuffled is None or self.shuffled[0] != (
+            seed,
+            epoch,
+        ):  # shuffling millions of facts for each batch would take most of its time
+            order = np.random.default_rng([seed, 2, epoch, self.number]).permutation(len(self.fact)).astype(np.int32)
+            self.shuffled = (seed, epoch), order
+        order = self.shuffled[1]
         start, stop = (b * len(self.fact) // self.num_batches for b in (batch, batch + 1))
         return order[start:stop]
 

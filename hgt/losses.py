@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from hgt.batches import Layout, MicroBatch
 from hgt.config import TrainConfig
@@ -46,21 +47,26 @@ def micro_batch_loss(
 
 def _link_loss(sections: tuple[Tensor, ...], micro: MicroBatch, layout: Layout, decoder: Decoder) -> Tensor:
     """Mean over facts and both sides of: -log softmax of the true end among the sampled ones of its type, true ones left out."""
-    total = micro.weight.new_zeros(())
-    for r in layout.relations:
-        head, tail = sections[r.head], sections[r.tail]
-        tail_query = decoder.tail_query(head, r.relation)
-        true = (tail_query * tail).sum(-1)
-        among_tails = tail_query @ sections[r.tail_pool].T
-        among_heads = decoder.head_query(tail, r.relation) @ sections[r.head_pool].T
-        loss = _softmax_loss(true, among_tails, micro.tail_known[r.facts]) + _softmax_loss(true, among_heads, micro.head_known[r.facts])
-        total = total + 0.5 * (loss * micro.weight[r.facts]).sum()
-    return total
+    head, tail = sections[layout.head], sections[layout.tail]
+    tail_query = decoder.tail_query(head, micro.relation)
+    head_query = decoder.head_query(tail, micro.relation).index_select(0, micro.head_order)
+    true = (tail_query * tail).sum(-1)
+    of_tails = _softmax_loss(true, _among(tail_query, sections, layout.tail_groups, layout.pool_width), micro.tail_known)
+    among_heads = _among(head_query, sections, layout.head_groups, layout.pool_width)
+    order = micro.head_order
+    of_heads = _softmax_loss(true.index_select(0, order), among_heads, micro.head_known.index_select(0, order))
+    return 0.5 * ((of_tails * micro.weight).sum() + (of_heads * micro.weight.index_select(0, order)).sum())
+
+
+def _among(query: Tensor, sections: tuple[Tensor, ...], groups: tuple[tuple[int, int], ...], width: int) -> Tensor:
+    """[num_facts, width] scores of each fact's pool; a small type's pool is padded."""
+    parts = zip(query.split([n for _, n in groups]), (sections[pool] for pool, _ in groups), strict=True)
+    return torch.cat([functional.pad(q @ pool.T, (0, width - len(pool))) for q, pool in parts])
 
 
 def _softmax_loss(true: Tensor, others: Tensor, known: Tensor) -> Tensor:
     """[n] cross-entropy of `true` [n] against `others` [n, k], those that are `known` to be true as well left out."""
-    others = others.masked_fill(known[:, : others.shape[1]], _FILTERED)
+    others = others.masked_fill(known, _FILTERED)
     return torch.logsumexp(torch.cat([true.unsqueeze(1), others], dim=1), dim=1) - true
 
 

@@ -126,15 +126,18 @@ class Decoder(nn.Module):
         self.kind = kind
         self.relation = nn.Parameter(1 + 0.1 * torch.randn(num_relations, embedding_dim))
 
-    def tail_query(self, head: Float[Tensor, "n dim"], relation: int) -> Float[Tensor, "n dim"]:
-        """What a tail's embedding is multiplied with to score it."""
-        r = self.relation[relation]
+    def tail_query(self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
+        """What a tail's embedding is multiplied with to score it; one relation for all or one for each."""
+        r = self._vectors(relation)
         return head * r if self.kind == "distmult" else _complex_product(head, r)
 
-    def head_query(self, tail: Float[Tensor, "n dim"], relation: int) -> Float[Tensor, "n dim"]:
-        """What a head's embedding is multiplied with to score it."""
-        r = self.relation[relation]
+    def head_query(self, tail: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
+        """What a head's embedding is multiplied with to score it; one relation for all or one for each."""
+        r = self._vectors(relation)
         return tail * r if self.kind == "distmult" else _complex_product(tail, _conjugate(r))
+
+    def _vectors(self, relation: int | Tensor) -> Tensor:
+        return self.relation[relation] if isinstance(relation, int) else self.relation.index_select(0, relation)
 
 
 def _complex_product(a: Tensor, b: Tensor) -> Tensor:

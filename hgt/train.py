@@ -6,9 +6,12 @@ Reads the run folder's configuration, graph and split, goes on from the newest v
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import safetensors
@@ -183,11 +186,10 @@ class Training:
         num_batches = self.trainee.batches.num_batches
         first_batch = self.progress.batch
         sums = {name: torch.tensor(value, device=self.trainee.device) for name, value in self.progress.sums.items()}
-        for number in range(first_batch, num_batches):
+        for number, batch in self._batches_ahead(range(first_batch, num_batches)):
             _stop_without_parent()
             self.trainee.model.train()
             torch.manual_seed(_step_seed(self.progress.seed, self.progress.epoch, number))  # dropout
-            batch = self.trainee.batches.draw(self.progress.epoch, number)
             with self.memory.phase("step"):
                 losses = train_step(self.trainee, batch)
             for name, value in losses.items():
@@ -199,6 +201,17 @@ class Training:
                     self.progress = replace(self.progress, sums={n: v.item() for n, v in sums.items()})
                     self._save()
         self._finish_epoch({n: v.item() / num_batches for n, v in sums.items()}, time.monotonic() - started, num_batches - first_batch)
+
+    def _batches_ahead(self, numbers: range) -> Iterator[tuple[int, Batch]]:
+        """This epoch's batches; while the device works on one, the next is drawn."""
+        draw = functools.partial(self.trainee.batches.draw, self.progress.epoch)
+        with ThreadPoolExecutor(1, thread_name_prefix="draw") as drawer:
+            upcoming = drawer.submit(draw, numbers[0])
+            for number in numbers:
+                batch = upcoming.result()
+                if number + 1 in numbers:
+                    upcoming = drawer.submit(draw, number + 1)
+                yield number, batch
 
     def _finish_epoch(self, means: dict[str, float], train_seconds: float, num_steps: int) -> None:
         epoch = self.progress.epoch + 1

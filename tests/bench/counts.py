@@ -199,7 +199,8 @@ def supervised_sizes(batch: Batch, layout: Layout) -> SupervisedSizes:
         sections = micro.nodes.split(layout.sections)
         for r in layout.relations:
             real = micro.weight[r.facts] > 0
-            nodes += [sections[r.head][real], sections[r.tail][real], sections[r.tail_pool], sections[r.head_pool]]
+            ends = [sections[s][r.facts][real] for s in (layout.head, layout.tail)]
+            nodes += [*ends, sections[r.tail_pool], sections[r.head_pool]]
             pairs += sum(int((~known[r.facts][real]).sum()) for known in (micro.tail_known, micro.head_known))
         if layout.contrast is not None:
             real = micro.anchor_weight > 0

@@ -95,7 +95,7 @@ def test_filters_hide_every_true_training_fact_and_nothing_else(graph, split, co
                 assert allowed.start <= pool.min()
                 assert pool.max() < allowed.stop
                 assert len(pool.unique()) == len(pool)
-            heads, tails = sections[r.head].tolist(), sections[r.tail].tolist()
+            heads, tails = (sections[s][r.facts].tolist() for s in (batches.layout.head, batches.layout.tail))
             for i, weight in enumerate(micro.weight[r.facts].tolist()):
                 if not weight:
                     continue

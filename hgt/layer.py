@@ -48,13 +48,17 @@ class HGTLayer(nn.Module):
         recompute: bool = False,
     ):
         """compute_dtype: of the dense products and of what is gathered along edges; scores, softmax and sums stay as they are.
-        recompute: keep nothing but the input for the backward pass ("gradient checkpointing"): less memory, same result."""
+        recompute: keep nothing but the input for the backward pass ("gradient checkpointing"): less memory, same result.
+
+        The attribute `keep_projections`: keep keys, queries and values as well, instead of computing them again: more memory, less time.
+        """
         super().__init__()
         num_types, head_dim = len(node_types), hidden_dim // num_heads
         self.num_heads = num_heads
         self.dropout = dropout
         self.compute_dtype = compute_dtype
         self.recompute = recompute
+        self.keep_projections = False
         self.node_types = list(node_types)
         self.projection = nn.Parameter(_xavier((num_types, 3, hidden_dim, hidden_dim), 1 / math.sqrt(2)))  # as one map to 3 hidden_dim
         self.projection_bias = nn.Parameter(torch.zeros(num_types, 3, hidden_dim))
@@ -75,7 +79,7 @@ class HGTLayer(nn.Module):
         """removed: edges that take no part; None for none. spend_gradient: whoever calls backward has no further use for the gradient
         that it hands in, so it may be overwritten (one node-sized tensor less)."""
         kept = _dropout_mask(x, self.dropout) if self.training and self.dropout else None
-        how = _How(graph, removed, kept, 1 / (1 - self.dropout), self._dtype(x), self.recompute, spend_gradient)
+        how = _How(graph, removed, kept, 1 / (1 - self.dropout), self._dtype(x), self.recompute, self.keep_projections, spend_gradient)
         return _Layer.apply(x, how, *self._weights())
 
     def _dtype(self, x: Tensor) -> torch.dtype:
@@ -87,7 +91,7 @@ class HGTLayer(nn.Module):
     ) -> Float[Tensor, "num_targets hidden"]:
         """Outputs of nodes targets[0]..targets[1] alone, without dropout. `graph` holds the edges into them, numbered from 0;
         key_value: `keys_and_values` of all nodes."""
-        how = _How(graph, None, None, 1.0, self._dtype(x), recompute=False, spend_gradient=False)
+        how = _How(graph, None, None, 1.0, self._dtype(x), recompute=False, keep_projections=False, spend_gradient=False)
         w, span = _Weights(*self._weights()), slice(*targets)
         ranges = _clipped(graph, targets)
         attention = Attention(graph, w.key_transform, w.value_transform, w.prior, None)
@@ -145,21 +149,23 @@ class _How:
     keep_scale: float
     dtype: torch.dtype
     recompute: bool
+    keep_projections: bool
     spend_gradient: bool
 
 
 class _Layer(torch.autograd.Function):
-    """Keeps x and, unless `recompute`, messages, totals per node and weights per edge; the backward pass may run once only."""
+    """Keeps x and, unless `recompute`, what `_Attended` holds; the backward pass may run once only."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, how: _How, *parameters: Tensor) -> Tensor:
         w = _Weights(*parameters)
-        weights, message, total = _attend(x, w, how)
+        attended = _attend(x, w, how)
+        out = _update(x, attended.message, w, how.graph.ranges, how)
         ctx.how = how
         ctx.save_for_backward(x, *parameters)
-        # The backward pass overwrites the weights and frees the messages early, so they are not for save_for_backward.
-        ctx.spent = [None if how.recompute else (weights, message, total)]
-        return _update(x, message, w, how.graph.ranges, how)
+        # The backward pass overwrites some of it and frees the rest early, so it is not for save_for_backward.
+        ctx.spent = [None if how.recompute else attended]
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
@@ -168,20 +174,20 @@ class _Layer(torch.autograd.Function):
         x, *parameters = ctx.saved_tensors
         how, ranges, dtype = ctx.how, ctx.how.graph.ranges, ctx.how.dtype
         w, grads = _Weights(*parameters), _Weights(*map(torch.zeros_like, parameters))
-        weights, message, total = ctx.spent.pop() or _attend(x, w, how)
+        attended = ctx.spent.pop() or _attend(x, w, how)
         attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed)
-        grad_x, grad_message = _update_backward(grad_out, x, message, w, grads, how)
-        grad_sum, through_total = sum_backward(grad_message, message, total)
-        del grad_message, message
-        grad_value, grads.value_transform = attention.message_backward(
-            weights, grad_sum, through_total, _project(x, w, _VALUE, ranges, dtype)
-        )
-        del grad_sum
+        grad_x, grad_message = _update_backward(grad_out, x, attended.message, w, grads, how)
+        grad_sum, through_total = sum_backward(grad_message, attended.message, attended.total)
+        del grad_message, attended.message
+        value = _project(x, w, _VALUE, ranges, dtype) if attended.value is None else attended.value
+        grad_value, grads.value_transform = attention.message_backward(attended.weights, grad_sum, through_total, value)
+        del grad_sum, value, attended.value
         _project_backward(grad_value, x, w, grads, _VALUE, ranges, grad_x, dtype)
         del grad_value
-        grad_query, grad_key, grads.key_transform, grads.prior = attention.score_backward(
-            weights, _project(x, w, _QUERY, ranges, dtype), _project(x, w, _KEY, ranges, dtype)
-        )
+        query = _project(x, w, _QUERY, ranges, dtype) if attended.query is None else attended.query
+        key = _project(x, w, _KEY, ranges, dtype) if attended.key is None else attended.key
+        grad_query, grad_key, grads.key_transform, grads.prior = attention.score_backward(attended.weights, query, key)
+        del query, key, attended
         _project_backward(grad_query, x, w, grads, _QUERY, ranges, grad_x, dtype)
         _project_backward(grad_key, x, w, grads, _KEY, ranges, grad_x, dtype)
         of_parameters = (
@@ -191,13 +197,28 @@ class _Layer(torch.autograd.Function):
         return (grad_x, None, *of_parameters)
 
 
-def _attend(x: Tensor, w: _Weights, how: _How) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights [E, H], messages [N, hidden] and totals [N, H]."""
-    ranges = how.graph.ranges
+@dataclass
+class _Attended:
+    """weights: [E, H]; message: [N, hidden]; total: [N, H]; query, key, value: [N, hidden], or None if they are computed again"""
+
+    weights: Tensor
+    message: Tensor
+    total: Tensor
+    query: Tensor | None
+    key: Tensor | None
+    value: Tensor | None
+
+
+def _attend(x: Tensor, w: _Weights, how: _How) -> _Attended:
+    ranges, keep = how.graph.ranges, how.keep_projections
     attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed)
-    weights, highest = attention.scores(_project(x, w, _QUERY, ranges, how.dtype), _project(x, w, _KEY, ranges, how.dtype))
-    message, total = attention.messages(weights, highest, _project(x, w, _VALUE, ranges, how.dtype))
-    return weights, message, total
+    query, key = _project(x, w, _QUERY, ranges, how.dtype), _project(x, w, _KEY, ranges, how.dtype)
+    weights, highest = attention.scores(query, key)
+    kept_query, kept_key = (query, key) if keep else (None, None)
+    del query, key
+    value = _project(x, w, _VALUE, ranges, how.dtype)
+    message, total = attention.messages(weights, highest, value)
+    return _Attended(weights, message, total, kept_query, kept_key, value if keep else None)
 
 
 _Ranges = tuple[tuple[int, int], ...]

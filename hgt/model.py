@@ -50,11 +50,11 @@ class HGTEncoder(nn.Module):
         """What the last HGT layer gives for all nodes; `project` makes embeddings of it, row by row. spend_gradient: see `HGTLayer`."""
         return self._apply_layers(self.node_embedding, graph, removed, spend_gradient)
 
-    def recompute_layers(self, on: bool) -> None:
-        """Whether the layers keep only their inputs for the backward pass."""
+    def keep_for_backward(self, layers: bool, projections: bool) -> None:
+        """What HGT layers keep: their messages and weights or nothing but inputs; keys, queries and values or not. Same result."""
         for layer in self.layers:
             assert isinstance(layer, HGTLayer)
-            layer.recompute = on
+            layer.recompute, layer.keep_projections = not layers, projections
 
     def project(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows dim"]:
         """Embeddings of rows of `hidden`."""

@@ -110,10 +110,10 @@ def build_trainee(
 
     form: how steps are worked off; the largest that the configuration allows when not given.
     """
-    form = form or StepForm.of(config, graph.total_nodes)
+    form = form or StepForm.of(config)
     torch.manual_seed(config.split.seed)
     model = HGTModel(graph, config.model).to(device)
-    model.encoder.recompute_layers(form.recompute_layers)
+    model.encoder.keep_for_backward(layers=not form.recompute_layers, projections=form.keeps_projections)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.train.learning_rate, fused=True)
     messages = training_message_graph(graph, split, form.limits).to(device)
     return Trainee(config, device, model, optimizer, messages, Batches(graph, split, config, form.accumulation_steps))

@@ -13,10 +13,9 @@ import argparse
 import json
 
 import numpy as np
-import torch
 
 from hgt.config import RunConfig
-from hgt.device import memory_in_use
+from hgt.device import memory_in_use, prepare_device
 from hgt.split import split_facts
 from hgt.train import Trainee, build_trainee, train_step
 from tests.bench.graphs import primekg_like
@@ -41,7 +40,7 @@ def _trainee(num_nodes: int, num_edges: int, device: str) -> Trainee:
     config = RunConfig()
     held_out = config.split.val_fraction + config.split.test_fraction
     graph = primekg_like(num_nodes, round(num_edges / 2 / (1 - held_out)))
-    return build_trainee(config, graph, split_facts(graph, config.split), torch.device(device))
+    return build_trainee(config, graph, split_facts(graph, config.split), prepare_device(device))
 
 
 def slope(edges: list[float], values: list[float]) -> float | None:

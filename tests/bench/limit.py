@@ -16,6 +16,7 @@ import json
 import torch
 
 from hgt.config import RunConfig
+from hgt.device import prepare_device
 from hgt.layer import MAX_REDUCTION_ROWS
 from hgt.split import split_facts
 from hgt.train import build_trainee, removed_edges, train_step
@@ -29,7 +30,7 @@ ENCODER, STEP = "encoder, all nodes", "whole train_step"
 def measure(size: str, device: str, repeats: int, square: int) -> dict:
     """Counts and times of one size, the machine's peaks among them."""
     graph, config = primekg_like(*nodes_and_facts(size)), RunConfig()
-    trainee = build_trainee(config, graph, split_facts(graph, config.split), torch.device(device))
+    trainee = build_trainee(config, graph, split_facts(graph, config.split), prepare_device(device))
     trainee.model.train()
     encoder, m = trainee.model.encoder, config.model
     drawing = seconds(lambda: trainee.batches.draw(0, 0), "cpu", repeats)

@@ -17,10 +17,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from hgt.config import RunConfig
-from hgt.device import probe_device
+from hgt.device import prepare_device, probe_device
 from hgt.edge_table import read_edge_table
 from hgt.embeddings import infer_layerwise
 from hgt.geometry import measure_geometry
@@ -111,7 +109,7 @@ def main() -> None:
             write_csv(primekg_like(options.nodes, options.facts), path)
         graph, split = load(path, folder / "graph", config, phase)
     phase("planning", "", lambda: plan_memory(graph, config, probe_device(options.device)))
-    trainee = phase("starting the trainer", "", lambda: build_trainee(config, graph, split, torch.device(options.device)))
+    trainee = phase("starting the trainer", "", lambda: build_trainee(config, graph, split, prepare_device(options.device)))
     step = step_seconds(trainee, options.steps, options.device)
     evaluate(trainee, graph, split, options.ranked, phase)
     num_batches = trainee.batches.num_batches

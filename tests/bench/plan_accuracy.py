@@ -17,7 +17,7 @@ import sys
 import torch
 
 from hgt.config import RunConfig
-from hgt.device import peak_memory, probe_device
+from hgt.device import peak_memory, prepare_device, probe_device
 from hgt.embeddings import infer_layerwise
 from hgt.memory import StepForm, plan_of_form
 from hgt.ranking import FactIndex, sample_facts
@@ -34,15 +34,15 @@ CASES = {
         (10_000, 50_000, {"embedding_dim": 128, "hidden_dim": 128}, {}),
         (10_000, 50_000, {"accumulation_steps": 1, "edge_sample_size": 20_000}, {}),
         (30_000, 300_000, {}, {}),
-        (30_000, 300_000, {}, {"recompute_layers": True, "table_rows": 8_192}),
+        (30_000, 300_000, {}, {"recompute_layers": True, "keep_projections": False, "table_rows": 8_192}),
         (66_903, 200_000, {}, {}),
-        (66_903, 200_000, {"accumulation_steps": 16}, {"recompute_layers": True, "table_rows": 16_384}),
+        (66_903, 200_000, {"accumulation_steps": 16}, {"recompute_layers": True, "keep_projections": False, "table_rows": 16_384}),
         (66_903, 200_000, {"num_layers": 3, "embedding_dim": 256}, {}),
     ],
     "large": [
         (66_903, 2_000_000, {}, {}),
         (129_375, 4_050_249, {}, {}),
-        (129_375, 4_050_249, {}, {"recompute_layers": True, "table_rows": 16_384, "group_edges": 262_144}),
+        (129_375, 4_050_249, {}, {"recompute_layers": True, "keep_projections": False, "table_rows": 16_384, "group_edges": 262_144}),
         (129_375, 4_050_249, {"mixed_precision": True}, {}),
     ],
 }
@@ -54,10 +54,10 @@ def measure(case: tuple, device_type: str) -> dict:
     graph = primekg_like(num_nodes, num_facts)
     config = RunConfig.from_flat(values)
     probe = probe_device(device_type)
-    form = dataclasses.replace(StepForm.of(config, graph.total_nodes), **fields)
+    form = dataclasses.replace(StepForm.of(config), **fields)
     plan = plan_of_form(graph, config, probe, form)
     split = split_facts(graph, config.split)
-    device = torch.device(device_type)
+    device = prepare_device(device_type)
     trainee = build_trainee(config, graph, split, device, form)
     found = {}
 

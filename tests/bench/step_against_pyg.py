@@ -14,6 +14,7 @@ import json
 import torch
 
 from hgt.config import RunConfig
+from hgt.device import prepare_device
 from hgt.message_graph import message_edge_types, training_message_graph
 from hgt.model import HGTEncoder
 from hgt.split import split_facts
@@ -30,6 +31,7 @@ def measure(variant: str, size: str, device: str, repeats: int) -> dict:
     config = RunConfig.from_flat({"dropout": 0.0})
     messages = training_message_graph(graph, split_facts(graph, config.split))
     m = config.model
+    prepare_device(device)  # the same allocator for all
     if variant == "ours":
         encoder = HGTEncoder(graph.num_nodes, message_edge_types(graph), m).to(device)
         messages = messages.to(device)

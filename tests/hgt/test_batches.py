@@ -1,7 +1,7 @@
 """An epoch supervises every training fact once, batches repeat exactly, and no true fact is ever used as a negative."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 
 from hgt.batches import Batches
 from hgt.losses import micro_batch_loss
+from hgt.memory import StepForm
 from hgt.message_graph import build_message_graph, message_edge_types, training_message_graph
 from hgt.split import TRAIN, split_facts
 from hgt.train import build_trainee, removed_edges, train_step
@@ -198,6 +199,36 @@ def test_accumulated_gradients_equal_the_whole_batchs(graph, split, make_config,
     for steps, (losses, grads) in results.items():
         torch.testing.assert_close(losses, results[1][0], atol=1e-5, rtol=1e-5, msg=lambda m, n=steps: f"{n} steps: {m}")
         torch.testing.assert_close(grads, results[1][1], atol=1e-5, rtol=1e-5, msg=lambda m, n=steps: f"{n} steps: {m}")
+
+
+FEW_ROWS = {"num_negatives": 2, "contrastive_weight": 0.0, "min_batches_per_epoch": 100, "accumulation_steps": 1}
+
+
+@pytest.mark.parametrize("values", [{}, FEW_ROWS], ids=["many rows", "few rows"])
+def test_every_form_of_the_step_gives_the_same(graph, split, make_config, values):
+    """Smaller tables and groups, computing again, more micro-batches: losses and gradients stay, and dropout drops the same."""
+    config = make_config(dropout=0.3, max_grad_norm=1e9, **values)
+    planned = [StepForm.of(config)]
+    while (smaller := planned[-1].smaller()) is not None:
+        planned.append(smaller)
+    (without_projections,) = [f for f in planned if f.table_rows == planned[0].table_rows and not f.keep_projections]
+    chosen = [planned[0], without_projections, planned[-1]]
+    forms = chosen + [replace(f, table_rows=64, group_edges=100) for f in chosen]  # a graph as small as this one has few groups otherwise
+    results, num_groups, projects_first = [], set(), set()
+    for form in forms:
+        trainee = build_trainee(config, graph, split, CPU, form)
+        trainee.model.train()
+        num_groups.add(len(trainee.messages.groups))
+        projects_first.add(trainee.batches.layout.num_rows * form.accumulation_steps >= graph.total_nodes)
+        torch.manual_seed(11)  # dropout
+        losses = train_step(trainee, trainee.batches.draw(0, 1))
+        results.append([*losses.values(), *(p.grad for p in trainee.model.parameters())])
+    assert min(num_groups) == 2, "one for each side that is transformed"
+    assert max(num_groups) > 10
+    assert projects_first == ({True, False} if values else {True}), "all nodes are projected at once, or each micro-batch's rows"
+    for form, found in zip(forms, results, strict=True):
+        for tensor, whole in zip(found, results[0], strict=True):
+            assert (tensor - whole).norm() <= 1e-5 * whole.norm(), form
 
 
 def test_gradients_equal_those_of_one_plain_backward(graph, split, make_config):

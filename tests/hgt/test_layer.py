@@ -164,6 +164,68 @@ def test_the_backward_pass_runs_once():
         out.backward()
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["with dropout", "without"])
+def test_a_gradient_that_may_be_spent_gives_the_same_gradients(training):
+    """And one that may not be stays as it was handed in: the caller may need it again."""
+    _, ours = pair(9)
+    ours.dropout, ours.training = 0.5, training
+    graph = our_graph(random_edges(9))
+    x = torch.randn(graph.num_nodes, 16, requires_grad=True)
+    handed = torch.randn(graph.num_nodes, 16)
+
+    def gradients(spend_gradient, grad_out):
+        torch.manual_seed(1)  # dropout
+        out = ours(x, graph, spend_gradient=spend_gradient)
+        return torch.autograd.grad(out, [x, *ours.parameters()], grad_out)
+
+    kept, spent = handed.clone(), handed.clone()
+    expected, got = gradients(False, kept), gradients(True, spent)
+    assert torch.equal(kept, handed)
+    assert not torch.equal(spent, handed), "otherwise nothing was saved"
+    torch.testing.assert_close(got, expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(("recompute", "keep_projections"), [(False, True), (True, False), (True, True)])
+def test_what_is_kept_for_the_backward_pass_does_not_change_it(recompute, keep_projections):
+    _, ours = pair(10)
+    ours.dropout = 0.5
+    graph = our_graph(random_edges(10))
+    x = torch.randn(graph.num_nodes, 16, requires_grad=True)
+
+    def gradients():
+        torch.manual_seed(1)  # dropout: computing again must not draw again
+        out = ours(x, graph, torch.arange(graph.num_edges) % 5 == 0)
+        torch.manual_seed(2)
+        return out, torch.autograd.grad(out.square().sum(), [x, *ours.parameters()])
+
+    assert not ours.recompute
+    assert not ours.keep_projections
+    expected = gradients()
+    ours.recompute, ours.keep_projections = recompute, keep_projections
+    torch.testing.assert_close(gradients(), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_mixed_precision_stays_close_to_float32(seed):
+    """bfloat16 has 8 bits: of six seeds the outputs were off by at most 0.8 % of their norm, a gradient by 2.2 %."""
+    _, ours = pair(seed)
+    graph = our_graph(random_edges(seed, sizes=dict.fromkeys(EDGE_TYPES, 200)))
+    x = torch.randn(graph.num_nodes, 16, requires_grad=True)
+    weight = torch.randn(graph.num_nodes, 16)
+
+    def results():
+        out = ours(x, graph)
+        return [out.detach(), *torch.autograd.grad((out * weight).sum(), [x, *ours.parameters()])]
+
+    exact = results()
+    ours.compute_dtype = torch.bfloat16
+    mixed = results()
+    assert {t.dtype for t in mixed} == {torch.float32}
+    off = [((m - e).norm() / e.norm()).item() for m, e in zip(mixed, exact, strict=True)]
+    assert 1e-3 < off[0] < 0.02, "at 0 nothing was computed in bfloat16"
+    assert max(off[1:]) < 0.05, off
+
+
 def test_long_reductions_are_split_without_changing_the_result(monkeypatch):
     _, ours = pair(7)
     graph = our_graph(random_edges(7))

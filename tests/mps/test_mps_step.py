@@ -11,8 +11,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
+import torch
+from packaging.requirements import Requirement
 
 from tests.conftest import CHECKOUT
 from tests.mps.fake_step import VARIANTS
@@ -151,6 +154,20 @@ def test_kernels_of_native_functions():
 def test_as_many_kernels_as_the_macos_libraries_have():
     """Counted once with `llvm-nm -C libtorch_cpu.dylib`, as distinct `wrapper_MPS_*` functions of the macOS wheels."""
     assert (len(installed_kernels()), len(listed_kernels())) == (890, 912)
+
+
+def torch_on(lines, platform):
+    """What a list of requirements asks of torch on this platform."""
+    named = [Requirement(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return [str(r.specifier) for r in named if r.name == "torch" and (r.marker is None or r.marker.evaluate({"sys_platform": platform}))]
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "requirements.lock"])
+def test_the_list_is_of_the_version_that_a_mac_installs(file):
+    text = (CHECKOUT / file).read_text()
+    lines = tomllib.loads(text)["project"]["dependencies"] if file.endswith(".toml") else text.splitlines()
+    assert torch_on(lines, "darwin") == [f"=={MAC_VERSION}"]
+    assert torch_on(lines, "linux") == [f"=={torch.__version__.partition('+')[0]}"]
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,16 +13,19 @@ from torch.utils._pytree import tree_iter
 
 
 class LiveBytes(TorchDispatchMode):
-    """`with LiveBytes() as live: ...; live.peak`. Tensors made before count when they are in `standing`."""
+    """`with LiveBytes() as live: ...; live.peak`. Tensors made before count when they are in `standing`.
+
+    Counts what operations give back. What one takes for itself and frees again is left out, as is the allocator's rounding.
+    """
 
     def __init__(self, standing: Any = ()):
         super().__init__()
         self.now = self.peak = 0
         self.known: set[int] = set()
-        self._add(standing)
+        self._add(tensors_in(standing))
 
-    def _add(self, tensors: Any) -> None:
-        for tensor in tree_iter(tensors):
+    def _add(self, tensors: Iterator[Any]) -> None:
+        for tensor in tensors:
             if not isinstance(tensor, torch.Tensor):
                 continue
             storage = tensor.untyped_storage()
@@ -38,5 +43,18 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self._add(out)
+        self._add(tree_iter(out))
         return out
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in nested lists, tuples, dicts and dataclasses."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for member in value:
+            yield from tensors_in(member)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+    elif dataclasses.is_dataclass(value):
+        yield from tensors_in([getattr(value, f.name) for f in dataclasses.fields(value)])

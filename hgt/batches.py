@@ -73,7 +73,14 @@ class Layout:
 
     @property
     def num_rows(self) -> int:
+        """Embeddings that one micro-batch needs."""
         return sum(self.sections)
+
+    def rows_of_batch(self, num_parts: int) -> int:
+        """Rows of a whole batch, the pools that its micro-batches share counted once."""
+        shared = {pool for pool, _ in (*self.tail_groups, *self.head_groups)} | ({self.contrast.pool} if self.contrast else set())
+        pools = sum(self.sections[s] for s in shared)
+        return pools + num_parts * (self.num_rows - pools)
 
 
 @dataclass(frozen=True)
@@ -127,9 +134,9 @@ class BatchSizes:
     def pool_width(self) -> int:
         return max(self.pools.values(), default=0)
 
-    def projects_first(self, num_nodes: int, num_parts: int) -> bool:
-        """Whether projecting all nodes to embeddings once is less work than projecting each micro-batch's rows."""
-        return self.rows(num_parts) * num_parts >= num_nodes
+    def projects_first(self, num_nodes: int) -> bool:
+        """Whether projecting all nodes to embeddings once is less work than projecting a batch's rows."""
+        return self.rows(1) >= num_nodes
 
 
 def batch_sizes(graph: KnowledgeGraph, config: RunConfig) -> BatchSizes:

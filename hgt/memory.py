@@ -161,8 +161,9 @@ def _fitting_changes(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProb
         middle = (low + high) // 2
         fits = _plan(counts.scaled(middle / graph.total_nodes), form, probe).fits
         low, high = (middle, high) if fits else (low, middle)
-    if low > 100:
-        yield "limit_nodes", low // 100 * 100
+    low = int(0.9 * low) // 100 * 100  # a sample's share of the facts is a little larger than that of the nodes
+    if low:
+        yield "limit_nodes", low
 
 
 def memory_limit(config: RunConfig) -> int | None:
@@ -203,6 +204,7 @@ class _Counts:
     table_rows: int  # of the larger side's groups together
     all_table_rows: int
     dropout: bool
+    complex: bool
     item: int  # bytes of what is gathered along edges
     node_chunk: int
     num_ranked: int  # held-out facts of one edge type that are ranked together
@@ -229,7 +231,7 @@ class _Counts:
             heads=m.num_heads, layers=m.num_layers, message_types=len(message_edge_types(graph)), relations=len(graph.edge_types),
             facts=graph.total_facts, train_facts=int(graph.total_facts * share), edges=int(edges * share),
             table_rows=max(rows.values()), all_table_rows=sum(rows.values()),
-            dropout=m.dropout > 0, item=2 if m.mixed_precision else 4, node_chunk=t.node_batch_size,
+            dropout=m.dropout > 0, complex=m.decoder == "complex", item=2 if m.mixed_precision else 4, node_chunk=t.node_batch_size,
             num_ranked=int(min(t.num_val_edges / graph.total_facts, config.split.val_fraction) * max(graph.num_facts.values(), default=0)),
             batch=batch_sizes(graph, config),
         )  # fmt: skip
@@ -271,7 +273,13 @@ def _plan(c: _Counts, form: StepForm, probe: DeviceProbe) -> MemoryPlan:
     host = _host_bytes(c, form) if c.device == "cpu" else {}
     process = sum(host.values())
     libraries = _LIBRARY_BYTES.get(c.device, 0)
-    parts = {**host, **({"libraries": libraries} if libraries else {}), "weights and Adam": 3 * b.parameters, "message graph": b.graph, **_step_parts(c, b, form)}
+    parts = {
+        **host,
+        **({"libraries": libraries} if libraries else {}),
+        "weights and Adam": 3 * b.parameters,
+        "message graph": b.graph,
+        **_step_parts(c, b, form),
+    }
     phases = {
         "step": sum(parts.values()),
         "optimizer": process + libraries + 4 * b.parameters + b.graph,
@@ -308,14 +316,14 @@ def _forward(b: _Bytes, form: StepForm, saved: int) -> dict[str, int]:
 
 def _decoder(c: _Counts, b: _Bytes, form: StepForm, saved: int) -> dict[str, int]:
     rows, facts, width = c.batch.rows(form.accumulation_steps), c.batch.facts(form.accumulation_steps), c.batch.pool_width
-    first = c.batch.projects_first(c.nodes, form.accumulation_steps)
+    first = c.batch.projects_first(c.nodes)
     states = c.nodes * (c.dim if first else c.hidden) * _FLOAT
-    micro = rows * (_LONG + 3 * c.dim * _FLOAT + (0 if first else 3 * c.hidden * _FLOAT)) + facts * (2 * width + 4 * c.dim * _FLOAT)
-    scores = facts * 2 * width * 3 * _FLOAT  # both sides: scores, filtered ones, with the true one in front
+    per_fact = (10 if c.complex else 4) * c.dim * _FLOAT + width * (5 * _FLOAT + 2)  # queries and products; scores of both sides, filters
+    loss = rows * (_LONG + 2 * c.dim * _FLOAT + (0 if first else 2 * c.hidden * _FLOAT)) + facts * per_fact
     return {
         "kept for the backward pass": saved + (b.node if first else 0),
         "embeddings and their gradient" if first else "hidden states and their gradient": 2 * states,
-        "loss of one micro-batch": micro + scores,
+        "loss of one micro-batch": loss,
     }
 
 
@@ -336,7 +344,7 @@ def _backward(c: _Counts, b: _Bytes, form: StepForm, saved: int) -> dict[str, in
 def _inference(c: _Counts, b: _Bytes) -> int:
     """Inputs, keys, values and outputs of a layer, and one chunk's edges; or the last layer's outputs and the embeddings."""
     share = min(1.0, 4 * c.node_chunk / c.nodes)  # hubs lie together: a chunk may have several times its share of the edges
-    chunk = int(share * (2 * b.edge_weights + b.graph + b.node)) + 3 * b.table
+    chunk = int(share * (b.edge_weights + b.node) + 1.5 * b.table)
     return b.graph + max(4 * b.node + chunk + b.chunk, 2 * b.node + c.nodes * c.dim * _FLOAT)
 
 

@@ -69,7 +69,7 @@ def train_step(trainee: Trainee, batch: Batch) -> dict[str, Tensor]:
     hidden = hidden.detach()
     # Whichever is less work: project all nodes once, or the rows of each micro-batch.
     projected = None
-    if layout.num_rows * len(micro_batches) >= len(hidden):
+    if layout.rows_of_batch(len(micro_batches)) >= len(hidden):
         projected = model.encoder.project(hidden.requires_grad_())
     states = hidden if projected is None else projected.detach()
     grad = torch.zeros_like(states, requires_grad=False)

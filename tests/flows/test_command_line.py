@@ -16,6 +16,9 @@ import pytest
 from flows import session
 from flows.cli import main
 from hgt.events import EventReader
+from hgt.memory import StepForm
+from hgt.program import planned_form, planned_phases
+from hgt.run_folder import RunFolder
 from tests.conftest import CHECKOUT, HGT, SMALL, data_file, options, runs_of, wait_for
 
 
@@ -54,6 +57,12 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt, environment, small_kg, t
         *(f"embeddings/{f}" for f in ("embeddings.parquet", "embeddings.safetensors", "nodes.parquet", "relations.parquet")),
         *(f"report/{f}" for f in ("validation.json", "losses.png", "pca.png")),
     }
+
+    form = planned_form(RunFolder(folder))
+    assert form == StepForm.of(RunFolder(folder).load_config()), "this machine has memory enough for the largest form"
+    assert str(form) in done.stdout
+    assert run.data.tags["plan.form"] == str(form)
+    assert run.data.metrics["planned_memory_bytes"] == max(planned_phases(RunFolder(folder)).values())
 
     parquet = folder / "embeddings" / "embeddings.parquet"
     num_nodes = len(pd.read_parquet(parquet))
@@ -122,6 +131,36 @@ def test_bad_input_found_by_the_flow_gets_one_sentence_and_exit_code_2(hgt, envi
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert [run.info.status for run in runs_of(environment)[1]] == ["FAILED"]
+
+
+@pytest.mark.parametrize("options", [[], ["--device", "mps", "--memory", "16GB"]], ids=["this machine", "a Mac elsewhere"])
+def test_plan_says_what_a_run_takes_without_starting_anything(hgt, environment, small_kg, options):
+    planned = hgt("plan", "--kg", small_kg, "--accumulation-steps", "3", *options)
+    assert planned.returncode == 0, planned.stderr
+    assert not planned.stderr
+    assert "nodes, 2,500 facts, 15 edge types" in planned.stdout
+    for words in ("step", "optimizer", "inference", "evaluation", "weights and Adam", "3 micro-batches, tables of", "MiB  at the peak, of"):
+        assert words in planned.stdout
+    assert ("of 15,259 MiB available" in planned.stdout) == bool(options)
+    assert ("plan for mps" in planned.stdout) == bool(options)
+    assert not Path(environment["HGT_HOME"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--kg", "{kg}", "--device", "mps", "--memory", "50MB"], "50,000,000 are available. What would fit: --hidden-dim"),
+        (["--kg", "{kg}", "--device", "cpu", "--memory", "50MB"], "50,000,000 are available. Take another device"),
+        (["--kg", "{kg}", "--memory", "much"], "takes a size such as 16GB or 12.5GiB, not 'much'"),
+        (["--kg", "no/such/file.csv"], "no such file"),
+    ],
+)
+def test_plan_refuses_in_one_sentence_with_exit_code_2(hgt, small_kg, arguments, words):
+    refused = hgt("plan", *(a.format(kg=small_kg) for a in arguments))
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert words in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in refused.stdout + refused.stderr
 
 
 def test_ctrl_c_stops_at_once_and_resume_goes_on(hgt, environment, small_kg, tmp_path):

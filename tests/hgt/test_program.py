@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from hgt import embed, evaluate
 from hgt.config import RunConfig
 from hgt.errors import InputError
 from hgt.events import EventReader
-from hgt.program import planned_phases, run_program
+from hgt.memory import StepForm
+from hgt.program import planned_form, planned_phases, run_program
 from hgt.run_folder import RunFolder
 from tests.hgt.test_train import make_run
 
@@ -87,8 +89,12 @@ def test_the_phases_of_embedding_and_evaluation(tmp_path, small_kg, monkeypatch)
 
 def test_a_run_without_a_readable_plan_has_none(folder):
     assert planned_phases(folder) == {}
-    for text in ("", "{}", "[]", '{"phases": 3}'):
+    assert planned_form(folder) is None
+    for text in ("", "{}", "[]", '{"phases": 3, "form": 3}', '{"form": {"unknown": 1}}'):
         folder.plan.write_text(text)
         assert planned_phases(folder) == {}
-    folder.plan.write_text(json.dumps({"device": "cpu", "phases": PHASES}))
+        assert planned_form(folder) is None
+    form = StepForm.of(RunConfig())
+    folder.plan.write_text(json.dumps({"device": "cpu", "phases": PHASES, "form": asdict(form)}))
     assert planned_phases(folder) == PHASES
+    assert planned_form(folder) == form

@@ -1,5 +1,6 @@
 """The trainer program: resumed equals uninterrupted, kills at any moment, damaged and foreign checkpoints."""
 
+import dataclasses
 import json
 import os
 import random
@@ -19,6 +20,8 @@ from hgt.edge_table import read_edge_table
 from hgt.errors import CheckpointError, HgtError
 from hgt.events import EventReader, EventWriter, epochs_by_number
 from hgt.graph import KnowledgeGraph
+from hgt.memory import StepForm
+from hgt.program import planned_form
 from hgt.run_folder import RunFolder
 from hgt.split import split_facts
 from hgt.train import Training
@@ -104,7 +107,7 @@ def kill_at_random_moments(folder, num_kills, rng):
     return kills
 
 
-@pytest.mark.parametrize("num_kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [2, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
 def test_kill_9_at_random_moments_loses_nothing(tmp_path, small_kg, num_kills):
     values = {"num_epochs": 6 * num_kills, "min_batches_per_epoch": 6, "patience": 1000}  # twice as long as the longest waits together
     whole, folder = (make_run(tmp_path / name, small_kg, **values) for name in ("whole", "run"))
@@ -114,6 +117,22 @@ def test_kill_9_at_random_moments_loses_nothing(tmp_path, small_kg, num_kills):
     assert start_trainer(folder).wait(120) == 0, log_of(folder)
     assert losses(folder) == losses(whole)
     assert sorted(losses(folder)) == list(range(1, values["num_epochs"] + 1))
+
+
+def test_steps_are_worked_off_as_planned(tmp_path, small_kg, uninterrupted):
+    """The form that the plan chose is what the trainer takes, and changes nothing in what it learns."""
+    folder = make_run(tmp_path / "run", small_kg)
+    form = StepForm(accumulation_steps=7, table_rows=64, group_edges=200, recompute_layers=True, keep_projections=False)
+    folder.plan.write_text(json.dumps({"phases": {}, "form": dataclasses.asdict(form)}))
+    assert planned_form(folder) == form
+    trainee = Training(folder, lambda event, **values: None).trainee
+    assert len(trainee.batches.draw(0, 0).micro_batches) == 7
+    assert all(layer.recompute and not layer.keep_projections for layer in trainee.model.encoder.layers)
+    assert len(trainee.messages.groups) > 10
+    assert max(len(group.nodes) for group in trainee.messages.groups) <= 64
+    train_here(folder)
+    for epoch, values in losses(uninterrupted).items():
+        assert losses(folder)[epoch] == pytest.approx(values, rel=0.01)
 
 
 def test_sigterm_stops_at_once_and_leaves_a_valid_checkpoint(tmp_path, small_kg):

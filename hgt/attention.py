@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hgt.edge_kernels import edge_kernels
+from hgt.edge_kernels import edge_kernels, heads
 from hgt.message_graph import EdgeGroup, MessageGraph
 
 _MASKED = -1e30  # finite, so that a node whose every edge is removed does not give inf - inf
@@ -48,15 +48,15 @@ class Attention:
         kernels = edge_kernels(query.device.type)
         scores = torch.empty(self.graph.num_edges, num_heads, dtype=self.prior.dtype, device=query.device)
         highest = torch.full((len(query), num_heads), _MASKED, dtype=self.prior.dtype, device=query.device)
-        blocks = (self.key_transform * self._scale).to(query.dtype)
+        blocks = _by_head(self.key_transform * self._scale, query.dtype)
         for group in self.graph.groups:
             part = scores[slice(*group.edges)]
             if group.transforms_source:
-                table = _as_rows(_transformed(key, group, blocks))
-                kernels.edge_dot(query, table, group.by_target, part)
+                table = _by_blocks(_table(key, group, num_heads), group, blocks)
+                kernels.edge_dot(heads(query, num_heads), table, group.by_target, part)
             else:
-                table = _as_rows(_transformed(query, group, blocks.transpose(2, 3)))
-                kernels.edge_dot(table, key, group.by_target, part)
+                table = _by_blocks(_table(query, group, num_heads), group, blocks.transpose(2, 3))
+                kernels.edge_dot(table, heads(key, num_heads), group.by_target, part)
             if self.removed is not None:
                 part.masked_fill_(self.removed[slice(*group.edges)].unsqueeze(1), _MASKED)
             highest.scatter_reduce_(0, _expanded(group.targets(), part), part, "amax")
@@ -64,11 +64,11 @@ class Attention:
 
     def messages(self, scores: Tensor, highest: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Messages [num_targets, hidden] and totals [num_targets, H]. Overwrites the scores with the weights."""
+        num_heads = highest.shape[1]
         kernels = edge_kernels(value.device.type)
         total = torch.zeros_like(highest)
         message = highest.new_zeros(len(highest), value.shape[1])
-        blocks = self.value_transform.to(value.dtype)
-        all_values = kernels.summands(value, highest.shape[1])
+        blocks = _by_head(self.value_transform, value.dtype)
         for group in self.graph.groups:
             weights = scores[slice(*group.edges)]
             target = group.targets()
@@ -77,14 +77,13 @@ class Attention:
                 weights.masked_fill_(self.removed[slice(*group.edges)].unsqueeze(1), 0.0)
             total.scatter_add_(0, _expanded(target, weights), weights)
             if group.transforms_source:
-                summands = kernels.summands(_as_rows(_transformed(value, group, blocks)), highest.shape[1])
-                kernels.add_weighted_sum(message, summands, weights, group.by_target)
+                table = _by_blocks(_table(value, group, num_heads), group, blocks)
+                kernels.add_weighted_sum(heads(message, num_heads), table, weights, group.by_target)
             else:
-                sums = message.new_zeros(len(group.nodes), message.shape[1])
-                kernels.add_weighted_sum(sums, all_values, weights, group.by_target)
-                _add_rows(message, group, _by_blocks(sums.to(value.dtype), group, blocks))
+                sums = kernels.weighted_table(len(group.nodes), heads(value, num_heads), weights, group.by_target)
+                _add_table(message, group, _by_blocks(sums.to(value.dtype), group, blocks))
         total += _EMPTY
-        message.view(len(message), total.shape[1], -1).div_(total.unsqueeze(-1))
+        message.view(*total.shape, -1).div_(total.unsqueeze(-1))
         return message, total
 
     def message_backward(self, weights: Tensor, grad_sum: Tensor, through_total: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,29 +92,25 @@ class Attention:
         kernels = edge_kernels(value.device.type)
         grad_value = grad_sum.new_zeros(value.shape)
         grad_transform = torch.zeros_like(self.value_transform)
-        blocks = self.value_transform.to(value.dtype)
-        grad_sum_rows = grad_sum.to(value.dtype)
-        grad_sums, values = kernels.summands(grad_sum_rows, num_heads), kernels.summands(value, num_heads)
+        blocks = _by_head(self.value_transform, value.dtype)
+        grad_sum = grad_sum.to(value.dtype)
         for group in self.graph.groups:
             part = weights[slice(*group.edges)]
             grad_weights = torch.empty_like(part)
             if group.transforms_source:
-                rows = _gathered(value, group)
-                table = _as_rows(_by_blocks(rows, group, blocks))
-                kernels.edge_dot(grad_sum_rows, table, group.by_target, grad_weights)
-                grad_table = grad_sum.new_zeros(len(group.nodes), value.shape[1])
-                kernels.add_weighted_sum(grad_table, grad_sums, part, group.by_source)
+                rows = _table(value, group, num_heads)
+                kernels.edge_dot(heads(grad_sum, num_heads), _by_blocks(rows, group, blocks), group.by_target, grad_weights)
+                grad_table = kernels.weighted_table(len(group.nodes), heads(grad_sum, num_heads), part, group.by_source)
                 grad_table = grad_table.to(value.dtype)
                 _add_outer(grad_transform, rows, grad_table, group)
-                _add_rows(grad_value, group, _by_blocks(grad_table, group, blocks.transpose(2, 3)))
+                _add_table(grad_value, group, _by_blocks(grad_table, group, blocks.transpose(2, 3)))
             else:
-                rows = _gathered(grad_sum_rows, group)
-                table = _as_rows(_by_blocks(rows, group, blocks.transpose(2, 3)))
-                kernels.edge_dot(table, value, group.by_target, grad_weights)
-                sums = grad_sum.new_zeros(len(group.nodes), value.shape[1])
-                kernels.add_weighted_sum(sums, values, part, group.by_target)
+                rows = _table(grad_sum, group, num_heads)
+                table = _by_blocks(rows, group, blocks.transpose(2, 3))
+                kernels.edge_dot(table, heads(value, num_heads), group.by_target, grad_weights)
+                kernels.add_weighted_sum(heads(grad_value, num_heads), table, part, group.by_source)
+                sums = kernels.weighted_table(len(group.nodes), heads(value, num_heads), part, group.by_target)
                 _add_outer(grad_transform, sums.to(value.dtype), rows, group)
-                kernels.add_weighted_sum(grad_value, kernels.summands(table, num_heads), part, group.by_source)
             grad_weights -= through_total.index_select(0, group.targets())
             part.mul_(grad_weights)
         return grad_value, grad_transform
@@ -126,70 +121,71 @@ class Attention:
         kernels = edge_kernels(query.device.type)
         grad_query, grad_key = (grad_scores.new_zeros(t.shape) for t in (query, key))
         grad_scaled = torch.zeros_like(self.key_transform)
-        blocks = (self.key_transform * self._scale).to(query.dtype)
-        queries, keys = kernels.summands(query, num_heads), kernels.summands(key, num_heads)
+        blocks = _by_head(self.key_transform * self._scale, query.dtype)
         for group in self.graph.groups:
             part = grad_scores[slice(*group.edges)]
-            grad_table = grad_scores.new_zeros(len(group.nodes), query.shape[1])
             if group.transforms_source:
-                rows = _gathered(key, group)
-                summands = kernels.summands(_as_rows(_by_blocks(rows, group, blocks)), num_heads)
-                kernels.add_weighted_sum(grad_query, summands, part, group.by_target)
-                kernels.add_weighted_sum(grad_table, queries, part, group.by_source)
-                grad_table = grad_table.to(query.dtype)
+                rows = _table(key, group, num_heads)
+                table = _by_blocks(rows, group, blocks)
+                kernels.add_weighted_sum(heads(grad_query, num_heads), table, part, group.by_target)
+                del table
+                grad_table = kernels.weighted_table(len(group.nodes), heads(query, num_heads), part, group.by_source).to(query.dtype)
                 _add_outer(grad_scaled, rows, grad_table, group)
-                _add_rows(grad_key, group, _by_blocks(grad_table, group, blocks.transpose(2, 3)))
+                _add_table(grad_key, group, _by_blocks(grad_table, group, blocks.transpose(2, 3)))
             else:
-                rows = _gathered(query, group)
-                summands = kernels.summands(_as_rows(_by_blocks(rows, group, blocks.transpose(2, 3))), num_heads)
-                kernels.add_weighted_sum(grad_key, summands, part, group.by_source)
-                kernels.add_weighted_sum(grad_table, keys, part, group.by_target)
-                grad_table = grad_table.to(query.dtype)
+                rows = _table(query, group, num_heads)
+                table = _by_blocks(rows, group, blocks.transpose(2, 3))
+                kernels.add_weighted_sum(heads(grad_key, num_heads), table, part, group.by_source)
+                del table
+                grad_table = kernels.weighted_table(len(group.nodes), heads(key, num_heads), part, group.by_target).to(query.dtype)
                 _add_outer(grad_scaled, grad_table, rows, group)
-                _add_rows(grad_query, group, _by_blocks(grad_table, group, blocks))
+                _add_table(grad_query, group, _by_blocks(grad_table, group, blocks))
         grad_prior = (grad_scaled * self.key_transform).sum((2, 3)) / math.sqrt(self.key_transform.shape[-1])
         return grad_query, grad_key, grad_scaled * self._scale, grad_prior
 
 
 def sum_backward(grad_message: Tensor, message: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient of the sums before they are divided by their totals [N, hidden], and of the totals [N, H]. Overwrites grad_message."""
-    num_heads = total.shape[1]
-    grad_message.view(len(total), num_heads, -1).div_(total.unsqueeze(-1))
-    return grad_message, (grad_message * message).view(len(total), num_heads, -1).sum(-1)
+    by_head = grad_message.view(*total.shape, -1).div_(total.unsqueeze(-1))
+    return grad_message, (by_head * message.view_as(by_head)).sum(-1)
 
 
 def _expanded(target: Tensor, like: Tensor) -> Tensor:
     return target.unsqueeze(1).expand_as(like)
 
 
-def _gathered(x: Tensor, group: EdgeGroup) -> Tensor:
-    return x.index_select(0, group.nodes)
+def _by_head(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """[R, H, D, D] -> [H, R, D, D]."""
+    return matrices.to(dtype).transpose(0, 1).contiguous()
 
 
-def _transformed(x: Tensor, group: EdgeGroup, blocks: Tensor) -> Tensor:
-    return _by_blocks(_gathered(x, group), group, blocks)
+def _table(x: Tensor, group: EdgeGroup, num_heads: int) -> Tensor:
+    """[H, table_rows, D]: the group's rows of x [N, hidden]."""
+    return x.view(len(x) * num_heads, -1).index_select(0, _head_rows(group, num_heads)).view(num_heads, len(group.nodes), -1)
 
 
-def _by_blocks(rows: Tensor, group: EdgeGroup, matrices: Tensor) -> Tensor:
-    """`rows[n, h] @ matrices[relation of n, h]`: [table_rows, hidden] -> [num_blocks, H, block_rows, D]."""
-    return _heads_first(rows, group, matrices.shape[1]) @ matrices.index_select(0, group.relation)
+def _add_table(out: Tensor, group: EdgeGroup, table: Tensor) -> None:
+    """Add each table row [H, table_rows, D] to its node's row of out [N, hidden]."""
+    num_heads, _, head_dim = table.shape
+    out.view(len(out) * num_heads, head_dim).index_add_(0, _head_rows(group, num_heads), table.view(-1, head_dim).to(out.dtype))
 
 
-def _heads_first(rows: Tensor, group: EdgeGroup, num_heads: int) -> Tensor:
-    return rows.view(len(group.relation), group.block_rows, num_heads, -1).transpose(1, 2)
+def _head_rows(group: EdgeGroup, num_heads: int) -> Tensor:
+    """[H * table_rows] numbers of the table's rows, head by head, among node rows cut into heads."""
+    return (group.nodes * num_heads + torch.arange(num_heads, device=group.nodes.device).unsqueeze(1)).flatten()
 
 
-def _as_rows(blocks: Tensor) -> Tensor:
-    """[num_blocks, H, block_rows, D] -> [table_rows, hidden]."""
-    num_blocks, num_heads, block_rows, head_dim = blocks.shape
-    return blocks.transpose(1, 2).reshape(num_blocks * block_rows, num_heads * head_dim)
+def _by_blocks(table: Tensor, group: EdgeGroup, matrices: Tensor) -> Tensor:
+    """`table[h, n] @ matrices[h, relation of n]`, [H, table_rows, D]. matrices: [H, R, D, D]"""
+    return (_in_blocks(table, group) @ matrices.index_select(1, group.relation)).view(table.shape)
 
 
-def _add_rows(out: Tensor, group: EdgeGroup, blocks: Tensor) -> None:
-    out.index_add_(0, group.nodes, _as_rows(blocks).to(out.dtype))
+def _in_blocks(table: Tensor, group: EdgeGroup) -> Tensor:
+    """[H, table_rows, D] -> [H, num_blocks, block_rows, D]."""
+    return table.view(len(table), len(group.relation), group.block_rows, -1)
 
 
 def _add_outer(out: Tensor, left: Tensor, right: Tensor, group: EdgeGroup) -> None:
-    """`out[r, h] += sum over the relation's table rows n of left[n, h]^T right[n, h]`."""
-    left, right = (_heads_first(t, group, out.shape[1]) for t in (left, right))
-    out.index_add_(0, group.relation, (left.transpose(2, 3) @ right).to(out.dtype))
+    """`out[r, h] += sum over the relation's table rows n of left[h, n]^T right[h, n]`. out: [R, H, D, D]"""
+    products = _in_blocks(left, group).transpose(2, 3) @ _in_blocks(right, group)
+    out.index_add_(0, group.relation, products.transpose(0, 1).to(out.dtype))

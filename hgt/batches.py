@@ -21,6 +21,8 @@ from torch import Tensor
 from hgt.config import RunConfig
 from hgt.graph import KnowledgeGraph
 from hgt.layer import MAX_REDUCTION_ROWS
+from hgt.message_graph import MessageGraph
+from hgt.neighbor_sampling import NeighborSampling
 from hgt.similarity import jaccard, neighbour_sets, similar_pairs
 from hgt.split import TRAIN, EdgeSplit
 
@@ -106,10 +108,13 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """supervised: numbers of its training facts, padded with `num_train` to a fixed length; micro_batches: its parts."""
+    """supervised: numbers of its training facts, padded with `num_train` to a fixed length; micro_batches: its parts
+    messages: the edges drawn for its messages; None: all of the training message graph
+    """
 
     supervised: Int[Tensor, " _"]
     micro_batches: list[MicroBatch]
+    messages: MessageGraph | None = None
 
 
 @dataclass(frozen=True)
@@ -162,10 +167,19 @@ def num_batches_per_epoch(largest_edge_type: int, config: RunConfig) -> int:
 class Batches:
     """All batches of a run. `layout` and `num_batches` are fixed; `draw(epoch, batch)` is a pure function."""
 
-    def __init__(self, graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig, accumulation_steps: int | None = None):
-        """accumulation_steps: into how many micro-batches a batch is cut; the configuration's when not given."""
+    def __init__(
+        self,
+        graph: KnowledgeGraph,
+        split: EdgeSplit,
+        config: RunConfig,
+        accumulation_steps: int | None = None,
+        neighbors: NeighborSampling | None = None,
+    ):
+        """accumulation_steps: into how many micro-batches a batch is cut; the configuration's when not given.
+        neighbors: draws each batch's message edges; without it messages pass along all."""
         train = config.train
         self.seed = config.split.seed
+        self.neighbors = neighbors
         self.num_parts = accumulation_steps or train.accumulation_steps
         self.facts = split.of(TRAIN).numpy()
         self.num_train = self.facts.shape[1]
@@ -221,7 +235,8 @@ class Batches:
         pool_nodes = np.concatenate([pools[t] + self.ranges[t].start for t in self.pools])
         parts = [self._part(i, drawn, pool_nodes, num_supervised, contrast) for i in range(self.num_parts)]
         fact = np.concatenate([d.fact for d in drawn])
-        return Batch(torch.from_numpy(np.where(fact < 0, self.num_train, fact)), parts)
+        messages = None if self.neighbors is None else self.neighbors.draw(self.seed, epoch, batch)
+        return Batch(torch.from_numpy(np.where(fact < 0, self.num_train, fact)), parts, messages)
 
     def _part(self, i: int, drawn: list[_Drawn], pool_nodes: np.ndarray, num_supervised: int, contrast: _Contrast | None) -> MicroBatch:
         nodes, width = [pool_nodes], self.layout.pool_width

@@ -21,7 +21,7 @@ from hgt.device import translating_out_of_memory
 from hgt.errors import DeviceRefused
 from hgt.graph import KnowledgeGraph
 from hgt.split import split_facts
-from hgt.train import Trainee, build_trainee, train_step
+from hgt.step import Trainee, build_trainee, train_step
 
 Say = Callable[[str], None]
 Step = Callable[[Trainee, Batch], Mapping[str, Tensor]]
@@ -140,7 +140,7 @@ def run_steps(config: RunConfig, graph: KnowledgeGraph, device: torch.device, st
     model, draw = trainee.model, trainee.batches.draw
     model.eval()
     with torch.no_grad():
-        embeddings = model.encoder.encode(trainee.messages).cpu()
+        embeddings = model.encoder.encode(trainee.messages.to(device)).cpu()
     model.train()
     before = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
     losses = _numbers(step(trainee, draw(0, 0)))

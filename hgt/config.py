@@ -78,6 +78,11 @@ class TrainConfig:
         "keep only each HGT layer's input for the backward pass (gradient checkpointing): less memory, more time",
         changes_result=False,
     )
+    num_neighbors: int | None = _parameter(
+        None,
+        "most edges of each message edge type into each node in a training step, drawn anew for each; all when not given",
+        "edges",
+    )
     memory: str | None = _parameter(
         None, "most memory that the run may use, such as 16GB; all that the device can give when not given", changes_result=False
     )
@@ -235,7 +240,7 @@ def parse_bytes(text: str) -> int:
 
 _AT_LEAST_ONE = (
     *("limit_nodes", "embedding_dim", "hidden_dim", "num_layers", "num_heads", "num_epochs", "edge_sample_size", "node_batch_size"),
-    *("accumulation_steps", "min_batches_per_epoch", "num_negatives", "patience", "num_val_edges", "min_components_90"),
+    *("accumulation_steps", "min_batches_per_epoch", "num_negatives", "patience", "num_val_edges", "min_components_90", "num_neighbors"),
 )
 _POSITIVE = ("learning_rate", "contrastive_temperature", "max_grad_norm", "checkpoint_minutes")
 _SHARES = ("contrastive_weight", "similarity_threshold", "min_mirrored_share", "max_mean_cosine", "min_type_accuracy")

@@ -94,6 +94,8 @@ class Embeddings:
                 f"{path}: is no table of embeddings ({_first_line(error)}). It needs node_type, node_id, node_name and "
                 "embedding (Parquet) or dim_0, dim_1, ... (CSV)."
             ) from error
+        del table
+        pa.default_memory_pool().release_unused()  # Arrow keeps what the file took: four times the vectors, while facts are ranked
         edge_types, relations, origin_of_relations = _load_relations(path.with_name("relations.parquet"), vectors.shape[1])
         if origin and origin_of_relations and origin != origin_of_relations:
             raise InputError(f"{path}: the relations.parquet beside it is another run's. Put the two files of one run together.")
@@ -144,8 +146,11 @@ def _from_lists(column: pa.ChunkedArray) -> Tensor:
     lengths = pc.unique(pc.list_value_length(column)).to_pylist()
     if len(lengths) != 1 or not lengths[0]:
         raise ValueError(f"its embeddings have {', '.join(map(str, lengths[:5])) or 'no'} dimensions, not the same number in every row")
-    values = np.asarray(column.combine_chunks().flatten(), dtype=np.float32).reshape(len(column), -1)
-    return torch.from_numpy(values.copy())
+    vectors, start = np.empty((len(column), lengths[0]), dtype=np.float32), 0
+    for chunk in column.chunks:
+        vectors[start : start + len(chunk)] = np.asarray(chunk.flatten(), dtype=np.float32).reshape(-1, lengths[0])
+        start += len(chunk)
+    return torch.from_numpy(vectors)
 
 
 @torch.no_grad()

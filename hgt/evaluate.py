@@ -1,7 +1,7 @@
 """The evaluation program: `python -m hgt.evaluate <run folder>`, a child process as the trainer is.
 
-Ranks the test facts with the run's embeddings, measures their geometry, and writes `report/validation.json`, its table as
-text, and the plots. `evaluate_table` does the same for any table of embeddings (`hgt validate`).
+Ranks the test facts with the run's embeddings on the run's device, measures their geometry on the CPU (in float64), and writes
+`report/validation.json`, its table as text, and the plots. `evaluate_table` does the same for any table of embeddings (`hgt validate`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hgt.config import RunConfig
-from hgt.device import DeviceMemory
+from hgt.device import DeviceMemory, prepare_device, probe_device
 from hgt.edge_table import read_edge_table
 from hgt.embeddings import Embeddings
 from hgt.errors import InputError
@@ -22,6 +22,7 @@ from hgt.events import epochs_by_number
 from hgt.facts import EdgeType
 from hgt.geometry import measure_geometry
 from hgt.graph import KnowledgeGraph
+from hgt.memory import memory_limit
 from hgt.model import Decoder
 from hgt.plots import plot_losses, plot_plane
 from hgt.program import OnEvent, planned_phases, run_program
@@ -35,9 +36,12 @@ def evaluate_run(folder: RunFolder, on_event: OnEvent) -> None:
     """Write the report of a run whose embeddings are there."""
     config, graph = folder.load_config(), folder.load_graph()
     embeddings = Embeddings.load(folder.embeddings / "embeddings.parquet")
-    memory = DeviceMemory("cpu", planned_phases(folder))
+    limit = memory_limit(config)
+    probe = probe_device(config.train.device, limit)
+    device = prepare_device(probe.type, limit)
+    memory = DeviceMemory(probe.type, planned_phases(folder), limit)
     with memory.phase("evaluation"):
-        report = report_on(embeddings, graph, folder.load_split(graph), config)
+        report = report_on(embeddings, graph, folder.load_split(graph), config, device)
     folder.report.mkdir(exist_ok=True)
     write_report(report, folder.report)
     plot_losses([e for _, e in sorted(epochs_by_number(folder.events).items())], folder.report / "losses.png")
@@ -50,7 +54,8 @@ def evaluate_table(path: Path, kg: Path) -> ValidationReport:
 
     A table that one of our runs wrote is judged on that run's held-out facts. For others the split is the default one, and,
     where no relation embeddings lie beside the table, facts are scored by the inner product of their two ends.
-    Raises InputError when the table and the graph do not fit.
+    Ranks on this machine's own device: the table may come from another one.
+    Raises InputError when the table and the graph do not fit, OutOfMemory when the ranking does not fit the device.
     """
     embeddings = Embeddings.load(path)
     config = RunConfig.from_flat(embeddings.origin["parameters"]) if embeddings.origin else RunConfig()
@@ -60,16 +65,20 @@ def evaluate_table(path: Path, kg: Path) -> ValidationReport:
             f"{path}: was trained on graph {embeddings.origin['graph_hash'][:16]}, but {kg} is graph {graph.hash[:16]}. Give the kg.csv "
             "that it was trained on."
         )
-    return report_on(_in_graph_order(embeddings, graph, path), graph, split_facts(graph, config.split), config)
+    embeddings, split = _in_graph_order(embeddings, graph, path), split_facts(graph, config.split)
+    device = prepare_device(probe_device(None).type)
+    with DeviceMemory(device.type, {}).phase("evaluation"):
+        return report_on(embeddings, graph, split, config, device)
 
 
-def report_on(embeddings: Embeddings, graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> ValidationReport:
-    """embeddings: rows in the graph's global order."""
+def report_on(embeddings: Embeddings, graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig, device: torch.device) -> ValidationReport:
+    """embeddings: rows in the graph's global order; device: where facts are ranked."""
     geometry = measure_geometry(embeddings.vectors, embeddings.nodes["node_type"].to_numpy(dtype=str), config.split.seed)
     test = split.of(TEST)
     ranking: RankingReport | None = None
     if test.shape[1]:
-        ranking = rank_facts(embeddings.vectors, _decoder(embeddings, graph.edge_types, config), test, FactIndex(graph))
+        decoder = _decoder(embeddings, graph.edge_types, config).to(device)
+        ranking = rank_facts(embeddings.vectors.to(device), decoder, test, FactIndex(graph))
     return validate(geometry, ranking, config.validation)
 
 

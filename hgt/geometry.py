@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hgt.errors import InputError
 
-_ROWS = 65_536
+_ROWS = 8_192  # in float64 at a time: 32 MB of 512 dimensions
 _MAX_SAMPLE = 5_000  # nodes on which types are told apart
 
 

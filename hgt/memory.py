@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from hgt.edge_kernels import ACCELERATOR_CHUNK, CPU_CHUNK
 from hgt.errors import InputError
 from hgt.graph import KnowledgeGraph
 from hgt.message_graph import MAX_SEGMENT_EDGES, GroupLimits, message_edge_types
-from hgt.ranking import SCORES_PER_CHUNK
+from hgt.ranking import COMPARED_PER_CHUNK, SCORES_PER_CHUNK
 
 _FLOAT, _INT, _LONG = 4, 4, 8
 _PHASES = {
@@ -201,26 +202,31 @@ class _Counts:
     facts: int  # of the whole graph
     train_facts: int
     edges: int  # message edges
+    step_edges: int  # message edges of a training step: all, or those that `num_neighbors` leaves
+    draws_edges: bool
     table_rows: int  # of the larger side's groups together
     all_table_rows: int
     dropout: bool
     complex: bool
     item: int  # bytes of what is gathered along edges
     node_chunk: int
-    num_ranked: int  # held-out facts of one edge type that are ranked together
+    ranked: tuple[int, int]  # after each epoch: the most facts of one edge type, and the most nodes that they are asked of
+    tested: tuple[int, int]  # the same of the test facts
+    num_known: int  # facts of the largest edge type, symmetric ones twice: left out of the candidates
     batch: BatchSizes
 
     @classmethod
     def of(cls, graph: KnowledgeGraph, config: RunConfig, device: str) -> _Counts:
         m, t = config.model, config.train
         share = 1 - config.split.val_fraction - config.split.test_fraction
-        edges, rows = 0, {True: 0, False: 0}
+        edges, step_edges, rows = 0, 0.0, {True: 0, False: 0}
         for edge_type, index in graph.edge_index.items():
             n = graph.num_nodes
-            heads, tails = (
-                int(torch.bincount(side, minlength=n[e]).count_nonzero()) for side, e in zip(index, edge_type[::2], strict=True)
-            )
+            degrees = [torch.bincount(side, minlength=n[e]) for side, e in zip(index, edge_type[::2], strict=True)]
+            heads, tails = (int(d.count_nonzero()) for d in degrees)
             edges += 2 * index.shape[1]
+            into = [degrees[0] + degrees[1]] if edge_type in graph.symmetric else degrees
+            step_edges += sum(float((share * d).clamp(max=t.num_neighbors or inf).sum()) for d in into)
             if edge_type in graph.symmetric:
                 rows[True] += max(heads, tails)
             else:  # the relation and its reverse transform the same nodes, once as sources, once as targets
@@ -230,17 +236,27 @@ class _Counts:
             device=device, nodes=graph.total_nodes, node_types=len(graph.node_types), hidden=m.hidden_dim, dim=m.embedding_dim,
             heads=m.num_heads, layers=m.num_layers, message_types=len(message_edge_types(graph)), relations=len(graph.edge_types),
             facts=graph.total_facts, train_facts=int(graph.total_facts * share), edges=int(edges * share),
+            step_edges=int(edges * share) if t.num_neighbors is None else int(step_edges), draws_edges=t.num_neighbors is not None,
             table_rows=max(rows.values()), all_table_rows=sum(rows.values()),
             dropout=m.dropout > 0, complex=m.decoder == "complex", item=2 if m.mixed_precision else 4, node_chunk=t.node_batch_size,
-            num_ranked=int(min(t.num_val_edges / graph.total_facts, config.split.val_fraction) * max(graph.num_facts.values(), default=0)),
+            ranked=_most_ranked(graph, min(t.num_val_edges / graph.total_facts, config.split.val_fraction)),
+            tested=_most_ranked(graph, config.split.test_fraction),
+            num_known=max((n * (1 + (e in graph.symmetric)) for e, n in graph.num_facts.items()), default=0),
             batch=batch_sizes(graph, config),
         )  # fmt: skip
 
     def scaled(self, share: float) -> _Counts:
         """A graph with this share of the nodes and facts."""
-        sizes = ("nodes", "facts", "train_facts", "edges", "table_rows", "all_table_rows")
+        sizes = ("nodes", "facts", "train_facts", "edges", "step_edges", "table_rows", "all_table_rows")
         changed: dict[str, Any] = {name: max(1, int(getattr(self, name) * share)) for name in sizes}
         return replace(self, **changed)
+
+
+def _most_ranked(graph: KnowledgeGraph, share: float) -> tuple[int, int]:
+    """Where this share of each edge type's facts is ranked: the most facts of one, and the most nodes that they can be asked of."""
+    facts = {e: int(share * n) for e, n in graph.num_facts.items()}
+    asked = (min(n, max(graph.num_nodes[e[0]], graph.num_nodes[e[2]])) for e, n in facts.items())
+    return max(facts.values(), default=0), max(asked, default=0)
 
 
 class _Bytes:
@@ -266,25 +282,34 @@ class _Bytes:
         self.by_heads = self.node if on_cpu else 0  # summands lie head by head on the CPU, a copy
         segments = 2 * min(c.edges, c.all_table_rows + c.nodes) + c.edges // MAX_SEGMENT_EDGES
         self.graph = c.edges * 6 * _INT + segments * (_LONG + _INT) + c.all_table_rows * _LONG
+        self.same_in_draws = c.edges * _INT + segments // 2 * (_LONG + _INT) + c.all_table_rows * _LONG  # of a graph that is drawn anew
 
 
 def _plan(c: _Counts, form: StepForm, probe: DeviceProbe) -> MemoryPlan:
-    b = _Bytes(c, form)
-    host = _host_bytes(c, form) if c.device == "cpu" else {}
+    b, step = _Bytes(c, form), _Bytes(replace(c, edges=c.step_edges), form)
+    step_graph, evaluation_graph = b.graph, b.graph
+    if c.draws_edges:  # the graph with all edges stays on the CPU between evaluations; facts of drawn edges do so always
+        step_graph = step.graph - c.step_edges * _INT
+        # beside it, on the CPU the graph with all edges; on CUDA the draw that the step was recorded with
+        step_graph += {"cpu": b.graph, "cuda": step_graph - step.same_in_draws}.get(c.device, 0)
+        evaluation_graph = b.graph + step.same_in_draws
+    host = _host_bytes(c) if c.device == "cpu" else {}
+    drawing = _drawing_bytes(c, step) if c.device == "cpu" and c.draws_edges else 0
     process = sum(host.values())
     libraries = _LIBRARY_BYTES.get(c.device, 0)
     parts = {
         **host,
+        **({"drawing of edges": drawing} if drawing else {}),
         **({"libraries": libraries} if libraries else {}),
         "weights and Adam": 3 * b.parameters,
-        "message graph": b.graph,
-        **_step_parts(c, b, form),
+        "message graph": step_graph,
+        **_step_parts(c, step, form),
     }
     phases = {
         "step": sum(parts.values()),
-        "optimizer": process + libraries + 4 * b.parameters + b.graph,
+        "optimizer": process + libraries + drawing + 4 * b.parameters + step_graph,
         "inference": process + libraries + b.parameters + _inference(c, b),
-        "evaluation": process + libraries + 3 * b.parameters + b.graph + _evaluation(c, b),
+        "evaluation": process + libraries + max(drawing + 3 * b.parameters + evaluation_graph + _validation(c, b), _test(c)),
     }
     return MemoryPlan(probe.type, probe.limit_bytes, phases, parts, form, max(phases.values()))
 
@@ -348,11 +373,23 @@ def _inference(c: _Counts, b: _Bytes) -> int:
     return b.graph + max(4 * b.node + chunk + b.chunk, 2 * b.node + c.nodes * c.dim * _FLOAT)
 
 
-def _evaluation(c: _Counts, b: _Bytes) -> int:
+def _validation(c: _Counts, b: _Bytes) -> int:
+    """After an epoch: a forward pass, then ranks."""
     forward = b.node + b.edge_weights + _attend_transients(b)
     embeddings = c.nodes * c.dim * _FLOAT
-    scores = min(SCORES_PER_CHUNK, c.num_ranked * c.nodes) * (3 * _FLOAT + 2)
-    return max(forward, b.node + 2 * embeddings, embeddings + scores)
+    return max(forward, b.node + 2 * embeddings, embeddings + _ranking(c, *c.ranked))
+
+
+def _test(c: _Counts) -> int:
+    """In a program of its own, which knows nothing but embeddings; reading them takes host memory."""
+    embeddings = (c.nodes + c.relations) * c.dim * _FLOAT
+    return max(embeddings + _ranking(c, *c.tested), _READING_FACTOR * embeddings if c.device == "cpu" else 0)
+
+
+def _ranking(c: _Counts, num_facts: int, num_queries: int) -> int:
+    """Scores, the signs that they are compared to, and the places of known facts in them."""
+    scores, signs = min(SCORES_PER_CHUNK, num_queries * c.nodes), min(COMPARED_PER_CHUNK, num_facts * c.nodes)
+    return (scores + signs) * _FLOAT + c.num_known * _LONG
 
 
 _LIBRARY_BYTES = {"cuda": 72 << 20}  # cuBLAS's work space on Hopper, for the forward and the backward pass's thread (76 MB measured)
@@ -360,8 +397,14 @@ _LIBRARY_BYTES = {"cuda": 72 << 20}  # cuBLAS's work space on Hopper, for the fo
 _PROCESS_BYTES = 430 << 20
 _BYTES_PER_NODE = 400
 _BYTES_PER_FACT = 150
+_READING_FACTOR = 5  # of a Parquet table, while it is read (66,903 x 512: 700 MB for 137 MB)
 
 
-def _host_bytes(c: _Counts, form: StepForm) -> dict[str, int]:
+def _host_bytes(c: _Counts) -> dict[str, int]:
     """On the CPU the device's memory is the process's."""
     return {"process": _PROCESS_BYTES, "graph, split and filters": c.nodes * _BYTES_PER_NODE + c.facts * _BYTES_PER_FACT}
+
+
+def _drawing_bytes(c: _Counts, step: _Bytes) -> int:
+    """Sources and facts of all edges by target, places in a draw, and the draw of the next step."""
+    return c.edges * 2 * _INT + c.step_edges * (_LONG + 2 * _INT) + step.graph

@@ -213,7 +213,11 @@ def edges_into(graph: MessageGraph, edges: EdgeList, start: int, stop: int) -> M
 
 def group_edges(edges: EdgeList, limits: GroupLimits) -> tuple[tuple[EdgeGroup, ...], Int[Tensor, " num_edges"]]:
     """Edges (relations ascending) as groups within the limits; and where each of the groups' edges stood before."""
-    pieces = list(_pieces(edges, limits))
+    return group_pieces(edges, list(_pieces(edges, limits)), limits)
+
+
+def group_pieces(edges: EdgeList, pieces: list[Piece], limits: GroupLimits) -> tuple[tuple[EdgeGroup, ...], Int[Tensor, " num_edges"]]:
+    """Pieces that hold every edge once, packed into groups; and where each of the groups' edges stood before."""
     block_rows = _block_rows([len(p.nodes) for p in pieces])
     groups, orders, at = [], [], 0
     for members in _packed(pieces, limits, block_rows):
@@ -225,7 +229,7 @@ def group_edges(edges: EdgeList, limits: GroupLimits) -> tuple[tuple[EdgeGroup, 
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """One relation's edges with some of its transformed nodes. edges: their places; place: each edge's node in `nodes`."""
 
     relation: int
@@ -235,7 +239,7 @@ class _Piece:
     place: Tensor
 
 
-def _pieces(edges: EdgeList, limits: GroupLimits) -> Iterator[_Piece]:
+def _pieces(edges: EdgeList, limits: GroupLimits) -> Iterator[Piece]:
     """Each relation, cut between transformed nodes where it exceeds the limits."""
     relations, counts = torch.unique_consecutive(edges.relation, return_counts=True)
     start = 0
@@ -253,7 +257,7 @@ def _pieces(edges: EdgeList, limits: GroupLimits) -> Iterator[_Piece]:
             fits = int(torch.searchsorted(ends, torch.tensor(before + limits.edges), right=True))
             last = max(first + 1, min(fits, first + limits.rows, len(nodes)))
             own = order[before : int(ends[last - 1])]
-            yield _Piece(relation, transforms_source, nodes[first:last], own + span.start, place[own] - first)
+            yield Piece(relation, transforms_source, nodes[first:last], own + span.start, place[own] - first)
             first = last
 
 
@@ -264,10 +268,10 @@ def _block_rows(sizes: list[int]) -> int:
     return max(good, default=_BLOCK_ROWS[0])
 
 
-def _packed(pieces: list[_Piece], limits: GroupLimits, block_rows: int) -> Iterator[list[_Piece]]:
+def _packed(pieces: list[Piece], limits: GroupLimits, block_rows: int) -> Iterator[list[Piece]]:
     """Pieces transformed on the same side, together as long as they stay within the limits."""
     for side in (True, False):
-        members: list[_Piece] = []
+        members: list[Piece] = []
         rows = edges = 0
         for piece in (p for p in pieces if p.transforms_source == side):
             new_rows, new_edges = -(-len(piece.nodes) // block_rows) * block_rows, len(piece.edges)
@@ -280,7 +284,7 @@ def _packed(pieces: list[_Piece], limits: GroupLimits, block_rows: int) -> Itera
             yield members
 
 
-def _group(edges: EdgeList, members: list[_Piece], block_rows: int, at: int) -> tuple[EdgeGroup, Tensor]:
+def _group(edges: EdgeList, members: list[Piece], block_rows: int, at: int) -> tuple[EdgeGroup, Tensor]:
     nodes, relation, own, table_row, rows = [], [], [], [], 0
     for piece in members:
         num_blocks = -(-len(piece.nodes) // block_rows)

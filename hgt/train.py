@@ -12,13 +12,13 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import safetensors
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hgt.batches import Batch, Batches
+from hgt.batches import Batch
 from hgt.checkpoint import (
     Checkpoint,
     Progress,
@@ -29,101 +29,22 @@ from hgt.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from hgt.config import RunConfig
 from hgt.device import DeviceMemory, prepare_device, probe_device
 from hgt.errors import HgtError, TrainingDiverged
 from hgt.events import epochs_by_number
-from hgt.graph import KnowledgeGraph
-from hgt.losses import micro_batch_loss
-from hgt.memory import StepForm, memory_limit
-from hgt.message_graph import MessageGraph, training_message_graph
-from hgt.model import HGTModel
+from hgt.memory import memory_limit
 from hgt.program import OnEvent, planned_form, planned_phases, run_program
 from hgt.ranking import FactIndex, RankingReport, rank_facts, sample_facts
 from hgt.run_folder import RunFolder
-from hgt.split import VAL, EdgeSplit
-
-
-@dataclass(frozen=True)
-class Trainee:
-    """Everything that a step works on."""
-
-    config: RunConfig
-    device: torch.device
-    model: HGTModel
-    optimizer: torch.optim.Optimizer
-    messages: MessageGraph
-    batches: Batches
-
-
-def train_step(trainee: Trainee, batch: Batch) -> dict[str, Tensor]:
-    """One optimizer step: one encoder pass, the micro-batches' gradients added up on the embeddings, one way back.
-
-    Returns the batch's losses ("total", "link", "contrastive") and gradient norm ("grad_norm") as scalars on the device.
-    """
-    model, layout = trainee.model, trainee.batches.layout
-    # All of the batch goes to the device before the first operation: a copy amid the step would wait for everything before it (MPS).
-    micro_batches = [micro.to(trainee.device) for micro in batch.micro_batches]
-    hidden = model.encoder.hidden(trainee.messages, removed_edges(trainee, batch), spend_gradient=True)
-    way_back = torch.autograd.graph.get_gradient_edge(hidden)  # the backward pass needs the way only, not these node-sized values
-    hidden = hidden.detach()
-    # Whichever is less work: project all nodes once, or the rows of each micro-batch.
-    projected = None
-    if layout.rows_of_batch(len(micro_batches)) >= len(hidden):
-        projected = model.encoder.project(hidden.requires_grad_())
-    states = hidden if projected is None else projected.detach()
-    grad = torch.zeros_like(states, requires_grad=False)
-    sums = {name: torch.zeros((), device=trainee.device) for name in ("total", "link", "contrastive")}
-    trainee.optimizer.zero_grad()
-    for micro in micro_batches:
-        rows = states.index_select(0, micro.nodes).requires_grad_()
-        embeddings = model.encoder.project(rows) if projected is None else rows
-        loss = micro_batch_loss(embeddings, micro, layout, model.decoder, trainee.config.train)
-        loss.total.backward()
-        assert rows.grad is not None, "the loss depends on its rows"
-        grad.index_add_(0, micro.nodes, rows.grad)
-        for name in sums:
-            sums[name] += getattr(loss, name).detach()
-    if projected is not None:
-        projected.backward(grad)
-        assert hidden.grad is not None, "the projection depends on its input"
-        grad = hidden.grad
-    del hidden, states, projected, rows, embeddings, loss
-    torch.autograd.backward((way_back,), (grad,))
-    sums["grad_norm"] = nn.utils.clip_grad_norm_(model.parameters(), trainee.config.train.max_grad_norm)
-    trainee.optimizer.step()
-    return sums
-
-
-def removed_edges(trainee: Trainee, batch: Batch) -> Tensor:
-    """[num_edges] bool: the message edges that tell a fact supervised in this batch, in either direction."""
-    removed = torch.zeros(trainee.batches.num_train + 1, dtype=torch.bool)
-    removed[batch.supervised] = True
-    assert trainee.messages.fact is not None, "the training message graph knows its facts"
-    return removed.to(trainee.device).index_select(0, trainee.messages.fact)
-
-
-def build_trainee(
-    config: RunConfig, graph: KnowledgeGraph, split: EdgeSplit, device: torch.device, form: StepForm | None = None
-) -> Trainee:
-    """Model and optimizer at their seeded beginning. Weights are drawn on the CPU, so that every device begins alike.
-
-    form: how steps are worked off; the largest that the configuration allows when not given.
-    """
-    form = form or StepForm.of(config)
-    torch.manual_seed(config.split.seed)
-    model = HGTModel(graph, config.model).to(device)
-    model.encoder.keep_for_backward(layers=not form.recompute_layers, projections=form.keeps_projections)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.train.learning_rate, fused=True)
-    messages = training_message_graph(graph, split, form.limits).to(device)
-    return Trainee(config, device, model, optimizer, messages, Batches(graph, split, config, form.accumulation_steps))
+from hgt.split import VAL
+from hgt.step import Steps, Trainee, build_trainee
 
 
 @torch.no_grad()
 def evaluate_val(trainee: Trainee, facts: Tensor, index: FactIndex) -> RankingReport:
-    """Ranks of held-out facts with the embeddings as they are now."""
+    """Ranks of held-out facts with the embeddings as they are now, from all message edges."""
     trainee.model.eval()
-    embeddings = trainee.model.encoder.encode(trainee.messages)
+    embeddings = trainee.model.encoder.encode(trainee.messages.to(trainee.device))
     return rank_facts(embeddings, trainee.model.decoder, facts, index)
 
 
@@ -186,12 +107,13 @@ class Training:
         num_batches = self.trainee.batches.num_batches
         first_batch = self.progress.batch
         sums = {name: torch.tensor(value, device=self.trainee.device) for name, value in self.progress.sums.items()}
+        step = Steps(self.trainee)
         for number, batch in self._batches_ahead(range(first_batch, num_batches)):
             _stop_without_parent()
             self.trainee.model.train()
             torch.manual_seed(_step_seed(self.progress.seed, self.progress.epoch, number))  # dropout
             with self.memory.phase("step"):
-                losses = train_step(self.trainee, batch)
+                losses = step(batch)
             for name, value in losses.items():
                 sums[name] = sums[name] + value if name in sums else value
             self.progress = replace(self.progress, batch=number + 1)
@@ -200,6 +122,7 @@ class Training:
                 if time.monotonic() - self.saved_at > 60 * self.config.train.checkpoint_minutes:
                     self.progress = replace(self.progress, sums={n: v.item() for n, v in sums.items()})
                     self._save()
+        del step  # and with it the step's memory
         self._finish_epoch({n: v.item() / num_batches for n, v in sums.items()}, time.monotonic() - started, num_batches - first_batch)
 
     def _batches_ahead(self, numbers: range) -> Iterator[tuple[int, Batch]]:

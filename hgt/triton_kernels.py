@@ -18,29 +18,37 @@ _EDGES_AT_A_TIME = 4
 
 
 @triton.jit
-def _edge_dot(rows, others, row, other, out, num_edges, HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202
+def _edge_dot(  # noqa: ANN202
+    rows, others, row, other, out, num_edges,  # noqa: ANN001
+    ROW: tl.constexpr, ROW_HEAD, OTHER: tl.constexpr, OTHER_HEAD,  # noqa: ANN001
+    HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """ROW, OTHER: floats from one row to the next; ROW_HEAD, OTHER_HEAD: from one head to the next."""
     edge = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = edge < num_edges
-    column = tl.arange(0, HEADS * DIM)
     head = tl.arange(0, HEADS)
+    column = tl.arange(0, DIM)
     r = tl.load(row + edge, mask=inside, other=0).to(tl.int64)
     o = tl.load(other + edge, mask=inside, other=0).to(tl.int64)
-    a = tl.load(rows + r[:, None] * (HEADS * DIM) + column[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
-    b = tl.load(others + o[:, None] * (HEADS * DIM) + column[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
-    product = tl.sum(tl.reshape(a * b, (BLOCK, HEADS, DIM)), axis=2)
-    tl.store(out + edge[:, None].to(tl.int64) * HEADS + head[None, :], product, mask=inside[:, None])
+    at = r[:, None, None] * ROW + head[None, :, None].to(tl.int64) * ROW_HEAD + column[None, None, :]
+    a = tl.load(rows + at, mask=inside[:, None, None], other=0.0).to(tl.float32)
+    at = o[:, None, None] * OTHER + head[None, :, None].to(tl.int64) * OTHER_HEAD + column[None, None, :]
+    b = tl.load(others + at, mask=inside[:, None, None], other=0.0).to(tl.float32)
+    tl.store(out + edge[:, None].to(tl.int64) * HEADS + head[None, :], tl.sum(a * b, axis=2), mask=inside[:, None])
 
 
 @triton.jit
 def _segment_sum(  # noqa: ANN202
     out, summands, weights, rows, ptr, other, order,  # noqa: ANN001
+    ROW: tl.constexpr, ROW_HEAD, OTHER: tl.constexpr, OTHER_HEAD,  # noqa: ANN001
     HAS_ORDER: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """ROW, ROW_HEAD: strides of `out`; OTHER, OTHER_HEAD: of `summands`."""
     segment = tl.program_id(0)
     start = tl.load(ptr + segment)
     stop = tl.load(ptr + segment + 1)
-    column = tl.arange(0, HEADS * DIM)
     head = tl.arange(0, HEADS)
+    column = tl.arange(0, DIM)
     total = tl.zeros((HEADS, DIM), dtype=tl.float32)
     for first in range(start, stop, BLOCK):
         edge = first + tl.arange(0, BLOCK)
@@ -50,41 +58,43 @@ def _segment_sum(  # noqa: ANN202
         if HAS_ORDER:
             place = tl.load(order + edge, mask=inside, other=0)
         weight = tl.load(weights + place[:, None].to(tl.int64) * HEADS + head[None, :], mask=inside[:, None], other=0.0)
-        x = tl.load(summands + o[:, None] * (HEADS * DIM) + column[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
-        total += tl.sum(tl.reshape(x, (BLOCK, HEADS, DIM)) * weight[:, :, None], axis=0)
+        at = o[:, None, None] * OTHER + head[None, :, None].to(tl.int64) * OTHER_HEAD + column[None, None, :]
+        x = tl.load(summands + at, mask=inside[:, None, None], other=0.0).to(tl.float32)
+        total += tl.sum(x * weight[:, :, None], axis=0)
     row = tl.load(rows + segment).to(tl.int64)
-    tl.atomic_add(out + row * (HEADS * DIM) + column, tl.reshape(total, (HEADS * DIM,)), sem="relaxed")
+    tl.atomic_add(out + row * ROW + head[:, None].to(tl.int64) * ROW_HEAD + column[None, :], total, sem="relaxed")
 
 
 class TritonKernels(ChunkedKernels):
     """Needs powers of two for heads and dimensions per head, and float32 weights; anything else goes by chunks."""
 
     def edge_dot(self, rows: Tensor, others: Tensor, edges: SortedEdges, out: Tensor) -> None:
-        num_heads = out.shape[1]
-        if not _fits(rows, num_heads, out):
+        if not _fits(rows, others, out):
             return super().edge_dot(rows, others, edges, out)
+        num_heads, _, dim = rows.shape
         if len(out):
-            grid = (triton.cdiv(len(out), _EDGES_PER_PROGRAM),)
-            _edge_dot[grid](
+            _edge_dot[(triton.cdiv(len(out), _EDGES_PER_PROGRAM),)](
                 rows, others, edges.row, edges.other, out, len(out),
-                HEADS=num_heads, DIM=rows.shape[1] // num_heads, BLOCK=_EDGES_PER_PROGRAM,
+                ROW=rows.stride(1), ROW_HEAD=rows.stride(0), OTHER=others.stride(1), OTHER_HEAD=others.stride(0),
+                HEADS=num_heads, DIM=dim, BLOCK=_EDGES_PER_PROGRAM,
             )  # fmt: skip
         return None
 
     def add_weighted_sum(self, out: Tensor, summands: Tensor, weights: Tensor, edges: SortedEdges) -> None:
-        num_heads = weights.shape[1]
-        if not _fits(summands, num_heads, weights):
+        if not _fits(out, summands, weights):
             return super().add_weighted_sum(out, summands, weights, edges)
+        num_heads, _, dim = out.shape
         if len(edges.rows):
             has_order = edges.order is not None
             _segment_sum[(len(edges.rows),)](
                 out, summands, weights, edges.rows, edges.ptr, edges.other, edges.order if has_order else edges.other,
-                HAS_ORDER=has_order, HEADS=num_heads, DIM=out.shape[1] // num_heads, BLOCK=_EDGES_AT_A_TIME, num_warps=2,
+                ROW=out.stride(1), ROW_HEAD=out.stride(0), OTHER=summands.stride(1), OTHER_HEAD=summands.stride(0),
+                HAS_ORDER=has_order, HEADS=num_heads, DIM=dim, BLOCK=_EDGES_AT_A_TIME, num_warps=2,
             )  # fmt: skip
         return None
 
 
-def _fits(rows: Tensor, num_heads: int, per_edge: Tensor) -> bool:
-    dim = rows.shape[1] // num_heads
+def _fits(rows: Tensor, others: Tensor, per_edge: Tensor) -> bool:
+    num_heads, _, dim = rows.shape
     powers = all(n & (n - 1) == 0 for n in (num_heads, dim))
-    return powers and rows.is_contiguous() and per_edge.is_contiguous() and per_edge.dtype == torch.float32
+    return powers and rows.stride(2) == others.stride(2) == 1 and per_edge.is_contiguous() and per_edge.dtype == torch.float32

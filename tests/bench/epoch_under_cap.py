@@ -14,7 +14,7 @@ from hgt.config import RunConfig, parse_bytes
 from hgt.device import peak_memory, prepare_device, probe_device
 from hgt.memory import plan_memory
 from hgt.split import split_facts
-from hgt.train import build_trainee, train_step
+from hgt.step import Steps, build_trainee
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import header, nodes_and_facts, synchronize
 
@@ -36,12 +36,12 @@ def main() -> None:
     trainee = build_trainee(config, graph, split_facts(graph, config.split), device, plan.form)
     trainee.model.train()
     num_batches = min(trainee.batches.num_batches, options.max_batches or trainee.batches.num_batches)
-    losses, drawing, start = [], 0.0, time.perf_counter()
+    steps, losses, drawing, start = Steps(trainee), [], 0.0, time.perf_counter()
     for number in range(num_batches):
         before = time.perf_counter()
         batch = trainee.batches.draw(0, number)
         drawing += time.perf_counter() - before
-        losses.append(train_step(trainee, batch)["total"])
+        losses.append(steps(batch)["total"])
     synchronize(options.device)
     taken = time.perf_counter() - start
     peak = peak_memory(options.device)

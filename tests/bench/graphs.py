@@ -1,7 +1,7 @@
 """Synthetic graphs with PrimeKG's types, relations and proportions (Chandak et al. 2023, table 1), at any size.
 
-Endpoints follow a power law, as in the real graph; facts are distinct. Most benchmarks begin at the KnowledgeGraph; `write_csv` is for
-those that begin at the file.
+Endpoints follow a power law, as in the real graph; facts are distinct, and every node occurs in one, as in any kg.csv. Most benchmarks
+begin at the KnowledgeGraph; `write_csv` is for those that begin at the file.
 """
 
 from __future__ import annotations
@@ -60,13 +60,16 @@ PRIMEKG_SIZE = (sum(PRIMEKG_NODES.values()), sum(PRIMEKG_FACTS.values()))  # 129
 def primekg_like(num_nodes: int, num_facts: int, symmetric: bool = True, seed: int = 0) -> KnowledgeGraph:
     """PrimeKG's proportions at another size; met to a few per mille (facts are distinct, every relation has some).
 
+    Where there are few facts for the nodes, node types with few facts have fewer nodes than their share, the others more.
     symmetric: read relations within one type as symmetric, as the product does; else as directed, which gives them a reverse
     """
     rng = np.random.default_rng([seed, num_nodes, num_facts])
-    nodes = _scaled(PRIMEKG_NODES, num_nodes, least=20)
+    facts = _scaled(PRIMEKG_FACTS, num_facts, least=10)
+    nodes = _node_counts(num_nodes, facts)
     draws = {t: _PowerLaw(n, rng) for t, n in nodes.items()}
+    dealt = _dealt(nodes, facts, rng)
     within = frozenset(e for e in PRIMEKG_FACTS if e[0] == e[2] and symmetric)
-    edges = {e: _facts(e, n, draws, e in within, rng) for e, n in _scaled(PRIMEKG_FACTS, num_facts, least=10).items()}
+    edges = {e: _facts(e, n, draws, dealt[e], e in within, rng) for e, n in facts.items()}
     ids = {t: np.array([f"{i:06d}" for i in range(n)], dtype=object) for t, n in nodes.items()}
     return KnowledgeGraph(ids, ids, edges, within)
 
@@ -107,6 +110,32 @@ def _scaled(counts: dict, total: int, least: int) -> dict:
     return {k: max(least, round(n * factor)) for k, n in counts.items()}
 
 
+def _places(node_type: str) -> list[tuple[EdgeType, int]]:
+    """Where nodes of a type stand: (edge type, 0 for heads or 1 for tails)."""
+    return [(e, side) for e in PRIMEKG_FACTS for side in (0, 1) if e[2 * side] == node_type]
+
+
+def _node_counts(num_nodes: int, facts: dict[EdgeType, int]) -> dict[str, int]:
+    """A type has at most half as many nodes as its facts have ends; what is over goes to the types with room."""
+    wanted = _scaled(PRIMEKG_NODES, num_nodes, least=20)
+    most = {t: sum(facts[e] for e, _ in _places(t)) // 2 for t in wanted}
+    counts = {t: min(n, most[t]) for t, n in wanted.items()}
+    over, room = sum(wanted.values()) - sum(counts.values()), sum(most.values()) - sum(counts.values())
+    share = min(1.0, over / max(room, 1))
+    return {t: n + int(share * (most[t] - n)) for t, n in counts.items()}
+
+
+def _dealt(nodes: dict[str, int], facts: dict[EdgeType, int], rng: np.random.Generator) -> dict[EdgeType, list[np.ndarray]]:
+    """{edge type: [heads, tails]} in which every node stands once, in proportion to the facts."""
+    dealt: dict[EdgeType, list[np.ndarray]] = {e: [np.zeros(0, np.int64)] * 2 for e in facts}
+    for node_type, n in nodes.items():
+        places = _places(node_type)
+        ends = np.cumsum([facts[e] for e, _ in places])
+        for (e, side), part in zip(places, np.split(rng.permutation(n), n * ends[:-1] // ends[-1]), strict=True):
+            dealt[e][side] = part
+    return dealt
+
+
 class _PowerLaw:
     """Draws nodes with weight rank^-0.6."""
 
@@ -117,16 +146,30 @@ class _PowerLaw:
         return np.searchsorted(self.sums, rng.random(size) * self.sums[-1])
 
 
-def _facts(edge_type: tuple, wanted: int, draws: dict, symmetric: bool, rng: np.random.Generator) -> torch.Tensor:
-    """[2, wanted] distinct pairs without self-loops, a symmetric pair once with the smaller number first."""
-    num_tails = len(draws[edge_type[2]].sums)
-    room = len(draws[edge_type[0]].sums) * num_tails // 4
-    wanted, keys = min(wanted, room), np.zeros(0, dtype=np.int64)
-    while len(keys) < wanted:
-        head, tail = (draws[t].draw(2 * (wanted - len(keys)) + 16, rng) for t in (edge_type[0], edge_type[2]))
+def _facts(edge_type: tuple, wanted: int, draws: dict, dealt: list[np.ndarray], symmetric: bool, rng: np.random.Generator) -> torch.Tensor:
+    """[2, wanted] distinct pairs without self-loops, a symmetric pair once with the smaller number first.
+
+    dealt: heads and tails that must occur, each with a drawn node at the other end
+    """
+    head_type, _, tail_type = edge_type
+    num_heads, num_tails = (len(draws[t].sums) for t in (head_type, tail_type))
+
+    def keys_of(head: np.ndarray, tail: np.ndarray) -> np.ndarray:
+        if head_type == tail_type:
+            tail = np.where(head == tail, (tail + 1) % num_tails, tail)
         if symmetric:
             head, tail = np.minimum(head, tail), np.maximum(head, tail)
-        good = head != tail if edge_type[0] == edge_type[2] else np.ones(len(head), dtype=bool)
-        keys = np.unique(np.concatenate([keys, (head * num_tails + tail)[good]]))
-    keys = np.sort(rng.choice(keys, wanted, replace=False))
+        return np.unique(head * num_tails + tail)
+
+    def draw(num_head: int, num_tail: int) -> tuple[np.ndarray, np.ndarray]:
+        return draws[head_type].draw(num_head, rng), draws[tail_type].draw(num_tail, rng)
+
+    (heads, tails), (head, tail) = dealt, draw(len(dealt[1]), len(dealt[0]))
+    kept = keys_of(np.concatenate([heads, head]), np.concatenate([tail, tails]))
+    missing = max(0, min(wanted, num_heads * num_tails // 4) - len(kept))
+    further = np.zeros(0, dtype=np.int64)
+    while len(further) < missing:
+        size = 2 * (missing - len(further)) + 16
+        further = np.setdiff1d(np.concatenate([further, keys_of(*draw(size, size))]), kept)
+    keys = np.sort(np.concatenate([kept, rng.choice(further, missing, replace=False)]))
     return torch.from_numpy(np.stack([keys // num_tails, keys % num_tails]))

@@ -11,6 +11,7 @@ Times are medians, peaks the best of all. Real batches, default configuration, d
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 
 import torch
@@ -19,12 +20,12 @@ from hgt.config import RunConfig
 from hgt.device import prepare_device
 from hgt.layer import MAX_REDUCTION_ROWS
 from hgt.split import split_facts
-from hgt.train import build_trainee, removed_edges, train_step
+from hgt.step import Steps, build_trainee, removed_edges, train_step
 from tests.bench.counts import Work, encoder_parts, message_sizes, step_parts, supervised_sizes, total
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import ChildFailed, copy_bandwidth, header, matmul_flops, measure_in_child, nodes_and_facts, seconds, warm_up_calls
 
-ENCODER, STEP = "encoder, all nodes", "whole train_step"
+ENCODER, STEP, RECORDED = "encoder, all nodes", "whole train_step", "train_step, recorded"
 
 
 def measure(size: str, device: str, repeats: int, square: int) -> dict:
@@ -49,6 +50,8 @@ def measure(size: str, device: str, repeats: int, square: int) -> dict:
         ENCODER: seconds(encode, device, repeats, warm_up_calls(device)),
         STEP: seconds(lambda: train_step(trainee, batch), device, repeats, warm_up_calls(device)),
     }
+    if device == "cuda":
+        measured[RECORDED] = seconds(functools.partial(Steps(trainee), batch), device, repeats, warm_up_calls(device))
     peaks = {name: max(speed, before[name]) for name, speed in _peaks(device, m.hidden_dim, m.embedding_dim, square).items()}
     bandwidth = peaks.pop("copy")
     shape = max(peaks, key=peaks.__getitem__)
@@ -61,7 +64,7 @@ def measure(size: str, device: str, repeats: int, square: int) -> dict:
         "parts": {name: vars(work) for name, work in step_parts(sizes, supervised, m, num_parameters).items()},
         "totals": {
             ENCODER: vars(total(encoder_parts(sizes, m, graph.total_nodes))),
-            STEP: vars(total(step_parts(sizes, supervised, m, num_parameters))),
+            **dict.fromkeys((STEP, RECORDED), vars(total(step_parts(sizes, supervised, m, num_parameters)))),
         },
         "measured": measured,
         "drawing": drawing,
@@ -90,8 +93,8 @@ def table(size: str, found: dict) -> str:
         lines.append(_counted(name, work) + f"{work.limit_seconds(flops, bandwidth):>10.4f}")
     columns = ("limit s", "measured s", "fraction", "hard limit s", "fraction")
     lines.append(f"{'':<24}{'GFLOP':>10}{'GB':>10}" + "".join(f"{c:>14}" for c in columns))
-    for name, counted in found["totals"].items():
-        work, measured = Work(**counted), found["measured"][name]
+    for name, measured in found["measured"].items():
+        work = Work(**found["totals"][name])
         limit, hard = work.limit_seconds(flops, bandwidth), work.hard_limit_seconds(flops, bandwidth)
         lines.append(
             _counted(name, work) + f"{limit:>14.4f}{measured:>14.4f}{limit / measured:>14.1%}{hard:>14.4f}{hard / measured:>14.1%}"

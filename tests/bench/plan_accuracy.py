@@ -22,7 +22,8 @@ from hgt.embeddings import infer_layerwise
 from hgt.memory import StepForm, plan_of_form
 from hgt.ranking import FactIndex, sample_facts
 from hgt.split import VAL, split_facts
-from hgt.train import build_trainee, evaluate_val, train_step
+from hgt.step import build_trainee, train_step
+from hgt.train import evaluate_val
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import header
 

@@ -15,6 +15,7 @@ import torch
 
 from hgt.config import RunConfig
 from hgt.device import prepare_device
+from hgt.memory import StepForm
 from hgt.message_graph import message_edge_types, training_message_graph
 from hgt.model import HGTEncoder
 from hgt.split import split_facts
@@ -34,6 +35,7 @@ def measure(variant: str, size: str, device: str, repeats: int) -> dict:
     prepare_device(device)  # the same allocator for all
     if variant == "ours":
         encoder = HGTEncoder(graph.num_nodes, message_edge_types(graph), m).to(device)
+        encoder.keep_for_backward(layers=True, projections=StepForm.of(config).keeps_projections)
         messages = messages.to(device)
         forward = lambda: encoder.encode(messages)  # noqa: E731
     else:

@@ -13,7 +13,7 @@ from hgt.layer import HGTLayer
 from hgt.losses import micro_batch_loss
 from hgt.message_graph import build_message_graph
 from hgt.split import split_facts
-from hgt.train import build_trainee
+from hgt.step import build_trainee
 from tests.bench import counts
 from tests.bench.counts import MessageSizes, Work, message_sizes, supervised_sizes
 from tests.bench.graphs import primekg_like

@@ -9,7 +9,7 @@ from hgt.demo_graph import demo_rows
 from hgt.edge_table import read_edge_table
 from hgt.graph import KnowledgeGraph
 from hgt.split import split_facts
-from hgt.train import build_trainee
+from hgt.step import build_trainee
 
 torch.set_num_threads(1)
 

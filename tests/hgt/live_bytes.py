@@ -24,6 +24,10 @@ class LiveBytes(TorchDispatchMode):
         self.known: set[int] = set()
         self._add(tensors_in(standing))
 
+    def add(self, value: Any) -> None:
+        """Tensors that come without an operation."""
+        self._add(tensors_in(value))
+
     def _add(self, tensors: Iterator[Any]) -> None:
         for tensor in tensors:
             if not isinstance(tensor, torch.Tensor):

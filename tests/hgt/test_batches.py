@@ -12,7 +12,7 @@ from hgt.losses import micro_batch_loss
 from hgt.memory import StepForm
 from hgt.message_graph import build_message_graph, message_edge_types, training_message_graph
 from hgt.split import TRAIN, split_facts
-from hgt.train import build_trainee, removed_edges, train_step
+from hgt.step import build_trainee, removed_edges, train_step
 
 CPU = torch.device("cpu")
 

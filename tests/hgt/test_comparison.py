@@ -8,7 +8,7 @@ import torch
 
 from hgt.comparison import TOLERANCES, Workload, compare_devices, differences_of, run_steps, synthetic_graph
 from hgt.errors import DeviceRefused, OutOfMemory
-from hgt.train import train_step
+from hgt.step import train_step
 from tests.hgt.faulty_products import faulty_step
 
 CPU = torch.device("cpu")
@@ -84,7 +84,7 @@ def test_production_sizes():
 def test_the_real_step_has_a_contrastive_part():
     """Some diseases are alike, or a part of the step would go unseen."""
     from hgt.split import split_facts
-    from hgt.train import build_trainee
+    from hgt.step import build_trainee
 
     for workload in (SMALL, Workload()):
         graph = synthetic_graph(*workload.first, seed=1)

@@ -38,7 +38,7 @@ OTHER = {
     **{"contrastive_weight": 0.0, "contrastive_node_type": "drug", "contrastive_temperature": 0.5, "similarity_threshold": 1.0},
     **{"max_grad_norm": 2.0, "patience": 1, "num_val_edges": 20, "checkpoint_minutes": 0.5, "max_mean_cosine": 0.9},
     **{"min_components_90": 1, "min_type_accuracy": 0.1, "min_mrr_over_chance": 1.0},
-    **{"mixed_precision": True, "recompute_layers": True, "memory": "12.5GiB"},
+    **{"mixed_precision": True, "recompute_layers": True, "num_neighbors": 16, "memory": "12.5GiB"},
 }
 FREE = {
     *("num_epochs", "device", "node_batch_size", "accumulation_steps", "patience", "checkpoint_minutes", "recompute_layers", "memory"),

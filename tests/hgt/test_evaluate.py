@@ -6,12 +6,15 @@ import pandas as pd
 import pytest
 import torch
 
+from hgt import evaluate
 from hgt.embeddings import Embeddings
 from hgt.errors import InputError
 from hgt.evaluate import evaluate_run, evaluate_table, report_on
 from hgt.events import EventWriter
 from hgt.run_folder import RunFolder
 from hgt.split import TRAIN, EdgeSplit
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def values(report):
 
 def test_a_table_is_judged_like_its_run(table, kg_csv, embeddings, graph, split, config):
     report = evaluate_table(table, kg_csv)
-    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(report_on(embeddings, graph, split, config))
+    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(report_on(embeddings, graph, split, config, CPU))
     assert report.ranking.typed.mrr > 2 * report.ranking.typed.chance_mrr
 
 
@@ -50,7 +53,7 @@ def test_relations_are_found_by_name_and_nodes_by_key(embeddings, kg_csv, tmp_pa
     )  # fmt: skip
     shuffled.save(tmp_path)
     report = evaluate_table(tmp_path / "embeddings.parquet", kg_csv)
-    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(report_on(embeddings, graph, split, config))
+    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(report_on(embeddings, graph, split, config, CPU))
 
 
 def test_a_csv_of_elsewhere_is_scored_by_inner_products(table, kg_csv, embeddings):
@@ -62,24 +65,52 @@ def test_a_csv_of_elsewhere_is_scored_by_inner_products(table, kg_csv, embedding
 
 def test_nothing_held_out_gives_a_report_without_ranking(embeddings, graph, split, config):
     nothing = EdgeSplit(split.facts, torch.full_like(split.part, TRAIN), tuple(graph.edge_types))
-    report = report_on(embeddings, graph, nothing, config)
+    report = report_on(embeddings, graph, nothing, config, CPU)
     assert report.ranking is None
     assert "nothing could be ranked" in report.table()
 
 
-def test_a_run_folder_gets_its_report_and_pictures(embeddings, graph, split, config, tmp_path):
+def test_facts_are_ranked_on_the_given_device(embeddings, graph, split, config, monkeypatch):
+    """A device that holds nothing, so that whatever else were computed on it would fail."""
+    seen = []
+
+    def rank(vectors, decoder, facts, index):
+        seen.extend([vectors.device.type, decoder.relation.device.type, vectors.dtype])
+
+    monkeypatch.setattr(evaluate, "rank_facts", rank)
+    report = report_on(embeddings, graph, split, config, torch.device("meta"))
+    assert seen == ["meta", "meta", torch.float32]
+    assert report.geometry.num_not_finite == 0
+
+
+@pytest.fixture
+def embedded_run(embeddings, graph, split, make_config, tmp_path):
     folder = RunFolder(tmp_path)
-    config.save(folder.config)
+    make_config(memory="2GB").save(folder.config)
     graph.save(folder.graph)
     split.save(folder.split, graph)
     embeddings.save(folder.embeddings)
+    return folder
+
+
+def test_a_run_is_evaluated_on_its_device_within_its_limit(embedded_run, monkeypatch):
+    asked, prepared = [], []
+    probe, prepare = evaluate.probe_device, evaluate.prepare_device
+    monkeypatch.setattr(evaluate, "probe_device", lambda *a: asked.append(a) or probe(*a))
+    monkeypatch.setattr(evaluate, "prepare_device", lambda *a: prepared.append(a) or prepare(*a))
+    evaluate_run(embedded_run, lambda *event, **values: None)
+    assert asked == prepared == [("cpu", 2 * 10**9)]
+
+
+def test_a_run_folder_gets_its_report_and_pictures(embedded_run, embeddings, graph, split, config):
+    folder = embedded_run
     on_event = EventWriter(folder.events)
     for epoch in (1, 2):
         on_event("epoch", epoch=epoch, loss=2.0, link_loss=3.0, contrastive_loss=1.0, val_mrr=0.1 if epoch == 2 else None)
     evaluate_run(folder, on_event)
     on_event.close()
     told = json.loads((folder.report / "validation.json").read_text())
-    expected = report_on(embeddings, graph, split, config)
+    expected = report_on(embeddings, graph, split, config, CPU)
     assert told["accepted"] == expected.accepted
     assert [c["value"] for c in told["checks"]] == [pytest.approx(c.value) for c in expected.checks]
     assert (folder.report / "validation.txt").read_text() == expected.table() + "\n"

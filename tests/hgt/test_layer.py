@@ -1,5 +1,8 @@
 """The layer computes what PyG's HGTConv computes (the oracle), forward and gradients, on random heterogeneous graphs."""
 
+import importlib.util
+import os
+
 import pytest
 import torch
 from torch_geometric.nn import HGTConv
@@ -144,8 +147,25 @@ def test_a_type_without_incoming_edges_keeps_a_defined_embedding():
     torch.testing.assert_close(lonely, gate * ours.out_bias[3] + (1 - gate) * x[-NUM_NODES["lonely"] :])
 
 
-@pytest.mark.parametrize("kernels", [BagKernels(7), ChunkedKernels(7), ChunkedKernels(1000)], ids=["bags", "chunks of 7", "one chunk"])
-def test_every_formulation_and_chunk_size_gives_the_same(monkeypatch, kernels):
+def triton_kernels():
+    """The CUDA formulation, run by Triton's interpreter on the CPU."""
+    if importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1":
+        missing = "needs Triton (pip install -c requirements.lock triton; Linux alone) and TRITON_INTERPRET=1"
+        pytest.fail(missing) if os.environ.get("HGT_REQUIRE_TRITON") == "1" else pytest.skip(missing)
+    return importlib.import_module("hgt.triton_kernels").TritonKernels()
+
+
+@pytest.mark.parametrize(
+    "formulation",
+    [
+        pytest.param(lambda: BagKernels(7), id="bags"),
+        pytest.param(lambda: ChunkedKernels(7), id="chunks of 7"),
+        pytest.param(lambda: ChunkedKernels(1000), id="one chunk"),
+        pytest.param(triton_kernels, id="triton", marks=pytest.mark.slow),
+    ],
+)
+def test_every_formulation_and_chunk_size_gives_the_same(monkeypatch, formulation):
+    kernels = formulation()
     _, ours = pair(6)
     graph = our_graph(random_edges(6))
     x = torch.randn(graph.num_nodes, 16, requires_grad=True)

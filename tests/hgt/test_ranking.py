@@ -65,6 +65,45 @@ def test_filtered_ranks_equal_brute_force_with_ties(graph, split, kind, chunk, m
         check(metrics, [e for e in expected["typed"] if e[0] == edge_type])
 
 
+@pytest.mark.parametrize(("scores", "compared"), [(1, 1), (2_000, 900), (3_001, 100_000), (16_000_000, 700)])
+def test_chunks_do_not_change_ranks(graph, split, scores, compared, monkeypatch):
+    embeddings, decoder = whole_numbers(graph.total_nodes, 6, 0), Decoder(len(graph.edge_types), 6, "complex")
+    decoder.relation.data = whole_numbers(len(graph.edge_types), 6, 1)
+    facts, index = split.of(TEST), FactIndex(graph)
+    whole = rank_facts(embeddings, decoder, facts, index)
+    monkeypatch.setattr(ranking, "SCORES_PER_CHUNK", scores)
+    monkeypatch.setattr(ranking, "COMPARED_PER_CHUNK", compared)
+    assert rank_facts(embeddings, decoder, facts, index) == whole
+
+
+def test_a_query_is_scored_once_for_all_facts_that_ask_it(make_graph):
+    graph = make_graph([("drug", f"a{i % 2}", "treats", "disease", f"b{i}") for i in range(6)])
+    asked = []
+
+    class Asked(Decoder):
+        def tail_query(self, head, relation):
+            asked.append(len(head))
+            return super().tail_query(head, relation)
+
+    embeddings = whole_numbers(graph.total_nodes, 4, 0)
+    decoder = Asked(1, 4, "distmult")
+    facts, index = all_facts(graph), FactIndex(graph)
+    report = rank_facts(embeddings, decoder, facts, index)
+    assert asked == [2]
+    check(report.typed, brute_force(embeddings, decoder, facts, graph)["typed"])
+    backwards = rank_facts(embeddings, decoder, facts.flip(1), index)
+    assert backwards.typed.mrr == pytest.approx(report.typed.mrr, abs=1e-12)
+
+
+def test_the_embeddings_stay_as_they_are(graph, split):
+    """Scores are spent in place; what they come from is not."""
+    embeddings, decoder = torch.randn(graph.total_nodes, 6), Decoder(len(graph.edge_types), 6, "distmult")
+    before, relation = embeddings.clone(), decoder.relation.detach().clone()
+    rank_facts(embeddings, decoder, split.of(TEST), FactIndex(graph))
+    assert torch.equal(embeddings, before)
+    assert torch.equal(decoder.relation, relation)
+
+
 def test_a_perfect_and_a_collapsed_table(make_graph):
     """Perfect: MRR 1. All vectors the same: every rank in the middle, whatever the order of the nodes."""
     graph = make_graph([("drug", f"a{i}", "treats", "disease", f"b{i}") for i in range(8)])

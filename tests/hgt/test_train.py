@@ -74,6 +74,19 @@ class Stop(Exception):
 def test_resumed_equals_uninterrupted(tmp_path, small_kg, uninterrupted, stop_after):
     """Stopped after a number of steps (two make an epoch), with a checkpoint after each of them, then resumed."""
     folder = make_run(tmp_path / "run", small_kg, checkpoint_minutes=1e-9)
+    stop_and_resume(folder, stop_after)
+    assert_same_training(folder, uninterrupted)
+
+
+def test_resumed_equals_uninterrupted_with_edges_drawn_for_each_step(tmp_path, small_kg, uninterrupted):
+    whole, folder = (make_run(tmp_path / name, small_kg, num_neighbors=3, checkpoint_minutes=1e-9) for name in ("whole", "run"))
+    train_here(whole)
+    stop_and_resume(folder, 3)
+    assert_same_training(folder, whole)
+    assert losses(whole)[1] != losses(uninterrupted)[1], "otherwise nothing was left out"
+
+
+def stop_and_resume(folder, stop_after):
     steps = 0
 
     def stop(event, **values):
@@ -85,8 +98,11 @@ def test_resumed_equals_uninterrupted(tmp_path, small_kg, uninterrupted, stop_af
     with pytest.raises(Stop):
         Training(folder, stop).run()
     train_here(folder)
-    assert losses(folder) == losses(uninterrupted)
-    mine, whole = (best_checkpoint(f.checkpoints).tensors for f in (folder, uninterrupted))
+
+
+def assert_same_training(folder, other):
+    assert losses(folder) == losses(other)
+    mine, whole = (best_checkpoint(f.checkpoints).tensors for f in (folder, other))
     assert mine.keys() == whole.keys()
     assert all(torch.equal(mine[name], whole[name]) for name in mine)
 

@@ -20,7 +20,8 @@ from hgt.config import RunConfig
 from hgt.graph import KnowledgeGraph
 from hgt.ranking import FactIndex, sample_facts
 from hgt.split import TRAIN, EdgeSplit, split_facts
-from hgt.train import Trainee, build_trainee, evaluate_val, train_step
+from hgt.step import Trainee, build_trainee, train_step
+from hgt.train import evaluate_val
 from tests.mps.fake_mac import FakeMac, Record, TraceEnded, Violation, compile_guard, install
 from tests.mps.kernels import MAC_VERSION, installed_kernels, listed_kernels
 from tests.mps.planted import HARMLESS, PLANTS, pyg_step
@@ -143,6 +144,20 @@ def variants(kernels: Kernels) -> dict[str, Report]:
     return {name: report(trace_training(build(kernels, _small(), **SHORT, **values))) for name, values in VARIANTS.items()}
 
 
+def drawn_edges(kernels: Kernels) -> dict[str, Report]:
+    """A medium size with message edges drawn for each step: steps, and the validation between them, which takes all edges."""
+    built = build(kernels, primekg_sized(20), num_neighbors=16)
+    neighbors = built.trainee.batches.neighbors
+    assert neighbors is not None
+    facts, index = sample_facts(built.split.of(TRAIN), built.trainee.config.train.num_val_edges, seed=0), FactIndex(built.graph)
+    return {
+        "sizes": {"message_edges": built.trainee.messages.num_edges, "drawn_edges": neighbors.layout.num_edges},
+        "building": report([built.record]),
+        "training": report(trace_training(built)),
+        "validation": report(trace(built.mac, [lambda: evaluate_val(built.trainee, facts, index)])),
+    }
+
+
 def plants(kernels: Kernels) -> dict[str, Report]:
     """A small step as it is, and with the plants in its backward pass: those of one call all in the same step, each recorded by itself."""
     built = build(kernels, _small(), **SHORT)
@@ -196,7 +211,7 @@ def pyg(kernels: Kernels) -> dict[str, Report]:
     return reports
 
 
-CASES = {"primekg": primekg, "variants": variants, "plants": plants, "pyg": pyg}
+CASES = {"primekg": primekg, "variants": variants, "drawn edges": drawn_edges, "plants": plants, "pyg": pyg}
 
 
 def main(folder: Path, case: str) -> dict[str, Report]:

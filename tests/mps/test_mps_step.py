@@ -53,6 +53,11 @@ def variants(trace):
 
 
 @pytest.fixture(scope="module")
+def drawn_edges(trace):
+    return trace("drawn edges")
+
+
+@pytest.fixture(scope="module")
 def planted(trace):
     return trace("plants")
 
@@ -76,13 +81,23 @@ def test_the_step_that_was_traced_is_the_whole_one(full_size):
     assert len(report["calls"]) == 3
     assert report["calls"][1] == report["calls"][2]
     used = set(report["operations"])
-    assert used >= {"linear", "linear_backward", "gelu_backward", "linalg_vector_norm", "_fused_adam_", "bernoulli_.float"}
+    assert used >= {"linear", "linear_backward", "gelu_backward.grad_input", "linalg_vector_norm", "_fused_adam_", "bernoulli_.float"}
     assert used <= installed_kernels() & listed_kernels()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_other_configurations_run_on_mps(variants, name):
     assert not variants[name]["violations"], described(variants[name]["violations"])
+
+
+def test_steps_whose_edges_are_drawn_run_on_mps(drawn_edges):
+    """The copies of a draw come before the first operation, and all draws have the same shapes."""
+    report = drawn_edges["training"]
+    assert not report["violations"], described(report["violations"])
+    assert report["calls"][1] == report["calls"][2]
+    assert len(set(report["copies_to_device"])) == 1
+    assert drawn_edges["sizes"]["drawn_edges"] < 0.6 * drawn_edges["sizes"]["message_edges"]
+    assert all(v["kind"] == "host synchronisation" for part in ("building", "validation") for v in drawn_edges[part]["violations"])
 
 
 @pytest.mark.parametrize("part", ["building", "validation"])

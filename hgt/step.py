@@ -1,0 +1,180 @@
+"""One optimizer step: a trainee (model, optimizer, message graph, batches), what a batch brings to it, and the step itself.
+
+Device-neutral: fixed shapes from step to step, no host synchronisation inside. That is also why CUDA can record a step once and replay it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from hgt.batches import Batch, Batches, MicroBatch
+from hgt.config import RunConfig
+from hgt.graph import KnowledgeGraph
+from hgt.losses import micro_batch_loss
+from hgt.memory import StepForm
+from hgt.message_graph import MessageGraph, training_message_graph
+from hgt.model import HGTModel
+from hgt.neighbor_sampling import NeighborSampling
+from hgt.split import EdgeSplit
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """Everything that a step works on. messages: on the CPU where each batch draws its own (`num_neighbors`), else on the device"""
+
+    config: RunConfig
+    device: torch.device
+    model: HGTModel
+    optimizer: torch.optim.Optimizer
+    messages: MessageGraph
+    batches: Batches
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What a batch brings to the device. Same shapes from batch to batch. removed: [num_edges] bool, of `messages`"""
+
+    micro_batches: tuple[MicroBatch, ...]
+    messages: MessageGraph
+    removed: Tensor
+
+
+def step_inputs(trainee: Trainee, batch: Batch) -> StepInputs:
+    """All of a batch, on the device before the step's first operation: a copy amid the step would wait for everything before it (MPS)."""
+    messages = trainee.messages if batch.messages is None else replace(batch.messages, fact=None).to(trainee.device)
+    micro_batches = tuple(micro.to(trainee.device) for micro in batch.micro_batches)
+    return StepInputs(micro_batches, messages, removed_edges(trainee, batch))
+
+
+def train_step(trainee: Trainee, batch: Batch) -> dict[str, Tensor]:
+    """One optimizer step: one encoder pass, the micro-batches' gradients added up on the embeddings, one way back.
+
+    Returns the batch's losses ("total", "link", "contrastive") and gradient norm ("grad_norm") as scalars on the device.
+    """
+    return step_on_device(trainee, step_inputs(trainee, batch))
+
+
+def step_on_device(trainee: Trainee, inputs: StepInputs) -> dict[str, Tensor]:
+    """`train_step` without what comes from the host: fixed shapes, no host synchronisation."""
+    model, layout = trainee.model, trainee.batches.layout
+    hidden = model.encoder.hidden(inputs.messages, inputs.removed, spend_gradient=True)
+    way_back = torch.autograd.graph.get_gradient_edge(hidden)  # the backward pass needs the way only, not these node-sized values
+    hidden = hidden.detach()
+    # Whichever is less work: project all nodes once, or the rows of each micro-batch.
+    projected = None
+    if layout.rows_of_batch(len(inputs.micro_batches)) >= len(hidden):
+        projected = model.encoder.project(hidden.requires_grad_())
+    states = hidden if projected is None else projected.detach()
+    grad = torch.zeros_like(states, requires_grad=False)
+    sums = {name: torch.zeros((), device=trainee.device) for name in ("total", "link", "contrastive")}
+    trainee.optimizer.zero_grad()
+    for micro in inputs.micro_batches:
+        rows = states.index_select(0, micro.nodes).requires_grad_()
+        embeddings = model.encoder.project(rows) if projected is None else rows
+        loss = micro_batch_loss(embeddings, micro, layout, model.decoder, trainee.config.train)
+        loss.total.backward()
+        assert rows.grad is not None, "the loss depends on its rows"
+        grad.index_add_(0, micro.nodes, rows.grad)
+        for name in sums:
+            sums[name] += getattr(loss, name).detach()
+    if projected is not None:
+        projected.backward(grad)
+        assert hidden.grad is not None, "the projection depends on its input"
+        grad = hidden.grad
+    del hidden, states, projected, rows, embeddings, loss
+    torch.autograd.backward((way_back,), (grad,))
+    sums["grad_norm"] = nn.utils.clip_grad_norm_(model.parameters(), trainee.config.train.max_grad_norm)
+    trainee.optimizer.step()
+    return sums
+
+
+def removed_edges(trainee: Trainee, batch: Batch) -> Tensor:
+    """[num_edges] bool: the batch's message edges that tell a fact supervised in it, in either direction. On the device."""
+    removed = torch.zeros(trainee.batches.num_train + 1, dtype=torch.bool)
+    removed[batch.supervised] = True
+    fact = (batch.messages or trainee.messages).fact
+    assert fact is not None, "the training message graph knows its facts"
+    return removed.to(fact.device).index_select(0, fact).to(trainee.device)  # drawn edges' facts never leave the CPU
+
+
+def build_trainee(
+    config: RunConfig, graph: KnowledgeGraph, split: EdgeSplit, device: torch.device, form: StepForm | None = None
+) -> Trainee:
+    """Model and optimizer at their seeded beginning. Weights are drawn on the CPU, so that every device begins alike.
+
+    form: how steps are worked off; the largest that the configuration allows when not given.
+    """
+    form = form or StepForm.of(config)
+    torch.manual_seed(config.split.seed)
+    model = HGTModel(graph, config.model).to(device)
+    model.encoder.keep_for_backward(layers=not form.recompute_layers, projections=form.keeps_projections)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.train.learning_rate, fused=True, capturable=device.type == "cuda")
+    messages, neighbors = training_message_graph(graph, split, form.limits), None
+    if config.train.num_neighbors is None:
+        messages = messages.to(device)
+    else:
+        neighbors = NeighborSampling(messages, config.train.num_neighbors, form.limits).to(device)
+    return Trainee(config, device, model, optimizer, messages, Batches(graph, split, config, form.accumulation_steps, neighbors))
+
+
+class Steps:
+    """Makes one step after another: `steps(batch)` is `train_step(trainee, batch)`.
+
+    On CUDA the second step is recorded as a graph and replayed from then on: the same kernels in the same order, started by the device
+    instead of by Python (66,903 nodes, 200,000 facts on an H100: 0.033 s a step instead of 0.071). A recording takes some 100 MB of its
+    own (inputs, cuBLAS's work space); where they are not to be had, steps go on as they are. Holds the step's memory while it lives.
+    """
+
+    def __init__(self, trainee: Trainee):
+        self.trainee = trainee
+        self.num_made = 0
+        self.recordable = trainee.device.type == "cuda"
+        self.recorded: _RecordedStep | None = None
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        inputs = step_inputs(self.trainee, batch)
+        self.num_made += 1
+        if self.recordable and self.num_made == 2:  # the first step compiles kernels, which cannot be recorded
+            try:
+                self.recorded = _RecordedStep(self.trainee, inputs)
+            except torch.OutOfMemoryError:
+                self.recordable = False
+        if self.recorded is None:
+            return step_on_device(self.trainee, inputs)
+        return self.recorded(inputs)
+
+
+class _RecordedStep:
+    """A CUDA graph of `step_on_device`."""
+
+    def __init__(self, trainee: Trainee, inputs: StepInputs):
+        trainee.optimizer.zero_grad()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # a recording takes memory of its own; what earlier steps freed would lie unused beside it
+        self.inputs = inputs
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.losses = step_on_device(trainee, inputs)
+
+    def __call__(self, inputs: StepInputs) -> dict[str, Tensor]:
+        for recorded, new in zip(_tensors(self.inputs), _tensors(inputs), strict=True):
+            if new is not recorded:
+                recorded.copy_(new)
+        self.graph.replay()
+        return {name: loss.clone() for name, loss in self.losses.items()}
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for element in value:
+            yield from _tensors(element)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name))

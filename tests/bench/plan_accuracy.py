@@ -73,7 +73,6 @@ def measure(case: tuple, device_type: str) -> dict:
     train_step(trainee, trainee.batches.draw(0, 0))
     trainee.optimizer.zero_grad()
     phase("step", lambda: train_step(trainee, trainee.batches.draw(0, 1)))
-    trainee.optimizer.zero_grad()
     facts = sample_facts(split.of(VAL), config.train.num_val_edges, 0)
     index = FactIndex(graph)
     phase("evaluation", lambda: evaluate_val(trainee, facts, index))

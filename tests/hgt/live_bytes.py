@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,11 +22,24 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self.known: set[int] = set()
+        self.counting = True
         self._add(tensors_in(standing))
 
     def add(self, value: Any) -> None:
         """Tensors that come without an operation."""
         self._add(tensors_in(value))
+
+    def elsewhere(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with its tensors uncounted, as if it worked in another memory. Results that come over are for `add`."""
+
+        def uncounted(*args: Any, **kwargs: Any) -> Any:
+            self.counting = False
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.counting = True
+
+        return uncounted
 
     def _add(self, tensors: Iterator[Any]) -> None:
         for tensor in tensors:
@@ -47,7 +60,8 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self._add(tree_iter(out))
+        if self.counting:
+            self._add(tree_iter(out))
         return out
 
 

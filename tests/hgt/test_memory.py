@@ -10,21 +10,21 @@ import re
 import pytest
 import torch
 
-from hgt import attention
+from hgt import attention, embeddings, memory
 from hgt.batches import Batches, batch_sizes
 from hgt.config import RunConfig
 from hgt.device import DeviceProbe
-from hgt.edge_kernels import ChunkedKernels
+from hgt.edge_kernels import BagKernels, ChunkedKernels
 from hgt.edge_table import read_edge_table
 from hgt.embeddings import infer_layerwise
 from hgt.errors import InputError
 from hgt.graph import KnowledgeGraph
 from hgt.memory import MemoryPlan, StepForm, memory_limit, plan_memory, plan_of_form, probe_for_plan, refuse_what_cannot_fit
-from hgt.message_graph import training_message_graph
+from hgt.message_graph import EdgeList, edges_into, training_message_graph
 from hgt.model import HGTModel
 from hgt.ranking import FactIndex, rank_facts, sample_facts
 from hgt.split import TEST, VAL, split_facts
-from hgt.step import build_trainee, train_step
+from hgt.step import build_trainee, step_inputs, train_step
 from hgt.train import evaluate_val
 from tests.bench.graphs import PRIMEKG_SIZE, primekg_like, write_csv
 from tests.hgt.live_bytes import LiveBytes, tensors_in
@@ -99,33 +99,46 @@ CASES = {
         {"keep_projections": False},
     ),
 }
+# Here the edges outweigh the rest.
 _NARROW = {"hidden_dim": 64, "embedding_dim": 64, "accumulation_steps": 16, "num_val_edges": 500, "num_neighbors": 4}
-FEW_OF_MANY_EDGES = {  # here the edges outweigh the rest; evaluation and inference of so dense a graph are planned less well
-    "a tenth drawn": (2_000, 200_000, _NARROW, {"keep_projections": False}),
-    "a tenth drawn, projections kept": (2_000, 200_000, _NARROW, {}),
+CASES |= {
+    "dense": (5_000, 400_000, {}, {}),
+    "dense, 4 drawn": (5_000, 400_000, {"num_neighbors": 4}, {}),
+    "dense, 16 drawn": (5_000, 400_000, {"num_neighbors": 16}, {}),
+    "dense and narrow": (2_000, 200_000, _NARROW | {"num_neighbors": None}, COMPUTED_AGAIN),
+    "dense, a tenth drawn": (2_000, 200_000, _NARROW, {"keep_projections": False}),
+    "dense, a tenth drawn, projections kept": (2_000, 200_000, _NARROW, {}),
 }
-PHASES = {"step": 0.15, "evaluation": 0.25, "inference": 0.25}  # how far the plan may be off
-KNOWN_TO_BE_OFF = {("few nodes", "evaluation"): "the last step's gradients still live while facts are ranked; they are not in the plan"}
+ON_CPU = ["few nodes", "narrow", "wide embeddings", "small tables", "half precision", "smallest form", "large", "rows projected"]
+ON_CPU += ["drawn edges, computed again", "dense, 16 drawn", "dense and narrow", "dense, a tenth drawn"]
+PHASES = ["step", "evaluation", "inference"]
+TOLERANCE = 0.1  # of the plan
+BESIDE_TENSORS = ("libraries", "process", "graph, split and filters", "drawing of edges")
+KERNELS = {"cuda": ChunkedKernels(1024), "cpu": BagKernels()}  # CUDA's own, measured here on the CPU, take nothing on the way
 
 
 @pytest.fixture(scope="module")
 def live_and_planned():
-    """`live_and_planned(case)`: {phase: (bytes of live tensors at the worst moment, bytes in the plan for CUDA)}, measured on the CPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "edge_kernels", lambda device: ChunkedKernels(1024))  # as CUDA's kernels, next to nothing on the way
-        yield functools.cache(measure)
+    """`live_and_planned(case, device)`: {phase: (bytes of live tensors at the worst moment, bytes in the plan)}, measured on the CPU."""
+    return functools.cache(measure)
 
 
-def measure(case):
-    num_nodes, num_facts, values, fields = (CASES | FEW_OF_MANY_EDGES)[case]
+def measure(case, device="cuda"):
+    num_nodes, num_facts, values, fields = CASES[case]
     graph, config = graph_of_size(num_nodes, num_facts), RunConfig.from_flat(values)
     form = dataclasses.replace(StepForm.of(config), **fields)
-    live = live_peaks(graph, config, form)
-    plan = plan_of_form(graph, config, GPU, form)
-    return {phase: (n, plan.phases[phase] - plan.parts.get("libraries", 0)) for phase, n in live.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "edge_kernels", lambda _: KERNELS[device])
+        patch.setattr(memory, "_READING_FACTOR", 1)  # Arrow's memory
+        patch.setattr(memory, "_GAPS", 0.0)
+        live = live_peaks(graph, config, form, device, patch)
+        plan = plan_of_form(graph, config, limited(80 << 30, device), form)
+    planned = {phase: plan.phases[phase] - sum(plan.parts.get(part, 0) for part in BESIDE_TENSORS) for phase in live}
+    planned["inference"] += plan.parts.get("drawing of edges", 0)  # nothing is drawn there
+    return {phase: (n, planned[phase]) for phase, n in live.items()}
 
 
-def live_peaks(graph, config, form):
+def live_peaks(graph, config, form, device, patch):
     """Of a run's phases as they follow one another: a step after another, validation; then the embeddings, in a program of their own,
     and their evaluation in another.
     """
@@ -138,10 +151,18 @@ def live_peaks(graph, config, form):
     parameters = list(trainee.model.parameters())
     peaks = {}
     drawn = trainee.messages if batch.messages is None else dataclasses.replace(batch.messages, fact=None)
-    with LiveBytes([parameters, [p.grad for p in parameters], trainee.optimizer.state, drawn, batch.micro_batches]) as live:
+    if device == "cuda":  # what the recorded step was given, beside what it is given now
+        fixed = {id(t) for t in tensors_in([trainee.messages, trainee.batches.neighbors and trainee.batches.neighbors.layout])}
+        beside = [t.clone() for t in tensors_in(step_inputs(trainee, batch)) if id(t) not in fixed]
+    else:  # the next batch, drawn meanwhile
+        beside = [trainee.messages, trainee.batches.draw(0, 1).micro_batches]
+    standing = [parameters, [p.grad for p in parameters], trainee.optimizer.state, drawn, batch.micro_batches, beside]
+    live = LiveBytes(standing)
+    del standing  # with it the gradients of the step before
+    with live:
         train_step(trainee, batch)
         peaks["step"] = live.peak
-        del batch, drawn
+        del batch, drawn, beside
         live.add(trainee.messages)  # where each step draws its edges, all of them come for the evaluation
         live.peak = live.now
         evaluate_val(trainee, facts, index)
@@ -151,26 +172,21 @@ def live_peaks(graph, config, form):
     del trainee, parameters
     encoder.zero_grad()
     with LiveBytes([list(encoder.parameters()), messages]) as live:
-        embeddings = infer_layerwise(encoder, messages, config.train.node_batch_size)
+        if device == "cuda":  # edges are sorted and cut in host memory
+            patch.setattr(EdgeList, "sorted_by_target", live.elsewhere(EdgeList.sorted_by_target))
+            patch.setattr(embeddings, "edges_into", lambda *args: live.add(part := live.elsewhere(edges_into)(*args)) or part)
+        vectors = infer_layerwise(encoder, messages, config.train.node_batch_size)
     peaks["inference"] = live.peak
-    with LiveBytes([embeddings, decoder.relation]) as live:
-        rank_facts(embeddings, decoder, split.of(TEST), index)
+    with LiveBytes([vectors, decoder.relation]) as live:
+        rank_facts(vectors, decoder, split.of(TEST), index)
     return peaks | {"evaluation": max(peaks["evaluation"], live.peak)}
 
 
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("case", CASES)
-def test_the_plan_agrees_with_the_tensors_that_live(request, live_and_planned, case, phase):
-    if (case, phase) in KNOWN_TO_BE_OFF:
-        request.applymarker(pytest.mark.xfail(reason=KNOWN_TO_BE_OFF[case, phase], strict=True))
-    live, planned = live_and_planned(case)[phase]
-    assert abs(planned / live - 1) < PHASES[phase], f"planned {planned / 1e6:.1f} MB, live {live / 1e6:.1f} MB: {planned / live - 1:+.1%}"
-
-
-@pytest.mark.parametrize("case", FEW_OF_MANY_EDGES)
-def test_a_step_is_planned_with_the_edges_that_it_draws(live_and_planned, case):
-    live, planned = live_and_planned(case)["step"]
-    assert abs(planned / live - 1) < PHASES["step"], f"planned {planned / 1e6:.1f} MB, live {live / 1e6:.1f} MB: {planned / live - 1:+.1%}"
+@pytest.mark.parametrize(("case", "device"), [*((case, "cuda") for case in CASES), *((case, "cpu") for case in ON_CPU)])
+def test_the_plan_agrees_with_the_tensors_that_live(live_and_planned, case, device, phase):
+    live, planned = live_and_planned(case, device)[phase]
+    assert abs(planned / live - 1) < TOLERANCE, f"planned {planned / 1e6:.1f} MB, live {live / 1e6:.1f} MB: {planned / live - 1:+.1%}"
 
 
 @pytest.mark.parametrize("k", [4, 16, 64])
@@ -272,6 +288,7 @@ def test_primekg_is_planned_from_counts_alone():
 
 # Forms.
 
+MORE_PARTS = 1.02  # twice as many micro-batches bring the nodes of their pools twice; on small graphs it shows
 CONFIGURATIONS = [{}, {"num_layers": 1}, {"num_layers": 3, "embedding_dim": 64}, {"recompute_layers": True}, {"accumulation_steps": 3}]
 
 
@@ -296,7 +313,7 @@ def test_smaller_forms_come_to_an_end(values):
 def test_each_smaller_form_plans_no_more_than_the_one_before(size, values, device):
     config = RunConfig.from_flat(values)
     planned = [plan_of_form(graph_of_size(*size), config, limited(80 << 30, device), form).phases["step"] for form in forms(config)]
-    assert all(smaller <= 1.01 * larger for larger, smaller in itertools.pairwise(planned)), planned
+    assert all(smaller <= MORE_PARTS * larger for larger, smaller in itertools.pairwise(planned)), planned
     assert planned[-1] < planned[0] or config.train.recompute_layers
 
 
@@ -304,7 +321,7 @@ def test_more_micro_batches_never_take_more():
     """Where a batch has few rows for its many nodes, each micro-batch's rows are projected; many micro-batches must not change that."""
     config = RunConfig.from_flat({"embedding_dim": 1024, "hidden_dim": 64, "edge_sample_size": 500, "accumulation_steps": 1})
     planned = [plan_of_form(graph_of_size(20_000, 60_000), config, GPU, form).phases["step"] for form in forms(config)]
-    assert all(smaller <= 1.01 * larger for larger, smaller in itertools.pairwise(planned)), planned
+    assert all(smaller <= MORE_PARTS * larger for larger, smaller in itertools.pairwise(planned)), planned
 
 
 def test_a_tenth_of_the_limit_is_left_over():

@@ -19,7 +19,7 @@ from tasks.home import find_run, new_run_id, run_folder
 from tasks.load import load
 from tasks.plan import plan
 from tasks.probe import probe
-from tasks.train import train
+from tasks.train import attempts, train
 from tasks.validate import Verdict, validate
 
 REJECTED = "Rejected"
@@ -40,7 +40,7 @@ def train_embeddings(kg: str | None, resume: str | None, run_id: str | None, out
         found = probe(config, tracker)
         run = load(kg and str(Path(kg).resolve()), run, config, tracker)
         run = plan(run, found, tracker)
-        run = train(run, tracker)
+        run = train.with_options(retries=attempts(config.train.max_shrinks))(run, found, tracker)
         run = embed(run, output_csv and str(Path(output_csv).resolve()), tracker)
         run = evaluate(run, tracker)
         verdict = validate(run, tracker)

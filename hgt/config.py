@@ -68,7 +68,10 @@ class TrainConfig:
     num_epochs: int = _parameter(100, "epochs; one supervises every training edge exactly once", "epochs", changes_result=False)
     learning_rate: float = _parameter(0.001, "Adam's learning rate")
     device: str | None = _parameter(
-        None, "mps, cuda or cpu; found automatically when not given", choices=("mps", "cuda", "cpu"), changes_result=False
+        None,
+        "mps, cuda or cpu of this machine, or docker-cpu, the CPU worker in Docker; found automatically when not given",
+        choices=("mps", "cuda", "cpu", "docker-cpu"),
+        changes_result=False,
     )
     edge_sample_size: int = _parameter(5000, "most edges of each edge type that one batch supervises", "edges")
     node_batch_size: int = _parameter(2048, "nodes per chunk of layer-wise inference", "nodes", changes_result=False)
@@ -86,6 +89,18 @@ class TrainConfig:
     memory: str | None = _parameter(
         None, "most memory that the run may use, such as 16GB; all that the device can give when not given", changes_result=False
     )
+    max_shrinks: int = _parameter(
+        2, "times that training out of memory is made smaller on its device before it goes on elsewhere", "times", changes_result=False
+    )
+    fallback: str = _parameter(
+        "docker",
+        "where training goes on when memory runs out for good: docker (the CPU where there is none), cpu or none",
+        choices=("docker", "cpu", "none"),
+        changes_result=False,
+    )
+    docker_memory: str | None = _parameter(
+        None, "memory of the CPU worker's container, such as 16GB; nine tenths of what Docker has when not given", changes_result=False
+    )
     min_batches_per_epoch: int = _parameter(10, "least number of optimizer steps per epoch", "batches")
     num_negatives: int = _parameter(256, "sampled nodes of the right type that a true tail (and head) competes with", "nodes")
     contrastive_weight: float = _parameter(0.5, "share of the contrastive loss in the loss")
@@ -96,6 +111,11 @@ class TrainConfig:
     patience: int = _parameter(10, "epochs without a better validation MRR before training stops", "epochs", changes_result=False)
     num_val_edges: int = _parameter(5000, "most held-out edges ranked after each epoch", "edges")
     checkpoint_minutes: float = _parameter(10.0, "longest time between two checkpoints within an epoch", "minutes", changes_result=False)
+
+    @property
+    def compute_device(self) -> str | None:
+        """`device` as the library knows it: in the worker, too, it is the CPU that computes."""
+        return "cpu" if self.device == "docker-cpu" else self.device
 
 
 @dataclass(frozen=True)
@@ -229,12 +249,12 @@ def _coerced(p: Parameter, value: Any) -> Any:
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
 
 
-def parse_bytes(text: str) -> int:
-    """ "16GB" -> 16 * 10^9, "16GiB" -> 16 * 2^30. Raises InputError."""
+def parse_bytes(text: str, name: str = "memory") -> int:
+    """ "16GB" -> 16 * 10^9, "16GiB" -> 16 * 2^30. Raises InputError, which tells the parameter's name."""
     match = _SIZE.fullmatch(text)
     size = int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " ")) if match else 0
     if not size:
-        raise InputError(f"Parameter memory takes a size such as 16GB or 12.5GiB, not {text!r}.")
+        raise InputError(f"Parameter {name} takes a size such as 16GB or 12.5GiB, not {text!r}.")
     return size
 
 
@@ -265,8 +285,10 @@ def _check_ranges(config: RunConfig) -> None:
     require(0 <= flat["seed"] < 2**31, "seed", "between 0 and 2147483647")
     for name in ("val_fraction", "test_fraction"):
         require(0 < flat[name] <= 0.4, name, "above 0 and at most 0.4")
-    if config.train.memory is not None:
-        parse_bytes(config.train.memory)
+    require(flat["max_shrinks"] >= 0, "max_shrinks", "0 or more")
+    for name in ("memory", "docker_memory"):
+        if flat[name] is not None:
+            parse_bytes(flat[name], name)
     m = config.model
     if m.hidden_dim % m.num_heads:
         raise InputError(f"hidden_dim {m.hidden_dim} must be a multiple of num_heads {m.num_heads}.")

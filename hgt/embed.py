@@ -14,7 +14,7 @@ from hgt.embeddings import Embeddings, infer_layerwise
 from hgt.memory import memory_limit
 from hgt.message_graph import training_message_graph
 from hgt.model import HGTModel
-from hgt.program import OnEvent, planned_phases, run_program
+from hgt.program import OnEvent, planned_device, planned_phases, run_program
 from hgt.run_folder import RunFolder
 
 
@@ -24,7 +24,7 @@ def embed_run(folder: RunFolder, on_event: OnEvent, csv: Path | None = None) -> 
     messages = training_message_graph(graph, folder.load_split(graph))
     checkpoint = best_checkpoint(folder.checkpoints)
     limit = memory_limit(config)
-    probe = probe_device(config.train.device, limit)
+    probe = probe_device(planned_device(folder), limit)
     device = prepare_device(probe.type, limit)
     model = HGTModel(graph, config.model)
     load_model(model, checkpoint.tensors)

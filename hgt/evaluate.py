@@ -25,7 +25,7 @@ from hgt.graph import KnowledgeGraph
 from hgt.memory import memory_limit
 from hgt.model import Decoder
 from hgt.plots import plot_losses, plot_plane
-from hgt.program import OnEvent, planned_phases, run_program
+from hgt.program import OnEvent, planned_device, planned_phases, run_program
 from hgt.ranking import FactIndex, RankingReport, rank_facts
 from hgt.run_folder import RunFolder
 from hgt.split import TEST, EdgeSplit, split_facts
@@ -37,7 +37,7 @@ def evaluate_run(folder: RunFolder, on_event: OnEvent) -> None:
     config, graph = folder.load_config(), folder.load_graph()
     embeddings = Embeddings.load(folder.embeddings / "embeddings.parquet")
     limit = memory_limit(config)
-    probe = probe_device(config.train.device, limit)
+    probe = probe_device(planned_device(folder), limit)
     device = prepare_device(probe.type, limit)
     memory = DeviceMemory(probe.type, planned_phases(folder), limit)
     with memory.phase("evaluation"):

@@ -58,6 +58,14 @@ def planned_phases(folder: RunFolder) -> dict[str, int]:
         return {}
 
 
+def planned_device(folder: RunFolder) -> str | None:
+    """The device that the run was last planned for, or else the one asked for; None for whatever there is."""
+    try:
+        return str(json.loads(folder.plan.read_text())["device"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return folder.load_config().train.compute_device
+
+
 def planned_form(folder: RunFolder) -> StepForm | None:
     """How the run's memory plan works steps off; None where there is no plan."""
     try:

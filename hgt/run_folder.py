@@ -36,6 +36,11 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def segments(self) -> Path:
+        """Where the run was trained, stretch by stretch: the parent's file, not the trainer's."""
+        return self.path / "segments.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

@@ -7,8 +7,8 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.child import run_child
 from tasks.home import run_folder
+from tasks.ladder import run_or_move_to_cpu
 from tasks.reporting import say
 from tasks.tracking import Tracker
 
@@ -23,6 +23,6 @@ def embed(run: str, output_csv: str | None, tracker: Tracker) -> str:
             say(f"embeddings: {event['num_nodes']:,} nodes x {event['embedding_dim']} dimensions in {folder.embeddings}")
             tracker.metrics({"embed_peak_memory_bytes": event["peak_memory_bytes"]})
 
-    run_child("embed", folder, on_event, *([output_csv] if output_csv else []))
+    run_or_move_to_cpu("embed", folder, on_event, *([output_csv] if output_csv else []))
     tracker.artifacts(folder.embeddings, "embeddings")
     return run

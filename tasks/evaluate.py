@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.child import run_child
 from tasks.home import run_folder
+from tasks.ladder import run_or_move_to_cpu
 from tasks.tracking import Tracker
 
 
@@ -14,6 +14,6 @@ from tasks.tracking import Tracker
 def evaluate(run: str, tracker: Tracker) -> str:
     """Write the run's report and log it. Returns the run id."""
     folder = run_folder(run)
-    run_child("evaluate", folder, lambda event: None)
+    run_or_move_to_cpu("evaluate", folder, lambda event: None)
     tracker.artifacts(folder.report, "report")
     return run

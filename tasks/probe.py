@@ -15,7 +15,7 @@ from tasks.tracking import Tracker
 @task(name="probe", cache_policy=NO_CACHE)
 def probe(config: RunConfig, tracker: Tracker) -> DeviceProbe:
     """Choose the device."""
-    found = probe_device(config.train.device, memory_limit(config))
+    found = probe_device(config.train.compute_device, memory_limit(config))
     say(f"device: {found.type} ({found.name}), {found.limit_bytes / 2**30:.1f} GiB available; {found.reason}")
     tracker.tags({f"device.{k}": str(v) for k, v in found.as_dict().items()})
     return found

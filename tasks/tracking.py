@@ -22,7 +22,8 @@ from prefect.exceptions import CancelledRun, TerminationSignal
 from hgt.config import RunConfig
 from hgt.graph import KnowledgeGraph
 from hgt.run_folder import RunFolder
-from tasks.home import hgt_home
+from tasks.home import hgt_home, own_store
+from tasks.ladder import Segment
 
 EXPERIMENT = "hgt-embeddings"
 _EPOCH_METRICS = (
@@ -36,7 +37,7 @@ _MAX_DIGEST = 36  # MLflow's limit for a dataset's digest; the whole hash is a t
 
 def store_uri() -> str:
     """The tracking store: the user's, or the product's SQLite file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{hgt_home() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or own_store()
 
 
 class Tracker:
@@ -111,6 +112,12 @@ class Tracker:
             self._call("log_artifacts", self.run_id, str(path), into)
         else:
             self._call("log_artifact", self.run_id, str(path), into)
+
+    def segment(self, number: int, segment: Segment, plan: Path) -> None:
+        """Where a stretch of training runs and why, with its plan."""
+        known = {"place": segment.place, "device": segment.device, "reason": segment.reason, "shrinks": segment.shrinks}
+        self.tags({f"segment.{number}.{key}": str(value)[:500] for key, value in known.items()})
+        self.text(plan.read_text(), f"plans/{number}.json")
 
     def begin(self) -> None:
         """Running, whatever ended it before."""

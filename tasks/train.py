@@ -1,26 +1,49 @@
-"""Task `train`: the trainer in a child process, followed into MLflow and onto the screen."""
+"""Task `train`: the trainer, followed into MLflow and onto the screen; each attempt stands on the ladder's next rung.
+
+An attempt that runs out of memory writes the next segment to the run folder and fails with OutOfMemory, which alone is retried.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from prefect import task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import State, TaskRun
 
+from hgt.device import DeviceProbe
+from hgt.errors import OutOfMemory
 from hgt.events import EventReader
+from hgt.run_folder import RunFolder
+from tasks import container, dispatch, ladder
 from tasks.child import run_child
 from tasks.home import run_folder
-from tasks.reporting import TrainingProgress
+from tasks.outcome import OnEvent
+from tasks.reporting import TrainingProgress, say
 from tasks.tracking import Tracker
 
+_RUNGS_AFTER_SHRINKS = 2
 
-@task(name="train", cache_policy=NO_CACHE)
-def train(run: str, tracker: Tracker) -> str:
-    """Train the run folder from its newest checkpoint to the end. Returns the run id."""
+
+def only_out_of_memory(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Anything else fails the run at once: it would fail anywhere."""
+    return isinstance(state.result(raise_on_failure=False), OutOfMemory)
+
+
+@task(name="train", cache_policy=NO_CACHE, retry_condition_fn=only_out_of_memory)
+def train(run: str, found: DeviceProbe, tracker: Tracker) -> str:
+    """Train the run folder from its newest checkpoint to the end. Returns the run id.
+
+    Raises OutOfMemory when the next attempt has somewhere to go on, MemoryExhausted when not.
+    """
     folder = run_folder(run)
+    config = folder.load_config()
     for event in EventReader(folder.events).new():  # epochs that a killed parent did not log
         if event["event"] == "epoch":
             tracker.epoch(event)
+    known = ladder.segments(folder)
+    number, segment = len(known), known[-1]
+    tracker.segment(number, segment, folder.plan)
     with TrainingProgress() as progress:
 
         def on_event(event: dict[str, Any]) -> None:
@@ -30,6 +53,32 @@ def train(run: str, tracker: Tracker) -> str:
             if event["event"] == "end":
                 tracker.metrics({"best_epoch": event["best_epoch"], "train_peak_memory_bytes": event["peak_memory_bytes"]})
 
-        run_child("train", folder, on_event)
+        try:
+            _run(segment, folder, on_event)
+        except OutOfMemory as error:
+            tracker.tags({f"segment.{number}.ended": str(error)[:500]})
+            following = ladder.step_down(folder, config, error, found)
+            say(f"OUT OF MEMORY: {error}\ngoing on from the last checkpoint on {following}")
+            raise
+    tracker.tags({f"segment.{number}.ended": "trained to the end"})
     tracker.artifacts(folder.events)
     return run
+
+
+def attempts(max_shrinks: int) -> int:
+    """How often the ladder can go on after the first attempt."""
+    return max_shrinks + _RUNGS_AFTER_SHRINKS
+
+
+def _run(segment: ladder.Segment, folder: RunFolder, on_event: OnEvent) -> None:
+    if segment.place != ladder.DOCKER:
+        run_child("train", folder, on_event)
+        return
+    memory = ladder.container_memory(folder.load_config())
+    problem = dispatch.unavailable() if dispatch.has_server() else "no server"
+    if problem is None:
+        dispatch.run_on_pool(folder, on_event, memory)
+        return
+    if dispatch.has_server():
+        say(f"WARNING: {problem} The container is started without it.")
+    container.run_container("train", folder, on_event, memory)

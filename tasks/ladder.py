@@ -1,0 +1,196 @@
+"""The OOM ladder (DESIGN.md 4): where a run goes on when memory runs out. Smaller on its own device, then the CPU worker in Docker, then
+the CPU of this machine, always from the last checkpoint.
+
+`segments.json` in the run folder is the ladder's state: one entry for every stretch of training, the last one being where to go on.
+Each entry's memory plan is the run folder's `plan.json` while it lasts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hgt.config import RunConfig, parse_bytes
+from hgt.device import DeviceProbe, probe_device
+from hgt.errors import HgtError, InputError, OutOfMemory
+from hgt.memory import MemoryPlan, StepForm, plan_memory, plan_of_form
+from hgt.program import planned_device, planned_form
+from hgt.run_folder import RunFolder
+from tasks import container, dispatch
+from tasks.child import run_child
+from tasks.reporting import say
+
+NATIVE, DOCKER, CPU = "native", "docker", "cpu"
+PLACES = {NATIVE: "this machine", DOCKER: "the CPU worker in Docker", CPU: "the CPU of this machine"}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One stretch of a run's training.
+
+    place: native (the device that was found), docker or cpu; device: mps, cuda or cpu; shrinks: how often it was made smaller before
+    form: the form of its steps where the ladder chose it, None for the largest that fits; reason: why here
+    """
+
+    place: str
+    device: str
+    shrinks: int
+    form: StepForm | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.device} on {PLACES[self.place]}: {self.reason}" if self.place == NATIVE else f"{PLACES[self.place]}: {self.reason}"
+
+
+class MemoryExhausted(HgtError):
+    """Memory ran out and the ladder has no further rung."""
+
+
+def segments(folder: RunFolder) -> list[Segment]:
+    """Empty for a run that was never planned."""
+    if not folder.segments.is_file():
+        return []
+    entries: list[dict[str, Any]] = json.loads(folder.segments.read_text())
+    return [Segment(**{**entry, "form": entry["form"] and StepForm(**entry["form"])}) for entry in entries]
+
+
+def _append(folder: RunFolder, segment: Segment) -> None:
+    text = json.dumps([asdict(s) for s in [*segments(folder), segment]], indent=2)
+    _write(folder.segments, text)
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: a kill in between leaves what was there."""
+    new = path.with_suffix(".new")
+    new.write_text(text + "\n")
+    new.replace(path)
+
+
+def first_segment(folder: RunFolder, config: RunConfig, found: DeviceProbe) -> Segment:
+    """Where the run begins, or goes on: a resumed run stays where the ladder led it, unless it is sent to another device."""
+    known = segments(folder)
+    wanted = config.train.device
+    if known and (wanted is None or wanted == known[-1].device or (wanted == "docker-cpu" and known[-1].place == DOCKER)):
+        return known[-1]
+    place = DOCKER if wanted == "docker-cpu" else NATIVE
+    why = "asked for" if wanted else found.reason
+    segment = Segment(place, "cpu" if place == DOCKER else found.type, 0, None, why)
+    _append(folder, segment)
+    return segment
+
+
+def plan_segment(folder: RunFolder, segment: Segment, found: DeviceProbe) -> MemoryPlan:
+    """Plan the segment and write it to the run folder. found: the native device."""
+    graph, config = folder.load_graph(), folder.load_config()
+    probe = _probe(segment, config, found)
+    plan = plan_memory(graph, config, probe) if segment.form is None else plan_of_form(graph, config, probe, segment.form)
+    _write(folder.plan, json.dumps(plan.as_dict(), indent=2))
+    return plan
+
+
+def _probe(segment: Segment, config: RunConfig, found: DeviceProbe) -> DeviceProbe:
+    if segment.place == DOCKER:
+        return replace(found, type="cpu", name="CPU worker in Docker", limit_bytes=container_memory(config), reason=segment.reason)
+    return found if segment.device == found.type else probe_device(segment.device)
+
+
+def container_memory(config: RunConfig) -> int:
+    """Bytes that the worker's container may take."""
+    wanted = config.train.docker_memory
+    return int(0.9 * container.engine_memory_bytes()) if wanted is None else parse_bytes(wanted, "docker_memory")
+
+
+def fallback_told(config: RunConfig) -> str:
+    """What will happen if memory runs out, found out before training begins."""
+    shrinks = f"it is made smaller up to {config.train.max_shrinks} times" if config.train.max_shrinks else "it is not made smaller"
+    problem = container.unavailable() if config.train.fallback == "docker" or config.train.device == "docker-cpu" else None
+    if config.train.device == "docker-cpu" and problem:
+        raise InputError(f"The CPU worker in Docker cannot be started: {problem}")
+    then = {
+        "none": "then the run fails",
+        "cpu": "then goes on on the CPU of this machine",
+        "docker": "then goes on on the CPU worker in Docker" if problem is None else f"then goes on on the CPU of this machine: {problem}",
+    }
+    pool = dispatch.unavailable() if config.train.fallback == "docker" and problem is None and dispatch.has_server() else None
+    without = f" (its container is started without Prefect's work pool: {pool})" if pool else ""
+    return f"if memory runs out: {shrinks}, {then[config.train.fallback]}{without}"
+
+
+def step_down(folder: RunFolder, config: RunConfig, error: OutOfMemory, found: DeviceProbe) -> Segment:
+    """The next segment after this one ran out of memory, planned and written to the run folder.
+
+    Raises MemoryExhausted when there is none, with what was tried and what to do.
+    """
+    tried = segments(folder)
+    now = tried[-1]
+    form = planned_form(folder)
+    smaller = form and form.smaller()
+    if now.place == NATIVE and smaller and now.shrinks < config.train.max_shrinks:
+        following = replace(now, shrinks=now.shrinks + 1, form=smaller, reason=f"made smaller, out of memory: {_first_line(error)}")
+        _append(folder, following)
+        plan_segment(folder, following, found)
+        return following
+    problems = []
+    if now.place == NATIVE and config.train.fallback == "docker":
+        following = Segment(DOCKER, "cpu", now.shrinks, None, f"out of memory: {_first_line(error)}")
+        problem = container.unavailable() or _unfit(folder, following, found)
+        if problem is None:
+            _append(folder, following)
+            return following
+        problems.append(problem)
+    if now.place == NATIVE and now.device != "cpu" and config.train.fallback != "none":
+        why = f"; {problems[0]}" if problems else ""
+        following = Segment(CPU, "cpu", now.shrinks, None, f"out of memory: {_first_line(error)}{why}")
+        problem = _unfit(folder, following, found)
+        if problem is None:
+            _append(folder, following)
+            return following
+        problems.append(problem)
+    went = f" The ladder: {'; '.join(map(str, tried))}." if len(tried) > 1 else ""
+    remedies = " ".join(problems) or _remedy(now, config)
+    raise MemoryExhausted(f"{error}{went} Nothing is left to try. {remedies}")
+
+
+def run_or_move_to_cpu(program: str, folder: RunFolder, on_event: Callable[[dict[str, Any]], None], *arguments: str) -> None:
+    """Run a program that follows the training; where its device has too little memory, on the CPU of this machine instead.
+
+    Raises what `run_child` raises, OutOfMemory when the fallback is "none" or the CPU ran out.
+    """
+    try:
+        run_child(program, folder, on_event, *arguments)
+    except OutOfMemory as error:
+        config = folder.load_config()
+        if planned_device(folder) == "cpu" or config.train.fallback == "none":
+            raise
+        say(f"OUT OF MEMORY: {error}\ngoing on on the CPU of this machine")
+        on_cpu = Segment(CPU, "cpu", 0, None, f"out of memory: {_first_line(error)}")
+        plan_segment(folder, on_cpu, probe_device("cpu"))
+        run_child(program, folder, on_event, *arguments)
+
+
+def _first_line(error: OutOfMemory) -> str:
+    return str(error).splitlines()[0][:300]
+
+
+def _unfit(folder: RunFolder, segment: Segment, found: DeviceProbe) -> str | None:
+    """Plans the segment; what stands against it, or None. Leaves the plan of what is there when it does not fit."""
+    before = folder.plan.read_text()
+    plan = plan_segment(folder, segment, found)
+    if plan.fits:
+        return None
+    _write(folder.plan, before.rstrip("\n"))
+    more = "Give Docker more memory (Docker Desktop: Settings, Resources), or docker_memory" if segment.place == DOCKER else "Free memory"
+    return (
+        f"{PLACES[segment.place]} has {plan.limit_bytes / 1e9:.1f} GB and the run needs {plan.required_bytes / 1e9:.1f} GB there. {more}."
+    )
+
+
+def _remedy(now: Segment, config: RunConfig) -> str:
+    if now.place == DOCKER:
+        return "Give Docker more memory (Docker Desktop: Settings, Resources), or a larger docker_memory, and resume."
+    if config.train.fallback == "none":
+        return "Resume with --fallback docker to go on on the CPU worker, or take a smaller hidden_dim."
+    return "Close other programs and resume, raise max_shrinks, or take a smaller hidden_dim."

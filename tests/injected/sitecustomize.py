@@ -1,0 +1,81 @@
+"""Makes the real trainer run out of memory, in a chosen form, at a chosen step. Python imports it where PYTHONPATH names its folder.
+
+HGT_INJECT="<form> <step> <times>"; HGT_INJECT_COUNT=<file that counts the times over all processes>. Steps count from 1 in each process.
+"""
+
+import importlib.abc
+import importlib.machinery
+import os
+import signal
+import sys
+from pathlib import Path
+
+MPS = (
+    "MPS backend out of memory (MPS allocated: 5.00 GiB, other allocations: 1.00 GiB, max allowed: 6.00 GiB). "
+    "Tried to allocate 1.00 GiB on private pool."
+)
+METAL = "-[MPSNDArray initWithDevice:descriptor:]: failed assertion `Error: total bytes of NDArray > 2**32'"
+
+
+def run_out(form):
+    import torch
+
+    if form == "mps":
+        raise RuntimeError(MPS)
+    if form == "torch":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    if form == "allocator":
+        torch.empty(1 << 60, dtype=torch.uint8)
+    if form == "abort":
+        os.write(2, METAL.encode() + b"\n")
+        os.abort()
+    if form == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if form == "cgroup":
+        limit = Path(os.environ["HGT_INJECT_CGROUP"])
+        (limit / "cgroup.procs").write_text(str(os.getpid()))
+        held = []
+        while True:
+            held.append(bytearray(os.urandom(1 << 20)) * 16)
+    if form == "error":
+        raise RuntimeError("shapes [3, 4] and [5] do not fit")
+    if form == "interrupted":
+        raise SystemExit(3)
+
+
+def wrap(module):
+    form, step, times = os.environ["HGT_INJECT"].split()
+    count = Path(os.environ["HGT_INJECT_COUNT"])
+    made = module.Steps.__call__
+    done = {"steps": 0}
+
+    def call(self, batch):
+        done["steps"] += 1
+        so_far = len(count.read_text()) if count.exists() else 0
+        if done["steps"] == int(step) and so_far < int(times):
+            with count.open("a") as file:
+                file.write("x")
+            run_out(form)
+        return made(self, batch)
+
+    module.Steps.__call__ = call
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "hgt.step":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            wrap(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+if "HGT_INJECT" in os.environ:
+    sys.meta_path.insert(0, Finder())

@@ -1,0 +1,132 @@
+"""Which rung follows which, from the state in the run folder; Docker is really not there (its address is a dead socket)."""
+
+import json
+
+import pytest
+
+from hgt.config import RunConfig
+from hgt.demo_graph import demo_rows
+from hgt.device import DeviceProbe
+from hgt.edge_table import read_edge_table
+from hgt.errors import InputError, OutOfMemory
+from hgt.graph import KnowledgeGraph
+from hgt.program import planned_device, planned_form
+from hgt.run_folder import RunFolder
+from tasks import ladder
+
+# The SDK leaves the socket of a failed connection to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+MPS = DeviceProbe("mps", "Apple M1", 8 << 30, "the accelerator of this machine", "2.14.1", "arm64")
+CPU = DeviceProbe("cpu", "2 threads", 8 << 30, "the only device", "2.13.0", "x86_64")
+ERROR = OutOfMemory("MPS ran out of memory in phase step.\nmore", "mps", "step", 1, 2)
+
+
+@pytest.fixture(autouse=True)
+def no_docker(monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ladder") / "kg.csv"
+    demo_rows(300, 1200, num_communities=4, seed=5).to_csv(path, index=False)
+    return KnowledgeGraph.from_edge_table(read_edge_table(path), RunConfig().graph)
+
+
+@pytest.fixture
+def make_run(tmp_path, graph):
+    def make(found, **values):
+        folder = RunFolder(tmp_path / "run")
+        folder.path.mkdir()
+        config = RunConfig.from_flat({"embedding_dim": 32, "hidden_dim": 16, **values})
+        config.save(folder.config)
+        graph.save(folder.graph)
+        ladder.plan_segment(folder, ladder.first_segment(folder, config, found), found)
+        return folder, config
+
+    return make
+
+
+def step_down(folder, config, found=MPS):
+    following = ladder.step_down(folder, config, ERROR, found)
+    assert ladder.segments(folder)[-1] == following, "written to the run folder"
+    return following
+
+
+def test_smaller_twice_then_the_cpu_where_there_is_no_docker(make_run):
+    folder, config = make_run(MPS)
+    forms = [planned_form(folder)]
+    for shrinks in (1, 2):
+        following = step_down(folder, config)
+        assert (following.place, following.device, following.shrinks) == ("native", "mps", shrinks)
+        assert following.form == forms[-1].smaller()
+        forms.append(planned_form(folder))
+        assert forms[-1] == following.form
+        assert planned_device(folder) == "mps"
+        assert "MPS ran out of memory in phase step." in following.reason
+        assert "more" not in following.reason
+    following = step_down(folder, config)
+    assert (following.place, following.device) == ("cpu", "cpu")
+    assert "Docker" in following.reason, "it says why not there"
+    assert planned_device(folder) == "cpu"
+    with pytest.raises(ladder.MemoryExhausted, match="Nothing is left to try"):
+        ladder.step_down(folder, config, ERROR, MPS)
+    assert len(ladder.segments(folder)) == 4
+
+
+def test_no_shrinks_and_the_cpu_asked_for(make_run):
+    folder, config = make_run(MPS, max_shrinks=0, fallback="cpu")
+    following = step_down(folder, config)
+    assert following.place == "cpu"
+    assert "Docker" not in following.reason
+
+
+def test_no_fallback(make_run):
+    folder, config = make_run(MPS, max_shrinks=1, fallback="none")
+    step_down(folder, config)
+    with pytest.raises(ladder.MemoryExhausted, match="--fallback docker"):
+        ladder.step_down(folder, config, ERROR, MPS)
+
+
+def test_the_smallest_form_cannot_shrink(make_run):
+    folder, config = make_run(MPS, max_shrinks=99, fallback="cpu")
+    shrunk = 0
+    while step_down(folder, config).place == "native":
+        shrunk += 1
+    assert ladder.segments(folder)[-2].form.smaller() is None
+    assert shrunk >= 6
+
+
+def test_a_cpu_that_ran_out_is_not_tried_again(make_run):
+    folder, config = make_run(CPU, max_shrinks=0, fallback="cpu")
+    with pytest.raises(ladder.MemoryExhausted):
+        ladder.step_down(folder, config, ERROR, CPU)
+
+
+def test_a_resumed_run_stays_where_the_ladder_led_it(make_run):
+    folder, config = make_run(MPS, max_shrinks=1, fallback="cpu")
+    shrunk = step_down(folder, config)
+    assert ladder.first_segment(folder, config, MPS) == shrunk
+    moved = step_down(folder, config)
+    assert ladder.first_segment(folder, config, MPS) == moved
+    again = ladder.first_segment(folder, RunConfig.from_flat(config.to_flat() | {"device": "mps"}), MPS)
+    assert (again.place, again.device, again.shrinks) == ("native", "mps", 0), "unless it is sent elsewhere"
+
+
+def test_what_will_happen_is_told_before(make_run):
+    assert "Docker" in ladder.fallback_told(RunConfig())
+    assert "on the CPU of this machine:" in ladder.fallback_told(RunConfig())
+    assert "the run fails" in ladder.fallback_told(RunConfig.from_flat({"fallback": "none"}))
+    assert "not made smaller" in ladder.fallback_told(RunConfig.from_flat({"max_shrinks": 0}))
+    with pytest.raises(InputError, match="cannot be started"):
+        ladder.fallback_told(RunConfig.from_flat({"device": "docker-cpu"}))
+
+
+def test_a_place_that_is_too_small_is_not_taken(make_run, monkeypatch):
+    folder, config = make_run(MPS, max_shrinks=0, fallback="cpu")
+    before = folder.plan.read_text()
+    monkeypatch.setattr(ladder, "probe_device", lambda device: DeviceProbe("cpu", "tiny", 100 << 20, "", "", ""))
+    with pytest.raises(ladder.MemoryExhausted, match=r"has 0\.1 GB and the run needs"):
+        ladder.step_down(folder, config, ERROR, MPS)
+    assert json.loads(folder.plan.read_text()) == json.loads(before)

@@ -9,7 +9,7 @@ DEMO := runs/demo/kg.csv
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3 python)
 NEW_ENOUGH := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: install train test test-all lint clean
+.PHONY: install train test test-all lint image clean
 .DEFAULT_GOAL := train
 
 install: $(VENV)/.installed
@@ -49,6 +49,10 @@ test: lint
 
 test-all: lint
 	$(PYTEST) -m 'not docker and not bench'
+
+# The CPU worker's image. Optional: DOCKER, BASE_IMAGE, TORCH_INDEX, BUILD_FLAGS, WHEELS, HGT_IMAGE (see tasks/image.py).
+image: install
+	@$(VENV)/bin/python -m tasks.image
 
 clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -89,7 +89,7 @@ def _refuse_early(kg: str | None, resume: str | None, output_csv: str | None, co
     from hgt.device import probe_device
     from hgt.memory import memory_limit
 
-    probe_device(config.train.device, memory_limit(config))
+    probe_device(config.train.compute_device, memory_limit(config))
 
 
 def _interruptions() -> tuple[type[BaseException], ...]:
@@ -119,6 +119,7 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
 
 def _prepare_environment() -> None:
     """Settings that Prefect and MLflow read when they are imported; what the user has set stays."""
+    from flows.services import running_server
     from tasks.home import hgt_home
 
     home = hgt_home()
@@ -131,6 +132,8 @@ def _prepare_environment() -> None:
     }
     if "PREFECT_API_URL" not in os.environ:
         defaults["PREFECT_HOME"] = str(home / "prefect")
+        if server := running_server():
+            defaults["PREFECT_API_URL"] = server
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 
@@ -195,7 +198,7 @@ def doctor(device: str | None) -> int:
 
 
 @cli.command()
-@click.option("--port", default=5000, show_default=True, help="Port on 127.0.0.1.")
+@click.option("--port", default=5001, show_default=True, help="Port on 127.0.0.1; macOS itself listens on 5000.")
 def ui(port: int) -> int:
     """Open MLflow's UI on the product's own store."""
     _prepare_environment()
@@ -206,6 +209,34 @@ def ui(port: int) -> int:
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
     arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", *arguments], environment)
+
+
+@cli.command("up")
+@click.option("--prefect-port", type=click.IntRange(1, 65535), help="Port of the Prefect server on 127.0.0.1.  [default: 4200]")
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), help="Port of the MLflow server on 127.0.0.1.  [default: 5001]")
+def start_services(prefect_port: int | None, mlflow_port: int | None) -> int:
+    """Start Prefect server, MLflow server and workers in the background; what runs already is left alone."""
+    from flows.up import up
+
+    up(prefect_port, mlflow_port, click.echo)
+    return ACCEPTED
+
+
+@cli.command("down")
+def stop_services() -> int:
+    """Stop what `hgt up` started."""
+    from flows.down import down
+
+    down(click.echo)
+    return ACCEPTED
+
+
+@cli.command("status")
+def tell_services() -> int:
+    """Say which services run, and where. Exit code 1: not all do."""
+    from flows.status import status
+
+    return ACCEPTED if status(click.echo) else FAILED
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ Reads the run folder's configuration, graph and split, goes on from the newest v
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -33,7 +32,8 @@ from hgt.device import DeviceMemory, prepare_device, probe_device
 from hgt.errors import HgtError, TrainingDiverged
 from hgt.events import epochs_by_number
 from hgt.memory import memory_limit
-from hgt.program import OnEvent, planned_form, planned_phases, run_program
+from hgt.parent import Parent
+from hgt.program import OnEvent, planned_device, planned_form, planned_phases, run_program
 from hgt.ranking import FactIndex, RankingReport, rank_facts, sample_facts
 from hgt.run_folder import RunFolder
 from hgt.split import VAL
@@ -57,7 +57,7 @@ class Training:
         self.graph = folder.load_graph()
         self.split = folder.load_split(self.graph)
         limit = memory_limit(self.config)
-        self.probe = probe_device(self.config.train.device, limit)
+        self.probe = probe_device(planned_device(folder), limit)
         device = prepare_device(self.probe.type, limit)
         self.memory = DeviceMemory(self.probe.type, planned_phases(folder), limit)
         with self.memory.phase("step"):
@@ -190,10 +190,14 @@ def _is_finite(value: float) -> bool:
     return abs(value) < float("inf")
 
 
+@functools.cache
+def _parent() -> Parent:
+    return Parent.from_environment()
+
+
 def _stop_without_parent() -> None:
-    """A trainer whose parent was killed stops instead of training on unseen (HGT_PARENT_PID is set by the parent)."""
-    parent = os.environ.get("HGT_PARENT_PID")
-    if parent is not None and os.getppid() != int(parent):
+    """A trainer whose parent was killed stops instead of training on unseen."""
+    if _parent().is_gone():
         raise SystemExit("the process that started this training is gone; resume with `hgt train --resume`")
 
 

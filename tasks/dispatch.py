@@ -5,6 +5,7 @@ Prefect's own message says how a container ended; the trainer's error event, whe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -23,13 +24,17 @@ from prefect.states import Cancelling, Pending
 from hgt.errors import HgtError, OutOfMemory
 from hgt.events import EventReader
 from hgt.run_folder import RunFolder
+from tasks.engine import EngineError, connect, remove
 from tasks.outcome import Event, OnEvent, failure, follow, killed_for_memory
+from tasks.reporting import say
 
 DEPLOYMENT, POOL = "train-on-cpu/docker", "docker-cpu"
 START_SECONDS = 180.0  # from dispatch to a running flow: a container starts in 5 s, a busy worker may take its time
 HEARTBEAT_SECONDS = 60.0  # a worker that was not heard of for longer is gone, whatever its state says
 STOP_SECONDS = 15.0
 _ASK_SECONDS = 2.0
+_ENGINE_SECONDS = 10.0
+_FLOW_RUN_LABEL = "io.prefect.flow-run-id"  # set by prefect-docker
 
 
 def has_server() -> bool:
@@ -89,8 +94,20 @@ def run_on_pool(folder: RunFolder, on_event: OnEvent, memory_bytes: int) -> None
         except BaseException:
             dispatched.cancel()
             raise
+        finally:
+            _remove_containers(run.id)
     if not dispatched.state.is_completed():
         raise _failure(folder, dispatched.state, error)
+
+
+def _remove_containers(flow_run: UUID) -> None:
+    """The worker keeps its containers, so that their end can be told; here it was told."""
+    try:
+        with contextlib.closing(connect(_ENGINE_SECONDS)) as client:
+            for container in client.containers.list(all=True, filters={"label": f"{_FLOW_RUN_LABEL}={flow_run}"}, ignore_removed=True):
+                remove(container)
+    except EngineError as error:
+        say(f"WARNING: the worker's container could not be removed ({error}); `hgt down` removes it.")
 
 
 class _Dispatched:
@@ -132,7 +149,12 @@ _KILLED = re.compile(r"\b(137|-9)\b|memory")
 def _failure(folder: RunFolder, state: State[Any], error: Event | None) -> HgtError:
     said = f"{state.name}: {state.message}" if state.message else state.name
     if error is None and _KILLED.search(state.message or ""):
-        return killed_for_memory("train", folder, f"The CPU worker's container was killed, most likely for memory ({said}).", "cpu")
+        return killed_for_memory(
+            "train",
+            folder,
+            f"The CPU worker's container was killed, most likely for memory ({said}). Resume with more, --docker-memory.",
+            "cpu",
+        )
     if error is None:
         return HgtError(f"The CPU worker's run ended without a word of the trainer ({said}). See the worker's log (`hgt status` names it).")
     return failure("train", folder, OutOfMemory.exit_code if error["out_of_memory"] else 1, error, "")

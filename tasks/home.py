@@ -6,16 +6,26 @@ import os
 import secrets
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hgt.errors import InputError
-from hgt.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from hgt.run_folder import RunFolder
 
 
 def hgt_home() -> Path:
     return Path(os.environ.get("HGT_HOME") or Path(__file__).resolve().parents[1] / "runs").resolve()
 
 
+def own_store() -> str:
+    """The product's own MLflow store, as a URI."""
+    return f"sqlite:///{hgt_home() / 'mlflow.db'}"
+
+
 def run_folder(run_id: str) -> RunFolder:
+    from hgt.run_folder import RunFolder  # with torch and pandas: 2 s, which `hgt status` does not wait for
+
     return RunFolder(hgt_home() / "runs" / run_id)
 
 

@@ -151,7 +151,7 @@ def step_down(folder: RunFolder, config: RunConfig, error: OutOfMemory, found: D
         problems.append(problem)
     went = f" The ladder: {'; '.join(map(str, tried))}." if len(tried) > 1 else ""
     remedies = " ".join(problems) or _remedy(now, config)
-    raise MemoryExhausted(f"{error}{went} Nothing is left to try. {remedies}")
+    raise MemoryExhausted(f"{error}{went} Nothing is left to try. {remedies}".strip())
 
 
 def run_or_move_to_cpu(program: str, folder: RunFolder, on_event: Callable[[dict[str, Any]], None], *arguments: str) -> None:
@@ -190,7 +190,7 @@ def _unfit(folder: RunFolder, segment: Segment, found: DeviceProbe) -> str | Non
 
 def _remedy(now: Segment, config: RunConfig) -> str:
     if now.place == DOCKER:
-        return "Give Docker more memory (Docker Desktop: Settings, Resources), or a larger docker_memory, and resume."
+        return ""  # the error names it
     if config.train.fallback == "none":
         return "Resume with --fallback docker to go on on the CPU worker, or take a smaller hidden_dim."
     return "Close other programs and resume, raise max_shrinks, or take a smaller hidden_dim."

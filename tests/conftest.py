@@ -113,6 +113,35 @@ def hgt(environment):
     return run
 
 
+@pytest.fixture(scope="session")
+def docker_engine():
+    """A client of a real Docker engine; without one the test is skipped, or fails when HGT_REQUIRE_DOCKER=1."""
+    from tasks.engine import EngineError, connect
+
+    try:
+        client = connect(30)
+    except EngineError as error:
+        (pytest.fail if os.environ.get("HGT_REQUIRE_DOCKER") == "1" else pytest.skip)(f"no Docker engine: {error}")
+    with contextlib.closing(client):
+        yield client
+
+
+@pytest.fixture(scope="session")
+def worker_image(docker_engine, tmp_path_factory):
+    """The name of the CPU worker's image, built by `make image` where it is absent or older than the sources."""
+    import fcntl
+
+    from tasks.container import unavailable
+    from tasks.image import image_name
+
+    with (tmp_path_factory.getbasetemp().parent / "image.lock").open("w") as lock:  # one build for all of pytest-xdist's workers
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if unavailable() is not None:
+            build = subprocess.run(["make", "image"], cwd=CHECKOUT, capture_output=True, text=True)
+            assert build.returncode == 0, f"`make image` failed:\n{build.stdout[-2_000:]}{build.stderr[-4_000:]}"
+    return image_name()
+
+
 def runs_of(environment):
     """Every MLflow run of the product's store, newest first."""
     import mlflow

@@ -1,0 +1,42 @@
+"""The flow `train-on-cpu`, run by the CPU worker in Docker: the trainer on a run folder that exists, from its newest checkpoint on.
+
+It knows no MLflow: the epochs are in the run folder's `events.jsonl`, from where the flow that dispatched this one, or the next
+`hgt train --resume`, logs them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tasks.child import run_child  # isort: skip - `tasks` switches telemetry off before prefect is imported
+from prefect import flow
+from prefect.client.schemas import State
+from prefect.states import Completed, Failed
+
+from hgt.device import probe_device
+from hgt.errors import HgtError
+from hgt.memory import plan_memory
+from hgt.program import planned_device
+from tasks.home import find_run, run_folder
+from tasks.reporting import TrainingProgress
+
+
+@flow(name="train-on-cpu")
+def train_on_cpu(run: str) -> State[None]:
+    """Train a run that exists on the CPU, from its newest checkpoint to the end.
+
+    Args:
+        run: id or folder of the run
+    """
+    try:
+        name = find_run(Path(run).name)  # a folder is the host's path: here the run lies elsewhere
+        folder = run_folder(name)
+        if planned_device(folder) != "cpu":  # nobody handed the run over: it was planned for the device of another machine
+            plan = plan_memory(folder.load_graph(), folder.load_config(), probe_device("cpu"))
+            folder.plan.write_text(json.dumps(plan.as_dict(), indent=2) + "\n")
+        with TrainingProgress() as progress:
+            run_child("train", folder, progress)
+    except HgtError as error:
+        return Failed(message=str(error))
+    return Completed(message=f"run {name} trained")

@@ -1,0 +1,45 @@
+"""Whether the one who started a program is still there. The environment says how to tell:
+
+HGT_PARENT_PID   a child process: the number of its parent
+HGT_HEARTBEAT    a container, which cannot see that process: a file that is touched every few seconds as long as it lives
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+_SILENCE_SECONDS = 60.0
+
+
+class Parent:
+    """Compares the file's time only with itself: the clocks of a host and of a virtual machine differ after a sleep."""
+
+    def __init__(self, pid: int | None, heartbeat: Path | None):
+        self._pid, self._heartbeat = pid, heartbeat
+        self._touched = self._last_touch()
+        self._heard_at = time.monotonic()
+
+    @classmethod
+    def from_environment(cls) -> Parent:
+        pid, heartbeat = os.environ.get("HGT_PARENT_PID"), os.environ.get("HGT_HEARTBEAT")
+        return cls(int(pid) if pid else None, Path(heartbeat) if heartbeat else None)
+
+    def is_gone(self) -> bool:
+        """Another process is the parent now, or no touch was seen for a minute."""
+        if self._pid is not None and os.getppid() != self._pid:
+            return True
+        if self._heartbeat is None:
+            return False
+        touched, now = self._last_touch(), time.monotonic()
+        if touched != self._touched:
+            self._touched, self._heard_at = touched, now
+        return now - self._heard_at > _SILENCE_SECONDS
+
+    def _last_touch(self) -> int | None:
+        """Nanoseconds since 1970; None without the file."""
+        try:
+            return self._heartbeat.stat().st_mtime_ns if self._heartbeat else None
+        except OSError:
+            return None

@@ -1,0 +1,46 @@
+"""The Docker engine: where it listens, and how a container is removed. Imports nothing but the Docker SDK, so that
+container_guard.py stays small."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+import docker
+import docker.context
+from docker.errors import DockerException
+from docker.models.containers import Container
+
+EngineError = (DockerException, OSError)  # the SDK lets those of `requests` through, which are OSErrors
+_STOP_SECONDS = 5
+
+
+def engine_address() -> str:
+    """DOCKER_HOST, or what the `docker` command uses: its current context, such as Docker Desktop's socket in the home folder."""
+    if host := os.environ.get("DOCKER_HOST"):
+        return host
+    context = None
+    with contextlib.suppress(DockerException, OSError, ValueError):
+        context = docker.context.ContextAPI.get_current_context()
+    return str(context.Host) if context and context.Host else "unix:///var/run/docker.sock"
+
+
+def connect(timeout_seconds: float) -> docker.DockerClient:
+    """A client that has spoken with the engine. Raises one of EngineError; the time-out holds for each of its calls."""
+    address = engine_address()
+    if address.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as listening:  # docker 7.2.0 does not close the one that it fails to connect
+            listening.settimeout(timeout_seconds)
+            listening.connect(address.removeprefix("unix://"))
+    if "DOCKER_HOST" in os.environ:
+        return docker.from_env(timeout=timeout_seconds)  # with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH
+    return docker.DockerClient(base_url=address, timeout=timeout_seconds)
+
+
+def remove(container: Container) -> None:
+    """Ask it to stop, kill it after 5 s, remove it. Does nothing when it or the engine is gone."""
+    with contextlib.suppress(*EngineError):
+        container.stop(timeout=_STOP_SECONDS)
+    with contextlib.suppress(*EngineError):
+        container.remove(force=True, v=True)

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 
 import psutil
 import pytest
@@ -91,6 +90,14 @@ def home(tmp_path_factory):
         subprocess.run([*HGT, "down"], env=home.environment, cwd=CHECKOUT, timeout=200)
 
 
+@pytest.fixture(scope="module")
+def finished_run(home, small_kg):
+    """The folder of a run that the native worker has trained for one epoch."""
+    home.start_run("--watch", "--watch-interval", "1", kg=small_kg, **SMALL | LAX | {"num_epochs": 1})
+    (folder,) = (home.path / "runs").iterdir()
+    return folder
+
+
 @pytest.fixture
 def empty_home(tmp_path):
     return Home(tmp_path / "home")
@@ -142,8 +149,8 @@ def test_hgt_train_finds_the_server_unless_told_otherwise(home):
     assert server(PREFECT_API_URL="http://127.0.0.1:1/api") == "http://127.0.0.1:1/api"
 
 
-def test_a_deployment_run_completes_and_shows_in_mlflow(home, small_kg):
-    home.start_run("--watch", "--watch-interval", "1", kg=small_kg, **SMALL | LAX | {"num_epochs": 1})
+def test_a_deployment_run_completes_and_shows_in_mlflow(home, finished_run):
+    assert [run["state_name"] for run in home.runs_in("COMPLETED")] == ["Completed"]
     (experiment,) = [
         e for e in home.ask(f"{home.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 9})["experiments"] if e["name"] != "Default"
     ]
@@ -152,12 +159,13 @@ def test_a_deployment_run_completes_and_shows_in_mlflow(home, small_kg):
     assert {m["key"]: m["step"] for m in run["data"]["metrics"]}["loss"] == 1
     url = f"{home.mlflow}/get-artifact?path=report/validation.txt&run_uuid={run['info']['run_id']}"
     assert "ACCEPTED" in urllib.request.urlopen(url, timeout=20).read().decode()
-    assert (Path(home.path) / "mlartifacts").is_dir()
+    assert (home.path / "mlartifacts").is_dir()
+    assert (finished_run / "mlflow_run_id").read_text().strip() == run["info"]["run_id"]
 
 
 @pytest.mark.docker
-def test_a_run_goes_on_in_a_container_of_the_work_pool(home, docker_engine, worker_image):
-    (folder,) = (home.path / "runs").iterdir()  # of the test before
+def test_a_run_goes_on_in_a_container_of_the_work_pool(home, finished_run, docker_engine, worker_image):
+    folder = finished_run
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_epochs": 2}))
     home.start_run("--watch", "--watch-interval", "1", deployment="train-on-cpu/docker", run=folder)

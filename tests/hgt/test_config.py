@@ -39,10 +39,12 @@ OTHER = {
     **{"max_grad_norm": 2.0, "patience": 1, "num_val_edges": 20, "checkpoint_minutes": 0.5, "max_mean_cosine": 0.9},
     **{"min_components_90": 1, "min_type_accuracy": 0.1, "min_mrr_over_chance": 1.0},
     **{"mixed_precision": True, "recompute_layers": True, "num_neighbors": 16, "memory": "12.5GiB"},
+    **{"max_shrinks": 0, "fallback": "none", "docker_memory": "8GB"},
 }
 FREE = {
     *("num_epochs", "device", "node_batch_size", "accumulation_steps", "patience", "checkpoint_minutes", "recompute_layers", "memory"),
     *("max_mean_cosine", "min_components_90", "min_type_accuracy", "min_mrr_over_chance"),
+    *("max_shrinks", "fallback", "docker_memory"),
 }
 
 
@@ -117,7 +119,7 @@ def test_nan_infinity_negative_and_huge_numbers_are_refused(name):
 
 @pytest.mark.parametrize("name", [p.name for p in PARAMETERS.values() if p.type is int])
 def test_counts_have_a_least_value(name):
-    for value in (-1, -(10**30)) if name == "seed" else (0, -1):
+    for value in (-1, -(10**30)) if name in ("seed", "max_shrinks") else (0, -1):
         with pytest.raises(InputError, match=f"Parameter {name} must be "):
             RunConfig.from_flat({name: value})
 
@@ -141,7 +143,9 @@ def test_counts_have_a_least_value(name):
         ("seed", [0, 2**31 - 1], [2**31]),
         ("limit_nodes", [1, None], [0]),
         ("decoder", ["distmult", "complex"], ["transe", ""]),
-        ("device", ["mps", "cuda", "cpu", None], ["gpu", "CUDA", ""]),
+        ("fallback", ["docker", "cpu", "none"], ["mps", ""]),
+        ("docker_memory", ["8GB", None], ["0GB", "much"]),
+        ("device", ["mps", "cuda", "cpu", "docker-cpu", None], ["gpu", "CUDA", ""]),
         ("memory", ["16GB", "12.5 GiB", "900m", "1T", "123", None], ["", "GB", "-1GB", "0GB", "16GB!", "1e3", "16XB"]),
     ],
 )

@@ -74,9 +74,13 @@ class Background:
 
     def _is_ours(self, process: psutil.Process, record: Record) -> bool:
         try:
-            return process.environ().get(_MARK) == self._mark
+            environment = process.environ()
         except psutil.AccessDenied:
-            return abs(process.create_time() - record.started) < _SAME_START_SECONDS
+            environment = {}
+        if environment:
+            return environment.get(_MARK) == self._mark
+        # Hidden, or not there yet: for a moment after its start a process has none.
+        return abs(process.create_time() - record.started) < _SAME_START_SECONDS
 
     def survivors(self) -> bool:
         """Whether anything that it started outlives it."""

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from tests.conftest import CHECKOUT, PREFECT, SMALL, process, runs_of
 
@@ -24,11 +26,12 @@ def test_a_deployment_run_trains_and_tracks(environment, small_kg, tmp_path):
     worker = [sys.executable, "-c", _WORKER]
     with process(worker, tmp_path / "worker.log", environment):
         prefect(environment, "deployment", "run", "hgt-embeddings/native", "--watch", "--watch-interval", "1", *given)
+    client, (run,) = runs_of(environment)
+    own = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run.data.tags["prefect.flow_run_id"])]))
     with SyncPrefectClient(environment["PREFECT_API_URL"]) as server:
-        found = {a.key: a for a in server.read_artifacts(limit=200)}
+        found = {a.key: a for a in server.read_artifacts(artifact_filter=own)}
     assert found["training-progress"].data == 100.0
     assert "ACCEPTED" in found["validation-report"].data
-    client, (run,) = runs_of(environment)
     assert run.info.status == "FINISHED"
     assert run.data.tags["accepted"] == "true"
     assert run.data.tags["prefect.flow_run_id"]

@@ -333,11 +333,11 @@ def test_an_interrupt_while_the_container_is_made(endless, docker_engine, monkey
 
     def slowly(*arguments, **options):
         made = create(*arguments, **options)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # which waits for this
         time.sleep(2)
         return made
 
     monkeypatch.setattr(container.docker.models.containers.ContainerCollection, "create", slowly)
-    threading.Timer(1.5, signal.raise_signal, [signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt):
         run_container("train", endless, ignore, 2 * GB)
 

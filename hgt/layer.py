@@ -2,7 +2,7 @@
 
 Computes exactly what PyG's `HGTConv` computes with the same parameters. Forward and backward are written out by hand, so that
 nothing is kept from one to the other but the layer's input, its messages and one number per edge and head; keys, queries and
-values are computed again. The attention over groups of edges is in `attention.py`. Knows nothing of facts, losses or devices.
+values are kept too or computed again. The attention over groups of edges is in `attention.py`. Knows nothing of facts, losses or devices.
 
 Shapes: N nodes (global numbering), E edges, T node types, R message edge types, H heads, D = hidden_dim / H.
 """

@@ -1,7 +1,7 @@
 """What a run will take, computed from counts before anything is allocated; and the largest form of the step that fits.
 
 In: a graph, the configuration, the device's limit. Out: a `MemoryPlan`. A phase's figure is the sum of the tensors that live at
-its worst moment, moment by moment as the code in `layer.py`, `attention.py`, `train.py` and `ranking.py` makes and drops them.
+its worst moment, moment by moment as the code in `layer.py`, `attention.py`, `step.py` and `ranking.py` makes and drops them.
 What may shrink without changing the result is a `StepForm`; `embedding_dim` is never touched.
 """
 

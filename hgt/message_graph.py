@@ -218,7 +218,7 @@ def group_edges(edges: EdgeList, limits: GroupLimits) -> tuple[tuple[EdgeGroup, 
 
 def group_pieces(edges: EdgeList, pieces: list[Piece], limits: GroupLimits) -> tuple[tuple[EdgeGroup, ...], Int[Tensor, " num_edges"]]:
     """Pieces that hold every edge once, packed into groups; and where each of the groups' edges stood before."""
-    block_rows = _block_rows([len(p.nodes) for p in pieces])
+    block_rows = block_rows_of([len(p.nodes) for p in pieces])
     groups, orders, at = [], [], 0
     for members in _packed(pieces, limits, block_rows):
         group, order = _group(edges, members, block_rows, at)
@@ -261,7 +261,7 @@ def _pieces(edges: EdgeList, limits: GroupLimits) -> Iterator[Piece]:
             first = last
 
 
-def _block_rows(sizes: list[int]) -> int:
+def block_rows_of(sizes: list[int]) -> int:
     """Rows per block: large for few large products, small so that padding stays below a fourth of the rows."""
     total = sum(sizes)
     good = [b for b in _BLOCK_ROWS if sum(-n % b for n in sizes) <= total / 4]

@@ -17,8 +17,8 @@ from typing import Concatenate
 from hgt.device import configure_threads, translating_out_of_memory
 from hgt.errors import HgtError, OutOfMemory
 from hgt.events import EventWriter
-from hgt.memory import StepForm
 from hgt.run_folder import RunFolder
+from hgt.step_form import StepForm
 
 OnEvent = Callable[..., None]
 

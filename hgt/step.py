@@ -16,11 +16,11 @@ from hgt.batches import Batch, Batches, MicroBatch
 from hgt.config import RunConfig
 from hgt.graph import KnowledgeGraph
 from hgt.losses import micro_batch_loss
-from hgt.memory import StepForm
 from hgt.message_graph import MessageGraph, training_message_graph
 from hgt.model import HGTModel
 from hgt.neighbor_sampling import NeighborSampling
 from hgt.split import EdgeSplit
+from hgt.step_form import StepForm
 
 
 @dataclass(frozen=True)

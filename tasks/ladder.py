@@ -16,15 +16,17 @@ from typing import Any
 from hgt.config import RunConfig, parse_bytes
 from hgt.device import DeviceProbe, probe_device
 from hgt.errors import HgtError, InputError, OutOfMemory
-from hgt.memory import MemoryPlan, StepForm, plan_memory, plan_of_form
+from hgt.memory import MemoryPlan, plan_memory, plan_of_form, refuse_what_cannot_fit
 from hgt.program import planned_device, planned_form
 from hgt.run_folder import RunFolder
+from hgt.step_form import StepForm
 from tasks import container, dispatch
 from tasks.child import run_child
 from tasks.reporting import say
 
 NATIVE, DOCKER, CPU = "native", "docker", "cpu"
 PLACES = {NATIVE: "this machine", DOCKER: "the CPU worker in Docker", CPU: "the CPU of this machine"}
+_MORE_FOR_DOCKER = "more memory for Docker (Docker Desktop: Settings, Resources) or a larger --docker-memory"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,14 @@ def plan_segment(folder: RunFolder, segment: Segment, found: DeviceProbe) -> Mem
     plan = plan_memory(graph, config, probe) if segment.form is None else plan_of_form(graph, config, probe, segment.form)
     _write(folder.plan, json.dumps(plan.as_dict(), indent=2))
     return plan
+
+
+def refuse_unfit(folder: RunFolder, segment: Segment, plan: MemoryPlan, found: DeviceProbe) -> None:
+    """Raises InputError for a segment that cannot fit; a form that the ladder chose is tried whatever the plan says."""
+    config = folder.load_config()
+    if segment.form is None:
+        otherwise = _MORE_FOR_DOCKER if segment.place == DOCKER else "another device"
+        refuse_what_cannot_fit(plan, folder.load_graph(), config, _probe(segment, config, found), otherwise)
 
 
 def _probe(segment: Segment, config: RunConfig, found: DeviceProbe) -> DeviceProbe:
@@ -182,9 +192,9 @@ def _unfit(folder: RunFolder, segment: Segment, found: DeviceProbe) -> str | Non
     if plan.fits:
         return None
     _write(folder.plan, before.rstrip("\n"))
-    more = "Give Docker more memory (Docker Desktop: Settings, Resources), or docker_memory" if segment.place == DOCKER else "Free memory"
+    more = _MORE_FOR_DOCKER if segment.place == DOCKER else "free memory"
     return (
-        f"{PLACES[segment.place]} has {plan.limit_bytes / 1e9:.1f} GB and the run needs {plan.required_bytes / 1e9:.1f} GB there. {more}."
+        f"{PLACES[segment.place]} has {plan.limit_bytes / 1e9:.1f} GB and the run needs {plan.required_bytes / 1e9:.1f} GB there: {more}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Task `probe`: which device there is and what it may give."""
+"""Task `probe`: which device there is, what it may give, and where the run goes if that is not enough."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from prefect.cache_policies import NO_CACHE
 from hgt.config import RunConfig
 from hgt.device import DeviceProbe, probe_device
 from hgt.memory import memory_limit
+from tasks.ladder import fallback_told
 from tasks.reporting import say
 from tasks.tracking import Tracker
 
 
 @task(name="probe", cache_policy=NO_CACHE)
 def probe(config: RunConfig, tracker: Tracker) -> DeviceProbe:
-    """Choose the device."""
+    """Choose the device. Raises InputError when it cannot be had."""
     found = probe_device(config.train.compute_device, memory_limit(config))
     say(f"device: {found.type} ({found.name}), {found.limit_bytes / 2**30:.1f} GiB available; {found.reason}")
+    say(fallback_told(config))
     tracker.tags({f"device.{k}": str(v) for k, v in found.as_dict().items()})
     return found

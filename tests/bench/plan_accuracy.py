@@ -19,10 +19,11 @@ import torch
 from hgt.config import RunConfig
 from hgt.device import peak_memory, prepare_device, probe_device
 from hgt.embeddings import infer_layerwise
-from hgt.memory import StepForm, plan_of_form
+from hgt.memory import plan_of_form
 from hgt.ranking import FactIndex, sample_facts
 from hgt.split import VAL, split_facts
 from hgt.step import build_trainee, train_step
+from hgt.step_form import StepForm
 from hgt.train import evaluate_val
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import header

@@ -15,10 +15,10 @@ import torch
 
 from hgt.config import RunConfig
 from hgt.device import prepare_device
-from hgt.memory import StepForm
 from hgt.message_graph import message_edge_types, training_message_graph
 from hgt.model import HGTEncoder
 from hgt.split import split_facts
+from hgt.step_form import StepForm
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import ChildFailed, header, measure_in_child, nodes_and_facts, peak_bytes, seconds
 from tests.bench.pyg_encoder import PygEncoder, edge_index_dict

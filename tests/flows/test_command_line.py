@@ -16,9 +16,9 @@ import pytest
 from flows import session
 from flows.cli import main
 from hgt.events import EventReader
-from hgt.memory import StepForm
 from hgt.program import planned_form, planned_phases
 from hgt.run_folder import RunFolder
+from hgt.step_form import StepForm
 from tests.conftest import CHECKOUT, HGT, SMALL, data_file, options, runs_of, wait_for
 
 

@@ -9,10 +9,10 @@ import torch
 
 from hgt.batches import Batches
 from hgt.losses import micro_batch_loss
-from hgt.memory import StepForm
 from hgt.message_graph import build_message_graph, message_edge_types, training_message_graph
 from hgt.split import TRAIN, split_facts
 from hgt.step import build_trainee, removed_edges, train_step
+from hgt.step_form import StepForm
 
 CPU = torch.device("cpu")
 

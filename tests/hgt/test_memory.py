@@ -10,7 +10,7 @@ import re
 import pytest
 import torch
 
-from hgt import attention, embeddings, memory
+from hgt import attention, embeddings, memory_moments
 from hgt.batches import Batches, batch_sizes
 from hgt.config import RunConfig
 from hgt.device import DeviceProbe
@@ -19,12 +19,13 @@ from hgt.edge_table import read_edge_table
 from hgt.embeddings import infer_layerwise
 from hgt.errors import InputError
 from hgt.graph import KnowledgeGraph
-from hgt.memory import MemoryPlan, StepForm, memory_limit, plan_memory, plan_of_form, probe_for_plan, refuse_what_cannot_fit
+from hgt.memory import MemoryPlan, memory_limit, plan_memory, plan_of_form, probe_for_plan, refuse_what_cannot_fit
 from hgt.message_graph import EdgeList, edges_into, training_message_graph
 from hgt.model import HGTModel
 from hgt.ranking import FactIndex, rank_facts, sample_facts
 from hgt.split import TEST, VAL, split_facts
 from hgt.step import build_trainee, step_inputs, train_step
+from hgt.step_form import StepForm
 from hgt.train import evaluate_val
 from tests.bench.graphs import PRIMEKG_SIZE, primekg_like, write_csv
 from tests.hgt.live_bytes import LiveBytes, tensors_in
@@ -129,8 +130,8 @@ def measure(case, device="cuda"):
     form = dataclasses.replace(StepForm.of(config), **fields)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "edge_kernels", lambda _: KERNELS[device])
-        patch.setattr(memory, "_READING_FACTOR", 1)  # Arrow's memory
-        patch.setattr(memory, "_GAPS", 0.0)
+        patch.setattr(memory_moments, "_READING_FACTOR", 1)  # Arrow's memory
+        patch.setattr(memory_moments, "_GAPS", 0.0)
         live = live_peaks(graph, config, form, device, patch)
         plan = plan_of_form(graph, config, limited(80 << 30, device), form)
     planned = {phase: plan.phases[phase] - sum(plan.parts.get(part, 0) for part in BESIDE_TENSORS) for phase in live}

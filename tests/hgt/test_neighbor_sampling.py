@@ -9,11 +9,11 @@ from torch_geometric.nn import HGTConv
 from hgt.config import RunConfig
 from hgt.errors import InputError
 from hgt.layer import HGTLayer
-from hgt.memory import StepForm
 from hgt.message_graph import MAX_SEGMENT_EDGES, GroupLimits, build_message_graph, edge_list, training_message_graph
 from hgt.neighbor_sampling import NeighborSampling
 from hgt.split import TRAIN, split_facts
 from hgt.step import build_trainee, removed_edges, train_step
+from hgt.step_form import StepForm
 from tests.bench.graphs import primekg_like
 from tests.hgt.live_bytes import tensors_in
 

@@ -11,9 +11,9 @@ from hgt import embed, evaluate
 from hgt.config import RunConfig
 from hgt.errors import InputError
 from hgt.events import EventReader
-from hgt.memory import StepForm
 from hgt.program import planned_form, planned_phases, run_program
 from hgt.run_folder import RunFolder
+from hgt.step_form import StepForm
 from tests.hgt.test_train import make_run
 
 PHASES = {"step": 1000, "inference": 2000, "evaluation": 3000}

@@ -20,10 +20,10 @@ from hgt.edge_table import read_edge_table
 from hgt.errors import CheckpointError, HgtError
 from hgt.events import EventReader, EventWriter, epochs_by_number
 from hgt.graph import KnowledgeGraph
-from hgt.memory import StepForm
 from hgt.program import planned_form
 from hgt.run_folder import RunFolder
 from hgt.split import split_facts
+from hgt.step_form import StepForm
 from hgt.train import Training
 from tests.conftest import CHECKOUT, SMALL, wait_for
 

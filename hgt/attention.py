@@ -53,10 +53,10 @@ class Attention:
             part = scores[slice(*group.edges)]
             if group.transforms_source:
                 table = _by_blocks(_table(key, group, num_heads), group, blocks)
-                kernels.edge_dot(heads(query, num_heads), table, group.by_target, part)
+                kernels.edge_dot(heads(query, num_heads), table, group, part)
             else:
                 table = _by_blocks(_table(query, group, num_heads), group, blocks.transpose(2, 3))
-                kernels.edge_dot(table, heads(key, num_heads), group.by_target, part)
+                kernels.edge_dot(heads(key, num_heads), table, group, part)
             if self.removed is not None:
                 part.masked_fill_(self.removed[slice(*group.edges)].unsqueeze(1), _MASKED)
             highest.scatter_reduce_(0, _expanded(group.targets(), part), part, "amax")
@@ -99,7 +99,7 @@ class Attention:
             grad_weights = torch.empty_like(part)
             if group.transforms_source:
                 rows = _table(value, group, num_heads)
-                kernels.edge_dot(heads(grad_sum, num_heads), _by_blocks(rows, group, blocks), group.by_target, grad_weights)
+                kernels.edge_dot(heads(grad_sum, num_heads), _by_blocks(rows, group, blocks), group, grad_weights)
                 grad_table = kernels.weighted_table(len(group.nodes), heads(grad_sum, num_heads), part, group.by_source)
                 grad_table = grad_table.to(value.dtype)
                 _add_outer(grad_transform, rows, grad_table, group)
@@ -107,7 +107,7 @@ class Attention:
             else:
                 rows = _table(grad_sum, group, num_heads)
                 table = _by_blocks(rows, group, blocks.transpose(2, 3))
-                kernels.edge_dot(table, heads(value, num_heads), group.by_target, grad_weights)
+                kernels.edge_dot(heads(value, num_heads), table, group, grad_weights)
                 kernels.add_weighted_sum(heads(grad_value, num_heads), table, part, group.by_source)
                 sums = kernels.weighted_table(len(group.nodes), heads(value, num_heads), part, group.by_target)
                 _add_outer(grad_transform, sums.to(value.dtype), rows, group)

@@ -71,6 +71,11 @@ class EdgeGroup:
     by_target: SortedEdges
     by_source: SortedEdges
 
+    @property
+    def by_node(self) -> SortedEdges:
+        """By the side that is not transformed: `row` is a global node number, `other` a row of the table."""
+        return self.by_target if self.transforms_source else self.by_source
+
     def targets(self) -> Int[Tensor, " num_edges"]:
         """Global number of each edge's target, int64."""
         row = self.by_target.row

@@ -68,9 +68,9 @@ def _segment_sum(  # noqa: ANN202
 class TritonKernels(ChunkedKernels):
     """Needs powers of two for heads and dimensions per head, and float32 weights; anything else goes by chunks."""
 
-    def edge_dot(self, rows: Tensor, others: Tensor, edges: SortedEdges, out: Tensor) -> None:
+    def _dot_by_target(self, rows: Tensor, others: Tensor, edges: SortedEdges, out: Tensor) -> None:
         if not _fits(rows, others, out):
-            return super().edge_dot(rows, others, edges, out)
+            return super()._dot_by_target(rows, others, edges, out)
         num_heads, _, dim = rows.shape
         if len(out):
             _edge_dot[(triton.cdiv(len(out), _EDGES_PER_PROGRAM),)](

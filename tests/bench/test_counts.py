@@ -53,9 +53,9 @@ def counted(messages):
 class CountingKernels(ChunkedKernels):
     gathered = 0
 
-    def edge_dot(self, rows, others, edges, out):
-        self.gathered += len(edges.row)
-        super().edge_dot(rows, others, edges, out)
+    def edge_dot(self, nodes, table, group, out):
+        self.gathered += len(out)
+        super().edge_dot(nodes, table, group, out)
 
     def add_weighted_sum(self, out, summands, weights, edges):
         self.gathered += len(edges.row)

@@ -43,7 +43,7 @@ class LiveBytes(TorchDispatchMode):
 
     def _add(self, tensors: Iterator[Any]) -> None:
         for tensor in tensors:
-            if not isinstance(tensor, torch.Tensor):
+            if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:  # a sparse one consists of dense ones
                 continue
             storage = tensor.untyped_storage()
             key, size = storage._cdata, storage.nbytes()

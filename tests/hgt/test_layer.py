@@ -9,7 +9,7 @@ from torch_geometric.nn import HGTConv
 
 from hgt import attention
 from hgt import layer as layer_module
-from hgt.edge_kernels import BagKernels, ChunkedKernels
+from hgt.edge_kernels import ChunkedKernels, FusedKernels
 from hgt.layer import HGTLayer, linear_by_rows
 from hgt.message_graph import GroupLimits, build_message_graph, edge_list
 
@@ -158,7 +158,7 @@ def triton_kernels():
 @pytest.mark.parametrize(
     "formulation",
     [
-        pytest.param(lambda: BagKernels(7), id="bags"),
+        pytest.param(lambda: FusedKernels(7), id="bags"),
         pytest.param(lambda: ChunkedKernels(7), id="chunks of 7"),
         pytest.param(lambda: ChunkedKernels(1000), id="one chunk"),
         pytest.param(triton_kernels, id="triton", marks=pytest.mark.slow),

@@ -14,7 +14,7 @@ from hgt import attention, embeddings, memory_moments
 from hgt.batches import Batches, batch_sizes
 from hgt.config import RunConfig
 from hgt.device import DeviceProbe
-from hgt.edge_kernels import BagKernels, ChunkedKernels
+from hgt.edge_kernels import ChunkedKernels, FusedKernels
 from hgt.edge_table import read_edge_table
 from hgt.embeddings import infer_layerwise
 from hgt.errors import InputError
@@ -115,7 +115,7 @@ ON_CPU += ["drawn edges, computed again", "dense, 16 drawn", "dense and narrow",
 PHASES = ["step", "evaluation", "inference"]
 TOLERANCE = 0.1  # of the plan
 BESIDE_TENSORS = ("libraries", "process", "graph, split and filters", "drawing of edges")
-KERNELS = {"cuda": ChunkedKernels(1024), "cpu": BagKernels()}  # CUDA's own, measured here on the CPU, take nothing on the way
+KERNELS = {"cuda": ChunkedKernels(1024), "cpu": FusedKernels()}  # CUDA's own, measured here on the CPU, take nothing on the way
 
 
 @pytest.fixture(scope="module")

@@ -86,11 +86,15 @@ def first_segment(folder: RunFolder, config: RunConfig, found: DeviceProbe) -> S
 
 def plan_segment(folder: RunFolder, segment: Segment, found: DeviceProbe) -> MemoryPlan:
     """Plan the segment and write it to the run folder. found: the native device."""
-    graph, config = folder.load_graph(), folder.load_config()
-    probe = _probe(segment, config, found)
-    plan = plan_memory(graph, config, probe) if segment.form is None else plan_of_form(graph, config, probe, segment.form)
+    plan = _planned(folder, segment, found)
     _write(folder.plan, json.dumps(plan.as_dict(), indent=2))
     return plan
+
+
+def _planned(folder: RunFolder, segment: Segment, found: DeviceProbe) -> MemoryPlan:
+    graph, config = folder.load_graph(), folder.load_config()
+    probe = _probe(segment, config, found)
+    return plan_memory(graph, config, probe) if segment.form is None else plan_of_form(graph, config, probe, segment.form)
 
 
 def refuse_unfit(folder: RunFolder, segment: Segment, plan: MemoryPlan, found: DeviceProbe) -> None:
@@ -140,28 +144,30 @@ def step_down(folder: RunFolder, config: RunConfig, error: OutOfMemory, found: D
     smaller = form and form.smaller()
     if now.place == NATIVE and smaller and now.shrinks < config.train.max_shrinks:
         following = replace(now, shrinks=now.shrinks + 1, form=smaller, reason=f"made smaller, out of memory: {_first_line(error)}")
-        _append(folder, following)
-        plan_segment(folder, following, found)
-        return following
+        return _go_on(folder, following, found)
     problems = []
     if now.place == NATIVE and config.train.fallback == "docker":
         following = Segment(DOCKER, "cpu", now.shrinks, None, f"out of memory: {_first_line(error)}")
         problem = container.unavailable() or _unfit(folder, following, found)
         if problem is None:
-            _append(folder, following)
-            return following
+            return _go_on(folder, following, found)
         problems.append(problem)
     if now.place == NATIVE and now.device != "cpu" and config.train.fallback != "none":
         why = f"; {problems[0]}" if problems else ""
         following = Segment(CPU, "cpu", now.shrinks, None, f"out of memory: {_first_line(error)}{why}")
         problem = _unfit(folder, following, found)
         if problem is None:
-            _append(folder, following)
-            return following
+            return _go_on(folder, following, found)
         problems.append(problem)
     went = f" The ladder: {'; '.join(map(str, tried))}." if len(tried) > 1 else ""
     remedies = " ".join(problems) or _remedy(now, config)
     raise MemoryExhausted(f"{error}{went} Nothing is left to try. {remedies}".strip())
+
+
+def _go_on(folder: RunFolder, segment: Segment, found: DeviceProbe) -> Segment:
+    _append(folder, segment)
+    plan_segment(folder, segment, found)
+    return segment
 
 
 def run_or_move_to_cpu(program: str, folder: RunFolder, on_event: Callable[[dict[str, Any]], None], *arguments: str) -> None:
@@ -185,13 +191,18 @@ def _first_line(error: OutOfMemory) -> str:
     return str(error).splitlines()[0][:300]
 
 
+def docker_too_small(folder: RunFolder, config: RunConfig, found: DeviceProbe) -> str | None:
+    """What keeps the run from going on in Docker once it has to, as far as memory goes; None when nothing does, or no Docker is there."""
+    if config.train.fallback != "docker" or config.train.device == "docker-cpu" or container.unavailable():
+        return None
+    return _unfit(folder, Segment(DOCKER, "cpu", 0, None, "out of memory"), found)
+
+
 def _unfit(folder: RunFolder, segment: Segment, found: DeviceProbe) -> str | None:
-    """Plans the segment; what stands against it, or None. Leaves the plan of what is there when it does not fit."""
-    before = folder.plan.read_text()
-    plan = plan_segment(folder, segment, found)
+    """What stands against the segment, or None."""
+    plan = _planned(folder, segment, found)
     if plan.fits:
         return None
-    _write(folder.plan, before.rstrip("\n"))
     more = _MORE_FOR_DOCKER if segment.place == DOCKER else "free memory"
     return (
         f"{PLACES[segment.place]} has {plan.limit_bytes / 1e9:.1f} GB and the run needs {plan.required_bytes / 1e9:.1f} GB there: {more}."

@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from hgt.device import DeviceProbe
 from tasks.home import run_folder
-from tasks.ladder import first_segment, plan_segment, refuse_unfit
+from tasks.ladder import docker_too_small, first_segment, plan_segment, refuse_unfit
 from tasks.reporting import say
 from tasks.tracking import Tracker
 
@@ -24,4 +24,6 @@ def plan(run: str, found: DeviceProbe, tracker: Tracker) -> str:
     tracker.tags({"plan.form": str(memory.form)})
     tracker.artifacts(folder.plan)
     refuse_unfit(folder, segment, memory, found)
+    if problem := docker_too_small(folder, config, found):
+        say(f"WARNING: if memory runs out, {problem} Until then the run would go on on the CPU of this machine.")
     return run

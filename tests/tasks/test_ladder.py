@@ -130,3 +130,34 @@ def test_a_place_that_is_too_small_is_not_taken(make_run, monkeypatch):
     with pytest.raises(ladder.MemoryExhausted, match=r"has 0\.1 GB and the run needs"):
         ladder.step_down(folder, config, ERROR, MPS)
     assert json.loads(folder.plan.read_text()) == json.loads(before)
+
+
+def test_a_run_that_does_not_fit_the_container_is_refused_with_what_would_help_there(make_run):
+    folder, _ = make_run(MPS, device="docker-cpu", docker_memory="100MB")
+    segment = ladder.segments(folder)[-1]
+    with pytest.raises(InputError, match=r"on cpu \(CPU worker in Docker\).*100,000,000 are available.*larger --docker-memory"):
+        ladder.refuse_unfit(folder, segment, ladder.plan_segment(folder, segment, MPS), MPS)
+    # nor once the ladder has led it there
+    after = ladder.Segment("docker", "cpu", 2, None, "out of memory")
+    with pytest.raises(InputError, match="larger --docker-memory"):
+        ladder.refuse_unfit(folder, after, ladder.plan_segment(folder, after, MPS), MPS)
+
+
+def test_a_form_that_the_ladder_chose_is_tried_whatever_the_plan_says(make_run):
+    folder, config = make_run(MPS)
+    tiny = DeviceProbe("mps", "Apple M1", 1 << 20, "the accelerator of this machine", "2.14.1", "arm64")
+    following = step_down(folder, config)
+    memory = ladder.plan_segment(folder, following, tiny)
+    assert not memory.fits
+    ladder.refuse_unfit(folder, following, memory, tiny)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(("memory", "fits"), [("100MB", False), ("8GB", True)])
+def test_a_container_that_would_be_too_small_is_known_before_training(make_run, worker_image, monkeypatch, memory, fits):
+    monkeypatch.delenv("DOCKER_HOST")
+    folder, config = make_run(MPS, docker_memory=memory)
+    before = folder.plan.read_text()
+    said = ladder.docker_too_small(folder, config, MPS)
+    assert said is None if fits else "has 0.1 GB and the run needs" in said
+    assert folder.plan.read_text() == before

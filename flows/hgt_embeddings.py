@@ -12,7 +12,7 @@ from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
 from hgt.config import Parameter, RunConfig, parameters
-from hgt.errors import InputError
+from hgt.errors import InputError, explaining_full_disk
 from tasks.embed import embed
 from tasks.evaluate import evaluate
 from tasks.home import find_run, new_run_id, run_folder
@@ -71,7 +71,8 @@ def _resumed_run(kg: str | None, resume: str, values: dict[str, Any]) -> tuple[s
             f"{p.name} {old[p.name]} -> {new[p.name]}" for p in parameters() if p.changes_result and old[p.name] != new[p.name]
         )
         raise InputError(f"Run {run} cannot go on with another configuration: {changed}. Start a new run for it.")
-    config.save(run_folder(run).config)
+    with explaining_full_disk(run_folder(run).path):
+        config.save(run_folder(run).config)
     return run, config
 
 

@@ -1,7 +1,7 @@
 """A checkpoint: one safetensors file with weights and optimizer, and in its header where the training stands.
 
 Written to a temporary name, synced, and renamed: a file with a checkpoint's name is whole. It is also checked against a
-SHA-256 of its tensors, so that a damaged one is passed over for the one before. No pickle is involved.
+SHA-256 of all that it holds, so that a damaged one is passed over for the one before. No pickle is involved.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hgt.errors import CheckpointError
 
-_KEPT = 2  # besides the best: a newest one and one to fall back to
+_KEPT = 2  # a newest one and one to fall back to, besides the best that each of them names
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,10 @@ def checkpoint_name(progress: Progress) -> str:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write atomically, then remove what is neither the newest two nor the best.
+    """Write atomically, then remove what is neither this one and the one before nor the best of either: a later one was passed over as
+    damaged, a temporary file is a killed trainer's.
 
-    Raises OSError (disk full, say) with the older checkpoints intact.
+    Raises OSError or SafetensorError (disk full, say) with the older checkpoints intact.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / checkpoint_name(checkpoint.progress)
@@ -67,8 +68,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         "progress": json.dumps(dataclasses.asdict(checkpoint.progress)),
         "graph_hash": checkpoint.graph_hash,
         "config_fingerprint": checkpoint.config_fingerprint,
-        "sha256": _digest(checkpoint.tensors),
     }
+    metadata["sha256"] = _digest(checkpoint.tensors, metadata)
     try:
         safetensors.torch.save_file(checkpoint.tensors, temporary, metadata=metadata)
         _sync(temporary)
@@ -77,10 +78,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     _sync(folder)
-    best = checkpoint_name(Progress(0, epoch=checkpoint.progress.best_epoch))
-    for old in _newest_first(folder)[_KEPT:]:
-        if old.name != best:
-            old.unlink()
+    kept = [p for p in _newest_first(folder) if p.name <= path.name][:_KEPT]
+    kept += [folder / checkpoint_name(Progress(0, epoch=epoch)) for epoch in map(_best_epoch, kept)]
+    for old in {*_newest_first(folder), *folder.glob("checkpoint-*.tmp")} - {*kept}:
+        old.unlink()
     return path
 
 
@@ -116,7 +117,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         progress = json.loads(metadata["progress"])
-        if _digest(tensors) != metadata["sha256"]:
+        if _digest(tensors, metadata) != metadata["sha256"]:
             raise CheckpointError(f"{path}: its content does not match its checksum. It is not used.")
         progress["history"] = tuple(progress["history"])
         return Checkpoint(tensors, Progress(**progress), metadata["graph_hash"], metadata["config_fingerprint"])
@@ -127,14 +128,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def best_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint of the epoch with the best validation MRR, as the newest readable one names it.
 
-    Raises CheckpointError when the folder holds none.
+    Raises CheckpointError when the folder holds none, or when the best is damaged: another epoch's would be worse without a word.
     """
     for path in _newest_first(folder):
         try:
             newest = load_checkpoint(path)
         except CheckpointError:
             continue
-        return load_checkpoint(folder / checkpoint_name(Progress(0, epoch=newest.progress.best_epoch)))
+        try:
+            return load_checkpoint(folder / checkpoint_name(Progress(0, epoch=newest.progress.best_epoch)))
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} It is the best epoch's: remove {folder} and resume, which trains the run anew.") from error
     raise CheckpointError(f"{folder}: holds no readable checkpoint. Train first.")
 
 
@@ -164,10 +168,19 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _best_epoch(path: Path) -> int:
+    """As the file's header names it; -1 for a damaged one."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return int(json.loads(file.metadata()["progress"])["best_epoch"])
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError):
+        return -1
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256("\n".join(metadata[key] for key in ("progress", "graph_hash", "config_fingerprint")).encode())
     for name in sorted(tensors):
-        digest.update(name.encode())
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

@@ -168,7 +168,10 @@ class RunConfig:
         return flat
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.to_flat(), indent=2) + "\n")
+        """Whole or not at all: a full disk leaves what was there."""
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(self.to_flat(), indent=2) + "\n")
+        new.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> RunConfig:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hgt.errors import InputError
+from hgt.errors import InputError, is_disk_full
 from hgt.facts import EdgeType
 from hgt.layer import HGTLayer
 from hgt.message_graph import MessageGraph, edge_list, edges_into
@@ -68,6 +68,8 @@ class Embeddings:
             with pa.OSFile(str(path), "wb") as out:
                 pyarrow.csv.write_csv(pa.table(columns), out, pyarrow.csv.WriteOptions(quoting_style="needed"))
         except OSError as error:
+            if is_disk_full(error):
+                raise
             raise InputError(f"{path}: the CSV could not be written ({error}). Give output_csv a path in a folder that exists.") from error
 
     @classmethod

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+_NO_ROOM = (*map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)), "database or disk is full")  # the last is SQLite's
 
 
 class HgtError(Exception):
@@ -60,3 +67,29 @@ class DeviceRefused(HgtError):
 
 class TrainingDiverged(HgtError):
     """A loss or a gradient is NaN or infinite."""
+
+
+class DiskFull(HgtError):
+    """A file could not be written for lack of room. No other device and no smaller step would change that."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an exception says that a disk, a quota or a file-size limit left no room.
+
+    By its text: safetensors, Arrow and SQLite raise their own kinds, without `errno`.
+    """
+    return any(words in str(error) for words in _NO_ROOM)
+
+
+@contextmanager
+def explaining_full_disk(path: Path) -> Iterator[None]:
+    """What tells of a full disk becomes one DiskFull that says what to do; what else is raised passes as it is. path: written to."""
+    try:
+        yield
+    except HgtError:
+        raise
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        said = next(line for line in str(error).splitlines() if any(words in line for words in _NO_ROOM))
+        raise DiskFull(f"{path}: there is no room left to write ({said}). Make room, then resume.") from error

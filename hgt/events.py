@@ -1,11 +1,12 @@
 """`events.jsonl`: what a trainer tells whoever follows it, one JSON object a line.
 
-Every line has `event` and `time` (seconds since 1970). Written with one system call a line, so that a killed writer leaves
-at most one broken last line; readers skip that one, and the next writer starts on a fresh line.
+Every line has `event` and `time` (seconds since 1970). Written with one system call a line, so that a killed writer or a full disk
+leaves at most one broken last line; readers skip that one, and the next line starts afresh.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -21,12 +22,16 @@ class EventWriter:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
-            os.write(self._file, b"\n")
+        self._is_broken = bool(size) and os.pread(self._file, 1, size - 1) != b"\n"
 
     def __call__(self, event: str, **values: Any) -> None:
-        line = json.dumps({"event": event, "time": round(time.time(), 3), **values}, allow_nan=True)
-        os.write(self._file, line.encode() + b"\n")
+        """Raises OSError when the line did not fit onto the disk."""
+        told = json.dumps({"event": event, "time": round(time.time(), 3), **values}, allow_nan=True)
+        line = b"\n" * self._is_broken + told.encode() + b"\n"
+        written = os.write(self._file, line)
+        self._is_broken = written < len(line)
+        if self._is_broken:  # the kernel writes what there is room for, and fails the next time
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def close(self) -> None:
         os.close(self._file)

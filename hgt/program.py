@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 bad input, 4 out of memory, 128 + n stopped by signal n, 1
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -15,7 +16,7 @@ from types import FrameType
 from typing import Concatenate
 
 from hgt.device import configure_threads, translating_out_of_memory
-from hgt.errors import HgtError, OutOfMemory
+from hgt.errors import HgtError, OutOfMemory, explaining_full_disk
 from hgt.events import EventWriter
 from hgt.run_folder import RunFolder
 from hgt.step_form import StepForm
@@ -37,7 +38,8 @@ def run_program(name: str, arguments: list[str], work: Callable[Concatenate[RunF
     configure_threads()
     on_event = EventWriter(folder.events)
     try:
-        with folder.locked(), translating_out_of_memory("cpu", name):  # what no phase of the plan translates
+        # what no phase of the plan translates
+        with explaining_full_disk(folder.path), folder.locked(), translating_out_of_memory("cpu", name):
             work(folder, on_event, *arguments[1:])
     except Exception as error:  # noqa: BLE001 - the outermost handler: every error is told, none is swallowed
         return _tell(error, on_event)
@@ -75,9 +77,10 @@ def planned_form(folder: RunFolder) -> StepForm | None:
 
 
 def _tell(error: Exception, on_event: OnEvent) -> int:
-    """Write the error event and what belongs on stderr; returns the exit code."""
+    """Write the error event and what belongs on stderr, which suffices where the disk is full; returns the exit code."""
     details = error.details() if isinstance(error, OutOfMemory) else {}
-    on_event("error", type=type(error).__name__, message=str(error), out_of_memory=isinstance(error, OutOfMemory), **details)
+    with contextlib.suppress(OSError):
+        on_event("error", type=type(error).__name__, message=str(error), out_of_memory=isinstance(error, OutOfMemory), **details)
     if isinstance(error, HgtError):
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -29,7 +29,7 @@ from hgt.checkpoint import (
     save_checkpoint,
 )
 from hgt.device import DeviceMemory, prepare_device, probe_device
-from hgt.errors import HgtError, TrainingDiverged
+from hgt.errors import DiskFull, HgtError, TrainingDiverged, is_disk_full
 from hgt.events import epochs_by_number
 from hgt.memory import memory_limit
 from hgt.parent import Parent
@@ -89,6 +89,8 @@ class Training:
         for sentence in skipped:
             self.on_event("checkpoint_skipped", message=sentence)
         if checkpoint is None:
+            if skipped:
+                self.on_event("resume", epoch=0, batch=0)
             return
         load_model(self.trainee.model, checkpoint.tensors)
         load_optimizer(self.trainee.optimizer, checkpoint.tensors)
@@ -175,8 +177,10 @@ class Training:
         try:
             path = save_checkpoint(self.folder.checkpoints, checkpoint)
         except (OSError, safetensors.SafetensorError) as error:
-            raise HgtError(
-                f"{self.folder.checkpoints}: a checkpoint could not be written ({error}). The one before is whole: make room and resume."
+            full, has_one = is_disk_full(error), self.progress.epoch or self.progress.batch
+            raise (DiskFull if full else HgtError)(
+                f"{self.folder.checkpoints}: a checkpoint could not be written ({error}). {'Make room' if full else 'Mend that'}, then "
+                f"resume{': the one before is whole' if has_one else ''}."
             ) from error
         self.saved_at = time.monotonic()
         self.on_event("checkpoint", file=path.name, epoch=self.progress.epoch, batch=self.progress.batch)

@@ -28,8 +28,8 @@ def load(kg: str | None, run: str, config: RunConfig, tracker: Tracker) -> str:
         split = split_facts(graph, config.split)
         graph.save(folder.graph)
         split.save(folder.split, graph)
-        config.save(folder.config)  # last: from now on this is a run folder
         tracker.remember()
+        config.save(folder.config)  # last: from now on this is a run folder
         say(graph.table())
         for edge_type in split.unsplit:
             n = graph.num_facts[edge_type]

@@ -52,7 +52,7 @@ def failure(program: str, folder: RunFolder, exit_code: int, error: Event | None
         return OutOfMemory(f"The {program} process ran out of memory: {message}", **details)
     if exit_code == InputError.exit_code:
         return InputError(message)
-    kind = f"{error['type']}: " if error and error["type"] not in ("HgtError", "TrainingDiverged") else ""
+    kind = f"{error['type']}: " if error and error["type"] not in ("HgtError", "DiskFull", "TrainingDiverged") else ""
     return HgtError(f"The {program} process failed (exit code {exit_code}): {kind}{message}")
 
 

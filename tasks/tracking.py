@@ -5,6 +5,7 @@ MLFLOW_TRACKING_URI names another. The flow's process alone starts and ends it; 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
 from prefect.exceptions import CancelledRun, TerminationSignal
 
 from hgt.config import RunConfig
+from hgt.errors import explaining_full_disk
 from hgt.graph import KnowledgeGraph
 from hgt.run_folder import RunFolder
 from tasks.home import hgt_home, own_store
 from tasks.ladder import Segment
+from tasks.reporting import say
 
 EXPERIMENT = "hgt-embeddings"
 _EPOCH_METRICS = (
@@ -33,6 +36,7 @@ _EPOCH_METRICS = (
 _CANCELLED = (KeyboardInterrupt, TerminationSignal, CancelledRun, SystemExit)
 _END_TAGS = {"ended_by", "error"}
 _MAX_DIGEST = 36  # MLflow's limit for a dataset's digest; the whole hash is a tag
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints the traceback of what it raises as well (3.17.2)
 
 
 def store_uri() -> str:
@@ -48,7 +52,8 @@ class Tracker:
         self._client = mlflow.MlflowClient(store_uri())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
         self._id_file = folder.path / "mlflow_run_id"
-        self.run_id = self._id_file.read_text().strip() if self._id_file.exists() else self._create(folder.path.name)
+        known = self._id_file.read_text().strip() if self._id_file.exists() else ""
+        self.run_id = known or self._create(folder.path.name)
         self._epochs = {int(m.step) for m in self._call("get_metric_history", self.run_id, "loss")}
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
@@ -131,17 +136,29 @@ class Tracker:
 
 @contextmanager
 def tracked(folder: RunFolder) -> Iterator[Tracker]:
-    """A tracker whose run ends as the block does: FINISHED, KILLED when interrupted or cancelled, FAILED on any other error."""
-    tracker = Tracker(folder)
-    tracker.begin()
+    """A tracker whose run ends as the block does: FINISHED, KILLED when interrupted or cancelled, FAILED on any other error.
+
+    Raises DiskFull for whatever found no room in the store or in the run folder.
+    """
+    with explaining_full_disk(hgt_home()):
+        tracker = Tracker(folder)
+        tracker.begin()
+        try:
+            yield tracker
+        except _CANCELLED as error:
+            _end_badly(tracker, "KILLED", {"ended_by": type(error).__name__})
+            raise
+        except BaseException as error:
+            _end_badly(tracker, "FAILED", {"error": f"{type(error).__name__}: {error}"[:5000]})
+            raise
+        tracker.end("FINISHED")
+
+
+def _end_badly(tracker: Tracker, status: str, tags: dict[str, str]) -> None:
+    """A store that cannot be written (its disk is full, its server is gone) must not hide what ended the run."""
     try:
-        yield tracker
-    except _CANCELLED as error:
-        tracker.tags({"ended_by": type(error).__name__})
-        tracker.end("KILLED")
-        raise
-    except BaseException as error:
-        tracker.tags({"error": f"{type(error).__name__}: {error}"[:5000]})
-        tracker.end("FAILED")
-        raise
-    tracker.end("FINISHED")
+        tracker.tags(tags)
+        tracker.end(status)
+    except Exception as error:  # noqa: BLE001 - told, and the first error goes on
+        said = " ".join(str(error).split())[:200]
+        say(f"WARNING: MLflow's run could not be ended as {status} and counts as running until it is resumed: {said}")

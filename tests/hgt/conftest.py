@@ -1,4 +1,6 @@
-"""One small demo graph for all tests of the library; whatever a test changes it builds anew."""
+"""One small demo graph for all tests of the library, whatever a test changes it builds anew; and a disk without room."""
+
+import resource
 
 import pandas as pd
 import pytest
@@ -63,3 +65,15 @@ def make_graph(tmp_path_factory):
         return KnowledgeGraph.from_edge_table(read_edge_table(path), RunConfig.from_flat(config).graph)
 
     return make
+
+
+@pytest.fixture
+def room():
+    """`room(100)`: no file of this process grows beyond that many bytes, as on a full disk; None: as before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(num_bytes):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft if num_bytes is None else num_bytes, hard))
+
+    yield limit
+    limit(None)

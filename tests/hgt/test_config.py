@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hgt.config import RunConfig, TrainConfig, parameters, parse_bytes
-from hgt.errors import InputError
+from hgt.errors import InputError, is_disk_full
 
 PARAMETERS = {p.name: p for p in parameters()}
 DEFAULTS = {
@@ -211,3 +211,14 @@ def test_any_values_are_taken_or_refused(values):
     assert RunConfig.from_flat(json.loads(json.dumps(flat, allow_nan=False))) == config
     for name, value in values.items():
         assert flat[name] == value or [value] == flat[name]
+
+
+def test_a_full_disk_leaves_the_configuration_that_was_there(tmp_path, room):
+    path = tmp_path / "config.json"
+    RunConfig().save(path)
+    room(100)
+    with pytest.raises(OSError) as caught:
+        RunConfig.from_flat({"num_epochs": 3}).save(path)
+    room(None)
+    assert is_disk_full(caught.value)
+    assert RunConfig.load(path) == RunConfig()

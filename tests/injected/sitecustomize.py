@@ -1,11 +1,14 @@
-"""Makes the real trainer run out of memory, in a chosen form, at a chosen step. Python imports it where PYTHONPATH names its folder.
+"""Makes the real trainer run out of memory or of disk, in a chosen form, at a chosen step. Python imports it where PYTHONPATH names
+its folder.
 
-HGT_INJECT="<form> <step> <times>"; HGT_INJECT_COUNT=<file that counts the times over all processes>. Steps count from 1 in each process.
+HGT_INJECT="<form> <step> <times>"; HGT_INJECT_COUNT=<file that counts the times over all processes>. Steps count from 1 in each process;
+step 0 is before any of them.
 """
 
 import importlib.abc
 import importlib.machinery
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -31,12 +34,19 @@ def run_out(form):
         os.abort()
     if form == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if form == "cgroup":
-        limit = Path(os.environ["HGT_INJECT_CGROUP"])
-        (limit / "cgroup.procs").write_text(str(os.getpid()))
+    if form in ("cgroup", "join"):  # the kernel kills: for a balloon at this step, or for what the trainer itself takes from here on
+        (Path(os.environ["HGT_INJECT_CGROUP"]) / "cgroup.procs").write_text(str(os.getpid()))
         held = []
-        while True:
+        while form == "cgroup":
             held.append(bytearray(os.urandom(1 << 20)) * 16)
+    if form == "damage":
+        newest = max((Path(sys.argv[1]) / "checkpoints").glob("checkpoint-*.safetensors"))
+        os.truncate(newest, newest.stat().st_size // 2)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    if form == "full":
+        ballast = Path(os.environ["HGT_INJECT_BALLAST"])
+        room = shutil.disk_usage(ballast.parent).free - int(os.environ["HGT_INJECT_ROOM"])
+        ballast.write_bytes(bytes(room))
     if form == "error":
         raise RuntimeError("shapes [3, 4] and [5] do not fit")
     if form == "interrupted":
@@ -49,16 +59,20 @@ def wrap(module):
     made = module.Steps.__call__
     done = {"steps": 0}
 
-    def call(self, batch):
-        done["steps"] += 1
+    def now():
         so_far = len(count.read_text()) if count.exists() else 0
         if done["steps"] == int(step) and so_far < int(times):
             with count.open("a") as file:
                 file.write("x")
             run_out(form)
+
+    def call(self, batch):
+        done["steps"] += 1
+        now()
         return made(self, batch)
 
     module.Steps.__call__ = call
+    now()
 
 
 class Finder(importlib.abc.MetaPathFinder):

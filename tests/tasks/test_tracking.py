@@ -1,6 +1,8 @@
 """MLflow on a real SQLite store: how runs end, and that nothing is logged twice."""
 
 import _thread
+import contextlib
+import sqlite3
 import threading
 import time
 
@@ -8,6 +10,8 @@ import pytest
 
 from hgt.config import RunConfig
 from hgt.run_folder import RunFolder
+from tasks import tracking
+from tasks.home import own_store
 from tasks.tracking import Tracker, tracked
 
 EPOCH = {"epoch": 1, "time": 1.0e9, "loss": 1.0, "link_loss": 1.0, "contrastive_loss": 1.0, "learning_rate": 0.1, "grad_norm": 1.0}
@@ -56,6 +60,19 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_logs_nothing_twice(folder):
     assert [m.step for m in second._call("get_metric_history", second.run_id, "loss")] == [1, 2]
     assert run_of(second).info.status == "FINISHED"
     assert "ended_by" not in run_of(second).data.tags
+
+
+def test_a_store_that_cannot_be_written_does_not_hide_what_ended_the_run(folder, monkeypatch):
+    said = []
+    monkeypatch.setattr(tracking, "say", said.append)  # which needs a flow
+    with contextlib.closing(sqlite3.connect(own_store().removeprefix("sqlite:///"))) as store:
+        with pytest.raises(ValueError, match="broken"), tracked(folder):
+            store.execute("alter table tags rename to gone")
+            raise ValueError("broken")
+        store.execute("alter table gone rename to tags")
+    (warning,) = said
+    assert "could not be ended as FAILED" in warning
+    assert "no such table: tags" in warning
 
 
 @pytest.mark.parametrize("after_seconds", [0.1, 0.23, 0.37])

@@ -1,0 +1,101 @@
+"""What the tests of failures share: a trainer that fails on order, a run that nothing happened to, a memory limit and a small disk."""
+
+import os
+import secrets
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hgt.cgroup import _VERSION_2, _Files, _memory_groups
+from tests.conftest import CHECKOUT, HGT, QUIET, options, wait_for
+from tests.flows.failures import FOUR, NO_DOCKER, embeddings, run_of
+
+
+@pytest.fixture
+def injected(tmp_path):
+    """`injected("mps 3 2")`: the environment of a trainer that runs out of memory so (tests/injected/sitecustomize.py)."""
+
+    def environment(spec):
+        return NO_DOCKER | {
+            "HGT_INJECT": spec,
+            "HGT_INJECT_COUNT": str(tmp_path / "count"),
+            "PYTHONPATH": str(CHECKOUT / "tests" / "injected"),
+        }
+
+    return environment
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory, small_kg, prefect_server):
+    """Embeddings of the run FOUR that nothing happened to."""
+    home = tmp_path_factory.mktemp("uninterrupted")
+    env = os.environ | QUIET | NO_DOCKER | {"HGT_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "PREFECT_API_URL": prefect_server}
+    command = [*HGT, "train", "--kg", str(small_kg), *options(FOUR)]
+    done = subprocess.run(command, env=env, cwd=CHECKOUT, capture_output=True, text=True, timeout=220)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return embeddings(run_of({"HGT_HOME": str(home)}))
+
+
+@dataclass(frozen=True)
+class MemoryGroup:
+    """A control group, of version 1 or 2, that limits memory."""
+
+    path: Path
+    files: _Files
+
+    def limit(self, num_bytes):
+        (self.path / self.files.limit).write_text(str(num_bytes))
+        for file, value in (("memory.memsw.limit_in_bytes", num_bytes), ("memory.swap.max", 0)):  # no swap, where the kernel counts it
+            if (self.path / file).exists():
+                (self.path / file).write_text(str(value))
+
+    def num_killed(self):
+        """How often the kernel killed in it."""
+        lines = (self.path / ("memory.events" if self.files is _VERSION_2 else "memory.oom_control")).read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+    def is_empty(self):
+        return not (self.path / "cgroup.procs").read_text()
+
+
+@pytest.fixture
+def memory_group():
+    """A memory group of the test's own, 64 MB; skipped where none can be made, as for a user without rights, in a container or on a Mac."""
+    why = "no memory controller is mounted"
+    for around, files in _memory_groups(Path("/")):
+        group = MemoryGroup(around / f"hgt-test-{secrets.token_hex(4)}", files)
+        try:
+            group.path.mkdir()
+            group.limit(64 << 20)
+        except OSError as error:
+            why = f"{error.filename}: {error.strerror}"
+            if group.path.is_dir():
+                group.path.rmdir()
+            continue
+        yield group
+        wait_for(group.is_empty, 30, f"the processes of {group.path} to end")
+        group.path.rmdir()
+        return
+    pytest.skip(f"no memory control group can be made here ({why})")
+
+
+@pytest.fixture
+def small_disk():
+    """`small_disk(folder)`: a disk of 32 MB mounted there; skipped where nothing can be mounted."""
+    mounted = []
+
+    def mount(folder):
+        folder.mkdir(parents=True)
+        try:
+            done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "hgt-test", str(folder)], capture_output=True, text=True)
+        except FileNotFoundError as error:
+            pytest.skip(f"no disk can be mounted here ({error})")
+        if done.returncode:
+            pytest.skip(f"no disk can be mounted here ({done.stderr.strip()})")
+        mounted.append(folder)
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)  # also where a failed test left a process at work

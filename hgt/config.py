@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hgt.errors import InputError
+from hgt.whole_file import written_whole
 
 
 def _parameter(default: Any, help: str, unit: str = "", choices: tuple[str, ...] = (), changes_result: bool = True) -> Any:
@@ -169,9 +170,8 @@ class RunConfig:
 
     def save(self, path: Path) -> None:
         """Whole or not at all: a full disk leaves what was there."""
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(self.to_flat(), indent=2) + "\n")
-        new.replace(path)
+        with written_whole(path) as new:
+            new.write_text(json.dumps(self.to_flat(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> RunConfig:

@@ -5,6 +5,7 @@ In: a trained model. Out: `Embeddings` and its files. Knows nothing of training.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from hgt.facts import EdgeType
 from hgt.layer import HGTLayer
 from hgt.message_graph import MessageGraph, edge_list, edges_into
 from hgt.model import HGTEncoder
+from hgt.whole_file import written_whole
 
 _METADATA_KEY = b"kg-hgt-embeddings"
 _NODE_COLUMNS = ["node_type", "node_id", "node_name"]
@@ -48,16 +50,22 @@ class Embeddings:
     def save(self, folder: Path, csv: Path | None = None) -> None:
         """Write `embeddings.parquet`, `embeddings.safetensors` with `nodes.parquet`, `relations.parquet`, and a CSV if wanted."""
         folder.mkdir(parents=True, exist_ok=True)
-        metadata = {_METADATA_KEY: json.dumps(self.origin).encode()}
+        origin = json.dumps(self.origin)
+        metadata = {_METADATA_KEY: origin.encode()}
         nodes = pa.Table.from_pandas(self.nodes, preserve_index=False)
-        table = nodes.append_column("embedding", _as_lists(self.vectors)).replace_schema_metadata(metadata)
-        pyarrow.parquet.write_table(table, folder / "embeddings.parquet", row_group_size=1 << 16)
-        pyarrow.parquet.write_table(nodes.replace_schema_metadata(None), folder / "nodes.parquet")
-        types = pd.DataFrame(self.edge_types, columns=["head_type", "relation", "tail_type"])
-        relations = pa.Table.from_pandas(types, preserve_index=False).append_column("embedding", _as_lists(self.relations))
-        pyarrow.parquet.write_table(relations.replace_schema_metadata(metadata), folder / "relations.parquet")
+        types = pa.Table.from_pandas(pd.DataFrame(self.edge_types, columns=["head_type", "relation", "tail_type"]), preserve_index=False)
         tensors = {"embeddings": self.vectors.contiguous(), "relations": self.relations.contiguous()}
-        safetensors.torch.save_file(tensors, folder / "embeddings.safetensors", metadata={"origin": json.dumps(self.origin)})
+        tables = {
+            "embeddings": nodes.append_column("embedding", _as_lists(self.vectors)).replace_schema_metadata(metadata),
+            "nodes": nodes.replace_schema_metadata(None),
+            "relations": types.append_column("embedding", _as_lists(self.relations)).replace_schema_metadata(metadata),
+        }
+        with contextlib.ExitStack() as whole:  # all of them or none: they belong together
+            for name, table in tables.items():
+                path = whole.enter_context(written_whole(folder / f"{name}.parquet"))
+                pyarrow.parquet.write_table(table, path, row_group_size=1 << 16)
+            path = whole.enter_context(written_whole(folder / "embeddings.safetensors"))
+            safetensors.torch.save_file(tensors, path, metadata={"origin": origin})
         if csv is not None:
             self._save_csv(csv)
 
@@ -65,7 +73,7 @@ class Embeddings:
         columns = {c: self.nodes[c].to_numpy() for c in self.nodes}
         columns |= {f"dim_{i}": column for i, column in enumerate(self.vectors.numpy().T)}
         try:
-            with pa.OSFile(str(path), "wb") as out:
+            with written_whole(path) as new, pa.OSFile(str(new), "wb") as out:
                 pyarrow.csv.write_csv(pa.table(columns), out, pyarrow.csv.WriteOptions(quoting_style="needed"))
         except OSError as error:
             if is_disk_full(error):

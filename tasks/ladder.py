@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from hgt.config import RunConfig, parse_bytes
@@ -20,6 +19,7 @@ from hgt.memory import MemoryPlan, plan_memory, plan_of_form, refuse_what_cannot
 from hgt.program import planned_device, planned_form
 from hgt.run_folder import RunFolder
 from hgt.step_form import StepForm
+from hgt.whole_file import written_whole
 from tasks import container, dispatch
 from tasks.child import run_child
 from tasks.reporting import say
@@ -61,14 +61,8 @@ def segments(folder: RunFolder) -> list[Segment]:
 
 def _append(folder: RunFolder, segment: Segment) -> None:
     text = json.dumps([asdict(s) for s in [*segments(folder), segment]], indent=2)
-    _write(folder.segments, text)
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all: a kill in between leaves what was there."""
-    new = path.with_suffix(".new")
-    new.write_text(text + "\n")
-    new.replace(path)
+    with written_whole(folder.segments) as new:
+        new.write_text(text + "\n")
 
 
 def first_segment(folder: RunFolder, config: RunConfig, found: DeviceProbe) -> Segment:
@@ -87,7 +81,8 @@ def first_segment(folder: RunFolder, config: RunConfig, found: DeviceProbe) -> S
 def plan_segment(folder: RunFolder, segment: Segment, found: DeviceProbe) -> MemoryPlan:
     """Plan the segment and write it to the run folder. found: the native device."""
     plan = _planned(folder, segment, found)
-    _write(folder.plan, json.dumps(plan.as_dict(), indent=2))
+    with written_whole(folder.plan) as new:
+        new.write_text(json.dumps(plan.as_dict(), indent=2) + "\n")
     return plan
 
 

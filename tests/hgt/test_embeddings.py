@@ -1,5 +1,7 @@
 """The files of an embedding table: read by other tools in one line, read back unchanged, and refused with one sentence."""
 
+import dataclasses
+
 import duckdb
 import numpy as np
 import pandas as pd
@@ -214,3 +216,17 @@ def test_refuses_relations_that_do_not_belong(saved):
 def test_a_csv_that_cannot_be_written_is_the_users_to_mend(tmp_path):
     with pytest.raises(InputError, match="could not be written"):
         table().save(tmp_path / "run", tmp_path / "no such folder" / "out.csv")
+
+
+def test_files_are_replaced_together_or_not_at_all(saved):
+    embeddings, folder = saved
+    before = {path.name: path.read_bytes() for path in (folder / "run").iterdir()}
+    (folder / "run" / "relations.parquet.new").mkdir()  # where the third file would be written
+    with pytest.raises(OSError, match=r"relations\.parquet\.new"):
+        dataclasses.replace(embeddings, vectors=embeddings.vectors + 1).save(folder / "run")
+    (folder / "run" / "relations.parquet.new").rmdir()
+    assert {path.name: path.read_bytes() for path in (folder / "run").iterdir()} == before
+    dataclasses.replace(embeddings, vectors=embeddings.vectors + 1).save(folder / "run")
+    after = {path.name: path.read_bytes() for path in (folder / "run").iterdir()}
+    assert after.keys() == before.keys()
+    assert after["embeddings.parquet"] != before["embeddings.parquet"]

@@ -5,6 +5,7 @@ Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -102,10 +103,17 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
     _prepare_environment()
     from flows.hgt_embeddings import REJECTED as REJECTED_NAME
     from flows.hgt_embeddings import hgt_embeddings
+    from tasks.dispatch import NO_ANSWER
     from tasks.home import run_folder
 
     click.echo(f"run {run} in {run_folder(run).path}")
-    state = hgt_embeddings(**arguments, return_state=True)
+    try:
+        state = hgt_embeddings(**arguments, return_state=True)
+    except NO_ANSWER as error:
+        server = os.environ.get("PREFECT_API_URL", "of its own")
+        raise HgtError(
+            f"The Prefect server {server} does not answer ({type(error).__name__}). Run `hgt up`. {_how_to_go_on(run)}"
+        ) from error
     if state.is_completed():
         return ACCEPTED
     if state.name == REJECTED_NAME:
@@ -128,6 +136,8 @@ def _prepare_environment() -> None:
         "HGT_TERMINAL": "1",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow's own lines are printed; Prefect's log keeps everything
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # an empty database takes 30 s on two cores; Prefect gives it 20
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # a server that is gone is told in one sentence
+        "PREFECT_CLIENT_MAX_RETRIES": "3",  # 15 s: a server that is gone is asked several times before the flow gives up
         "MLFLOW_LOGGING_LEVEL": "WARNING",
     }
     if "PREFECT_API_URL" not in os.environ:
@@ -136,6 +146,7 @@ def _prepare_environment() -> None:
             defaults["PREFECT_API_URL"] = server
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    logging.raiseExceptions = False  # or Prefect's log handler writes each failure to stderr
 
 
 @cli.command("demo-graph")

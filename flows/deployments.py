@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from flows import session
 from flows.containers import engine_memory_bytes, running_flow_runs
 from flows.services import FRESH_SECONDS, POOLS, Addresses, Say, Service, ask, environment, heartbeat_ages, services_folder, worker_name
 from hgt.errors import HgtError
@@ -82,20 +84,37 @@ class Deploying:
 
 
 def bury_lost_runs(worker: Service, api: str, say: Say) -> None:
-    """Before a worker starts: what ended without a word (power cut, SIGKILL) is Crashed.
+    """What ended without a word (power cut, SIGKILL, a server that was gone) is Crashed.
 
     Prefect shows such runs as Running for ever, and one of them holds the only slot of the deployment's concurrency limit.
     """
+    lives = worker.process.leader() is not None
+    if lives and worker.key != "docker-cpu":
+        return  # its runs are its children
     elsewhere = {name for name, age in heartbeat_ages(worker.key, api).items() if age < FRESH_SECONDS} - {worker_name(worker.key)}
     if worker.process.survivors() or elsewhere:
         return  # a run goes on without its worker, or with one that the user started
     alive = running_flow_runs() if worker.key == "docker-cpu" else set()
-    unended = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+    unended = {"state": {"type": {"any_": ["RUNNING", "CANCELLING", *([] if lives else ["PENDING"])]}}}
     for run in ask(f"{api}/flow_runs/filter", {"work_pools": {"name": {"any_": [worker.key]}}, "flow_runs": unended}):
         if run["id"] not in alive:
-            message = "It ended with its worker or with the machine. `hgt train --resume` goes on from its last checkpoint."
-            ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": {"type": "CRASHED", "name": "Crashed", "message": message}})
-            say(f"flow run {run['name']} had ended with its worker; it is Crashed now")
+            _bury(run, "its worker", api, say)
+
+
+def bury_lost_trainings(api: str, say: Say) -> None:
+    """The same for `hgt train`, which runs its flow itself: while one lives nothing is buried."""
+    unended = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+    flow = {"name": {"any_": [DEPLOYMENTS[0].split("/")[0]]}}
+    lost = [r for r in ask(f"{api}/flow_runs/filter", {"flows": flow, "flow_runs": unended}) if r["work_pool_name"] is None]
+    if lost and not session.running():
+        for run in lost:
+            _bury(run, "its process", api, say)
+
+
+def _bury(run: dict[str, Any], ended_with: str, api: str, say: Say) -> None:
+    message = "It ended with its worker or with the machine. `hgt train --resume` goes on from its last checkpoint."
+    ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": {"type": "CRASHED", "name": "Crashed", "message": message}})
+    say(f"flow run {run['name']} had ended with {ended_with}; it is Crashed now")
 
 
 def _values() -> dict[str, str]:

@@ -6,6 +6,7 @@ minutes for it (prefect 3.8.8). Here the parent gets the signal and hands it to 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import threading
 import time
 from types import FrameType
 
+import psutil
+
 _PARENT = "HGT_SESSION_PARENT"
 _WATCH_SECONDS = 1.0
 
@@ -21,6 +24,16 @@ _WATCH_SECONDS = 1.0
 def inside() -> bool:
     """Whether this process is the one in the session of its own."""
     return _PARENT in os.environ
+
+
+def running() -> bool:
+    """Whether such a process lives for this HGT_HOME, as far as it can be seen."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            theirs = process.environ()
+            if _PARENT in theirs and theirs.get("HGT_HOME") == os.environ.get("HGT_HOME") and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def run(arguments: list[str]) -> int:

@@ -15,9 +15,10 @@ from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
 from hgt.device import probe_device
-from hgt.errors import HgtError
+from hgt.errors import HgtError, OutOfMemory
 from hgt.memory import plan_memory
 from hgt.program import planned_device
+from hgt.whole_file import written_whole
 from tasks.home import find_run, run_folder
 from tasks.reporting import TrainingProgress
 
@@ -34,9 +35,12 @@ def train_on_cpu(run: str) -> State[None]:
         folder = run_folder(name)
         if planned_device(folder) != "cpu":  # nobody handed the run over: it was planned for the device of another machine
             plan = plan_memory(folder.load_graph(), folder.load_config(), probe_device("cpu"))
-            folder.plan.write_text(json.dumps(plan.as_dict(), indent=2) + "\n")
+            with written_whole(folder.plan) as new:
+                new.write_text(json.dumps(plan.as_dict(), indent=2) + "\n")
         with TrainingProgress() as progress:
             run_child("train", folder, progress)
+    except OutOfMemory as error:
+        return Failed(name=OutOfMemory.__name__, message=str(error))  # the name tells the one that dispatched it
     except HgtError as error:
         return Failed(message=str(error))
     return Completed(message=f"run {name} trained")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.containers import engine_problem
-from flows.deployments import DEPLOYMENTS, Deploying, bury_lost_runs, create_pools
+from flows.deployments import DEPLOYMENTS, Deploying, bury_lost_runs, bury_lost_trainings, create_pools
 from flows.services import (
     HOST,
     NO_ANSWER,
@@ -53,12 +53,13 @@ def up(prefect_port: int | None, mlflow_port: int | None, say: Say) -> None:
                 _start(found[key], addresses, started, say)
             _wait([found["prefect"], found["mlflow"]], addresses, _SERVER_SECONDS)
             create_pools(addresses.api)
+            bury_lost_trainings(addresses.api, say)
             with Deploying(addresses, say) as deploying:
                 for pool in POOLS:
                     if pool == "docker-cpu" and problem and not found[pool].process.leader():
                         say(f"worker {pool} is not started. {problem} Start Docker, then `hgt up` again.")
                         continue
-                    if not found[pool].process.leader():
+                    if not (problem and found[pool].process.leader()):  # without an engine nobody knows which containers live
                         bury_lost_runs(found[pool], addresses.api, say)
                     _start(found[pool], addresses, started, say)
                 _wait(started, addresses, _WORKER_SECONDS)

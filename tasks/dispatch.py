@@ -1,6 +1,7 @@
 """The CPU worker behind a Prefect server: the deployment `train-on-cpu/docker`, run as a sub-flow of the task that dispatches it.
 
-Prefect's own message says how a container ended; the trainer's error event, where it wrote one, says why.
+Prefect says that a run has ended, its container whether it was killed, and the trainer's error event, where it wrote one, why. A worker,
+an engine or a server that is gone says nothing: then the silence is noticed here.
 """
 
 from __future__ import annotations
@@ -9,32 +10,44 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import anyio
 import httpx
+from docker.models.containers import Container
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import State, Worker
+from prefect.client.schemas.objects import FlowRun, State, Worker
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelling, Pending
+from prefect.states import Cancelled, Cancelling, Pending
 
 from hgt.errors import HgtError, OutOfMemory
 from hgt.events import EventReader
 from hgt.run_folder import RunFolder
+from tasks import container
 from tasks.engine import EngineError, connect, remove
+from tasks.image import image_name
 from tasks.outcome import Event, OnEvent, failure, follow, killed_for_memory
 from tasks.reporting import say
 
 DEPLOYMENT, POOL = "train-on-cpu/docker", "docker-cpu"
-START_SECONDS = 180.0  # from dispatch to a running flow: a container starts in 5 s, a busy worker may take its time
-HEARTBEAT_SECONDS = 60.0  # a worker that was not heard of for longer is gone, whatever its state says
-STOP_SECONDS = 15.0
-_ASK_SECONDS = 2.0
+START_SECONDS = 180.0  # from dispatch to a running flow, unless HGT_START_SECONDS says otherwise: a container starts in 5 s
+SILENT_SECONDS = 20.0  # a worker that was not heard of for longer, and for three of its heartbeats, is gone, whatever its state says
+LOST_SECONDS = 30.0  # a running flow whose container cannot be found for longer has ended, whatever its state says
+_DEFAULT_HEARTBEAT_SECONDS = 30.0
+_LAST_WORD_SECONDS = 15.0
+_POLL_SECONDS, _ASK_SECONDS, _LOOK_SECONDS = 0.5, 2.0, 5.0
 _ENGINE_SECONDS = 10.0
+_KILLED = 137
+_SIGKILL = re.compile(r"status code:? (137|-9)\b")  # what the kernel did to Prefect's process in the container, or to the container
 _FLOW_RUN_LABEL = "io.prefect.flow-run-id"  # set by prefect-docker
+NO_ANSWER = (httpx.HTTPError, OSError, RuntimeError)  # prefect 3.8.8 raises RuntimeError for an API that it cannot reach
+
+
+class NotStarted(HgtError):
+    """The work pool did not start the run, and will not do so later: it can be started elsewhere."""
 
 
 def has_server() -> bool:
@@ -48,15 +61,15 @@ def unavailable() -> str | None:
         with get_client(sync_client=True) as client:
             deployment = client.read_deployment_by_name(DEPLOYMENT)
             pool = client.read_work_pool(deployment.work_pool_name or POOL)
+        workers = anyio.run(_workers, pool.name)
     except ObjectNotFound:
         return f"The Prefect server has no deployment {DEPLOYMENT}. Run `hgt up`, or `prefect deploy --all` in the checkout."
-    except (httpx.HTTPError, OSError) as error:
+    except NO_ANSWER as error:
         return f"The Prefect server at {os.environ.get('PREFECT_API_URL')} does not answer ({type(error).__name__}). Run `hgt up`."
     if pool.is_paused:
         return f"The work pool {pool.name} is paused. Run `prefect work-pool resume {pool.name}`."
-    ages = [_age(w) for w in anyio.run(_workers, pool.name)]
-    if not [age for age in ages if age < HEARTBEAT_SECONDS]:
-        seen = f"the last was heard of {min(ages):.0f} s ago" if ages else "none was ever there"
+    if not any(_age(w) < max(SILENT_SECONDS, 3 * (w.heartbeat_interval_seconds or _DEFAULT_HEARTBEAT_SECONDS)) for w in workers):
+        seen = f"the last was heard of {min(map(_age, workers)):.0f} s ago" if workers else "none was ever there"
         return f"The work pool {pool.name} has no running worker ({seen}). Run `hgt up`, or `prefect worker start --pool {pool.name}`."
     return None
 
@@ -74,87 +87,151 @@ def _age(worker: Worker) -> float:
 def run_on_pool(folder: RunFolder, on_event: OnEvent, memory_bytes: int) -> None:
     """Train the run folder on the work pool's worker, calling `on_event` for every new event. memory_bytes: the container's limit.
 
-    Raises OutOfMemory or HgtError, after at most START_SECONDS where nothing starts. Any exception here cancels the dispatched run and
-    waits until its container is gone.
+    Raises NotStarted (after START_SECONDS at the latest), OutOfMemory or HgtError. Any exception here ends the dispatched run and removes
+    its container within 15 s.
     """
     events = EventReader(folder.events)
     events.skip_to_end()
     run_id = folder.path.name
     inside = f"/hgt/runs/{run_id}"
     job = {
+        "image": image_name(),  # the one that was found to be there and current, not the one of the time of `hgt up`
         "volumes": [f"{folder.path}:{inside}", f"{folder.graph}:{inside}/graph:ro"],  # its own folder and nothing else
         "mem_limit": str(memory_bytes),
         "memswap_limit": str(memory_bytes),
     }
-    run = run_deployment(DEPLOYMENT, parameters={"run": run_id}, job_variables=job, timeout=0, flow_run_name=f"{run_id}-cpu")
+    with _server_asked():
+        run = run_deployment(DEPLOYMENT, parameters={"run": run_id}, job_variables=job, timeout=0, flow_run_name=f"{run_id}-cpu")
     with get_client(sync_client=True) as client:
-        dispatched = _Dispatched(client, run.id)
+        dispatched = _Dispatched(client, run)
         try:
             error = follow(events, dispatched.is_running, on_event)
         except BaseException:
             dispatched.cancel()
             raise
-        finally:
-            _remove_containers(run.id)
+        killed = dispatched.killed()
+        dispatched.remove_containers()
     if not dispatched.state.is_completed():
-        raise _failure(folder, dispatched.state, error)
+        raise _failure(folder, dispatched.flow_run, dispatched.state, error, killed and f"{killed} {memory_bytes / 1e9:.1f} GB")
 
 
-def _remove_containers(flow_run: UUID) -> None:
-    """The worker keeps its containers, so that their end can be told; here it was told."""
+@contextlib.contextmanager
+def _server_asked() -> Iterator[None]:
     try:
-        with contextlib.closing(connect(_ENGINE_SECONDS)) as client:
-            for container in client.containers.list(all=True, filters={"label": f"{_FLOW_RUN_LABEL}={flow_run}"}, ignore_removed=True):
-                remove(container)
-    except EngineError as error:
-        say(f"WARNING: the worker's container could not be removed ({error}); `hgt down` removes it.")
+        yield
+    except NO_ANSWER as error:
+        server = os.environ.get("PREFECT_API_URL")
+        raise HgtError(f"The Prefect server at {server} stopped answering ({type(error).__name__}). Run `hgt up`, then resume.") from error
 
 
 class _Dispatched:
-    """A dispatched flow run, asked about every other second."""
+    """A dispatched flow run and its container, asked about every few seconds."""
 
-    def __init__(self, client: SyncPrefectClient, flow_run: UUID):
+    def __init__(self, client: SyncPrefectClient, flow_run: FlowRun):
         self.client, self.flow_run = client, flow_run
-        self.state = Pending()
-        self.dispatched = time.monotonic()
-        self.asked = -_ASK_SECONDS
+        self.state: State[Any] = flow_run.state or Pending()
+        self.answers = True  # the server, when it was asked last
+        self.dispatched = self.asked = self.looked = self.found = time.monotonic()
 
     def is_running(self) -> bool:
-        """Raises HgtError when the run was not started in time."""
-        if time.monotonic() - self.asked > _ASK_SECONDS:
-            self.asked = time.monotonic()
-            self.state = self.client.read_flow_run(self.flow_run).state or self.state
-        waiting = self.state.is_scheduled() or self.state.is_pending()
-        if waiting and time.monotonic() - self.dispatched > START_SECONDS:
-            raise HgtError(
-                f"The CPU worker did not start the run within {START_SECONDS:.0f} s (its state is {self.state.name}). See the worker's log "
-                "(`hgt status` names it), then resume."
-            )
+        """Raises NotStarted when nobody starts it, HgtError when its container is lost or the server gone."""
+        now = time.monotonic()
+        if now - self.asked > _ASK_SECONDS:
+            self.asked = now
+            self._ask()
+        if now - self.looked > _LOOK_SECONDS and not self.state.is_final():
+            self.looked = now
+            if self.state.is_scheduled() or self.state.is_pending():
+                self._expect_start(now - self.dispatched)
+                self.found = now
+            else:
+                self._expect_container(now)
         return not self.state.is_final()
 
+    def _ask(self) -> None:
+        self.answers = False
+        with _server_asked():
+            self.flow_run = self.client.read_flow_run(self.flow_run.id)
+        self.state = self.flow_run.state or self.state
+        self.answers = True
+
+    def _expect_start(self, waited_seconds: float) -> None:
+        limit = float(os.environ.get("HGT_START_SECONDS") or START_SECONDS)
+        if waited_seconds > limit:
+            raise NotStarted(
+                f"The CPU worker did not start the run within {limit:.0f} s (its state is {self.state.name}). See the worker's log "
+                "(`hgt status` names it); HGT_START_SECONDS sets another time."
+            )
+        if self.state.is_scheduled() and (problem := unavailable()):  # since it was dispatched
+            raise NotStarted(problem)
+
+    def _expect_container(self, now: float) -> None:
+        """A worker or an engine that was killed reports no end."""
+        problem = "The CPU worker's container is gone, and no worker is there to say why. Run `hgt up`, then resume."
+        try:
+            with self._containers(status="running") as running:
+                self.found = now if running else self.found
+        except EngineError:
+            problem = f"{container.unavailable() or 'The Docker engine stopped answering.'} Then resume."
+        if now - self.found > LOST_SECONDS:
+            raise HgtError(problem)
+
+    @contextlib.contextmanager
+    def _containers(self, **filters: str) -> Iterator[list[Container]]:
+        """Raises one of EngineError."""
+        with contextlib.closing(connect(_ENGINE_SECONDS)) as engine:
+            label = f"{_FLOW_RUN_LABEL}={self.flow_run.id}"
+            yield engine.containers.list(all=True, filters={"label": label, **filters}, ignore_removed=True)
+
+    def killed(self) -> str | None:
+        """How the container was killed, if it was, in words to which its limit is added."""
+        with contextlib.suppress(*EngineError), self._containers() as ended:
+            states = [each.client.api.inspect_container(each.id)["State"] for each in ended]
+            if any(state["OOMKilled"] for state in states):
+                return "needed more than its limit of"
+            if any(state["ExitCode"] == _KILLED for state in states):
+                return "was killed (exit code 137), most likely for memory, with a limit of"
+        return None
+
     def cancel(self) -> None:
-        """Have the worker end the run, and wait until it has."""
-        self.client.set_flow_run_state(self.flow_run, Cancelling(message="the run that dispatched it was stopped"))
-        deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline:
-            state = self.client.read_flow_run(self.flow_run).state
-            if state is not None and state.is_final():
-                return
-            time.sleep(_ASK_SECONDS / 4)
+        """End the run and its container; the worker may be gone, the server or the engine too."""
+        tell = contextlib.suppress(HgtError, *NO_ANSWER)
+        if self.answers:  # else it would be tried again for a minute
+            with tell:
+                self.client.set_flow_run_state(self.flow_run.id, Cancelling(message="the run that dispatched it was stopped"))
+        removed = self.remove_containers()
+        if not self.answers:
+            return
+        with tell:
+            deadline = time.monotonic() + (0 if removed else _LAST_WORD_SECONDS)  # a container that we cannot remove has to hear of it
+            while not self.state.is_final() and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+                self._ask()
+            if not self.state.is_final():  # the worker does not say so: it may be gone, or takes half a minute
+                ended = Cancelled(message="the run that dispatched it was stopped")
+                self.client.set_flow_run_state(self.flow_run.id, ended, force=True)
+
+    def remove_containers(self) -> bool:
+        """The worker keeps its containers, so that their end can be told; here it was told. Returns False without an engine."""
+        try:
+            with self._containers() as left:
+                for each in left:
+                    remove(each)
+        except EngineError as error:
+            say(f"WARNING: the worker's container could not be removed ({error}); `hgt down` removes it.")
+            return False
+        return True
 
 
-_KILLED = re.compile(r"\b(137|-9)\b|memory")
-
-
-def _failure(folder: RunFolder, state: State[Any], error: Event | None) -> HgtError:
-    said = f"{state.name}: {state.message}" if state.message else state.name
-    if error is None and _KILLED.search(state.message or ""):
-        return killed_for_memory(
-            "train",
-            folder,
-            f"The CPU worker's container was killed, most likely for memory ({said}). Resume with more, --docker-memory.",
-            "cpu",
-        )
-    if error is None:
-        return HgtError(f"The CPU worker's run ended without a word of the trainer ({said}). See the worker's log (`hgt status` names it).")
-    return failure("train", folder, OutOfMemory.exit_code if error["out_of_memory"] else 1, error, "")
+def _failure(folder: RunFolder, run: FlowRun, state: State[Any], error: Event | None, killed: str | None) -> HgtError:
+    said = f"{state.name}: {state.message}" if state.message else str(state.name)
+    if error is not None:
+        return failure("train", folder, OutOfMemory.exit_code if error["out_of_memory"] else 1, error, "")
+    if state.is_cancelled():
+        return HgtError(f"The CPU worker's run was cancelled in Prefect ({said}). Resume when you like.")
+    if killed or state.name == OutOfMemory.__name__ or _SIGKILL.search(state.message or ""):
+        how = f"container {killed}" if killed else f"run was killed, most likely for memory ({said})"
+        return killed_for_memory("train", folder, f"The CPU worker's {how}. Resume with more, --docker-memory.", "cpu")
+    if run.run_count == 0:  # prefect 3.8.8 gives a crashed run a start time, too
+        return NotStarted(f"The CPU worker could not start the run ({said}).")
+    return HgtError(f"The CPU worker's run ended without a word of the trainer ({said}). See the worker's log (`hgt status` names it).")

@@ -5,6 +5,7 @@ The command line sets HGT_TERMINAL; elsewhere (workers) everything goes to Prefe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -12,12 +13,14 @@ from types import TracebackType
 from typing import Any
 from uuid import UUID
 
+import httpx
 import rich.console
 import rich.progress
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 _ARTIFACT_SECONDS = 5.0
+_NO_ANSWER = (httpx.HTTPError, RuntimeError)  # of a Prefect server that is gone: no reason to stop a training
 
 
 def say(text: str) -> None:
@@ -77,7 +80,9 @@ class TrainingProgress:
             self._bar.start()
             total = self._num_epochs * self._num_batches
             self._row = self._bar.add_task("training", total=total, completed=done, where="", losses="")
-        self._artifact = create_progress_artifact(progress=0.0, key="training-progress", description="Training")
+        self._artifact = None
+        with contextlib.suppress(*_NO_ANSWER):
+            self._artifact = create_progress_artifact(progress=0.0, key="training-progress", description="Training")
         self._show(done, epoch=event["epoch"])
 
     def _epoch(self, event: dict[str, Any]) -> None:
@@ -103,4 +108,7 @@ class TrainingProgress:
             self._bar.update(self._row, completed=done, where=f"epoch {epoch}/{self._num_epochs}")
         if self._artifact and (always or time.monotonic() - self._artifact_at > _ARTIFACT_SECONDS):
             self._artifact_at = time.monotonic()
-            update_progress_artifact(self._artifact, progress=100.0 * done / (self._num_epochs * self._num_batches))
+            try:
+                update_progress_artifact(self._artifact, progress=100.0 * done / (self._num_epochs * self._num_batches))
+            except _NO_ANSWER:
+                self._artifact = None

@@ -77,8 +77,11 @@ def _run(segment: ladder.Segment, folder: RunFolder, on_event: OnEvent) -> None:
     memory = ladder.container_memory(folder.load_config())
     problem = dispatch.unavailable() if dispatch.has_server() else "no server"
     if problem is None:
-        dispatch.run_on_pool(folder, on_event, memory)
-        return
+        try:
+            dispatch.run_on_pool(folder, on_event, memory)
+            return
+        except dispatch.NotStarted as error:
+            problem = str(error)
     if dispatch.has_server():
         say(f"WARNING: {problem} The container is started without it.")
     container.run_container("train", folder, on_event, memory)

@@ -1,4 +1,5 @@
-"""What the tests of failures share: a trainer that fails on order, a run that nothing happened to, a memory limit and a small disk."""
+"""What the tests of failures share: a trainer that fails on order, a run that nothing happened to, a memory limit and a small disk;
+the work pool that `hgt up` starts, for the tests of a file."""
 
 import os
 import secrets
@@ -11,6 +12,7 @@ import pytest
 from hgt.cgroup import _VERSION_2, _Files, _memory_groups
 from tests.conftest import CHECKOUT, HGT, QUIET, options, wait_for
 from tests.flows.failures import FOUR, NO_DOCKER, embeddings, run_of
+from tests.flows.pool import Pool, Relay
 
 
 @pytest.fixture
@@ -99,3 +101,20 @@ def small_disk():
     yield mount
     for folder in mounted:
         subprocess.run(["umount", "-l", str(folder)], check=True)  # also where a failed test left a process at work
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory, worker_image, small_kg, docker_engine):
+    from tasks.engine import engine_address
+
+    relay = Relay(engine_address().removeprefix("unix://"))
+    pool = Pool(tmp_path_factory.mktemp("pool") / "home", small_kg, docker_engine, relay)
+    try:
+        pool.hgt("up", *pool.ports)
+        yield pool
+    finally:
+        pool.hgt("down")
+        relay.cut()
+        left = docker_engine.containers.list(all=True, filters={"label": f"hgt.services={pool.home}"})
+        assert not left
+        assert not list((pool.home / "services").glob("*.json"))

@@ -1,60 +1,218 @@
-"""The hand-over through Prefect: a real server, both workers (`hgt up`), a real Docker engine."""
+"""The hand-over through Prefect's work pool, and every way in which it can fail: real servers and workers (`hgt up`), a real engine.
 
-import json
+The tests share what is up, in their order: the last ones kill a worker and the server.
+"""
+
+import contextlib
 import os
-import subprocess
-import urllib.request
+import re
+import signal
 
+import psutil
 import pytest
 
+from hgt.events import EventReader
 from tasks.ladder import segments
-from tests.conftest import CHECKOUT, HGT, QUIET, free_port, options, runs_of
-from tests.flows.test_out_of_memory import RUN, assert_one_whole_mlflow_run, run_of
+from tests.conftest import CHECKOUT, wait_for
+from tests.flows.pool import ENDLESS, FINAL, RUN
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(500)]
-
-
-@pytest.fixture
-def services(tmp_path, worker_image):
-    """The environment in which `hgt up` has run."""
-    home = tmp_path / "home"
-    environment = os.environ | QUIET | {"HGT_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    environment.pop("PREFECT_API_URL", None)
-    command = [*HGT, "up", "--prefect-port", str(free_port()), "--mlflow-port", str(free_port())]
-    try:
-        up = subprocess.run(command, env=environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=240)
-        assert up.returncode == 0, up.stdout + up.stderr
-        address = next(line.split("=", 1)[1] for line in up.stdout.splitlines() if "export PREFECT_API_URL=" in line)
-        yield environment | {"PREFECT_API_URL": address.strip()}
-    finally:
-        subprocess.run([*HGT, "down"], env=environment, cwd=CHECKOUT, capture_output=True, timeout=120)
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+IN_POOL = {"device": "docker-cpu"}
+DIRECTLY = "The container is started without it."
 
 
-def test_the_run_goes_on_as_a_sub_flow(services, docker_engine, tmp_path, small_kg):
+def test_out_of_memory_goes_on_as_a_sub_flow(pool, tmp_path):
     injected = {
         "HGT_INJECT": "mps 2 1",
         "HGT_INJECT_COUNT": str(tmp_path / "count"),
         "PYTHONPATH": str(CHECKOUT / "tests" / "injected"),
     }
-    arguments = [*HGT, "train", "--kg", str(small_kg), *options(RUN | {"max_shrinks": 0})]
-    done = subprocess.run(arguments, env=services | injected, cwd=CHECKOUT, capture_output=True, text=True, timeout=220)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    folder = run_of(services)
-    assert [s.place for s in segments(folder)] == ["native", "docker"]
-    _, (run,) = runs_of(services)
-    assert_one_whole_mlflow_run(services, 3)
+    with pool.train(RUN | {"num_epochs": 2, "max_shrinks": 0, "device": "cpu"}, **injected) as training:
+        training.ends(0, "ACCEPTED")
+    run = training.run
+    pool.ended(run, "FINISHED", parent="COMPLETED", cpu="COMPLETED")
+    pool.is_whole(run, 2)
+    assert [s.place for s in segments(pool.folder(run))] == ["native", "docker"]
+    flows = pool.flow_runs(run)
+    (link,) = pool.ask("task_runs/filter", {"task_runs": {"id": {"any_": [flows["cpu"]["parent_task_run_id"]]}}})
+    assert link["flow_run_id"] == flows["parent"]["id"], "the CPU run is a sub-flow of the run"
 
-    def asked(what, query):
-        request = urllib.request.Request(
-            f"{services['PREFECT_API_URL']}/{what}/filter", json.dumps(query).encode(), {"Content-Type": "application/json"}
-        )
-        return json.load(urllib.request.urlopen(request))
 
-    flows = {f["name"]: f for f in asked("flow_runs", {})}
-    dispatched = flows[f"{folder.path.name}-cpu"]
-    assert dispatched["state_type"] == "COMPLETED"
-    (link,) = asked("task_runs", {"task_runs": {"id": {"any_": [dispatched["parent_task_run_id"]]}}})
-    assert link["flow_run_id"] == run.data.tags["prefect.flow_run_id"], "the CPU run is a sub-flow of the run"
-    left = docker_engine.containers.list(all=True, filters={"label": f"io.prefect.flow-run-id={dispatched['id']}"})
-    assert not left
+# --- the container ends badly
+
+
+@pytest.fixture(scope="module")
+def broken(pool):
+    """Three runs at a time: one whose trainer fails, one with too little memory, one whose container is killed."""
+    with contextlib.ExitStack() as all_of_them:
+        runs = {
+            "fails": pool.train(RUN | IN_POOL | {"learning_rate": 1e30}),
+            "grows": pool.train(ENDLESS | IN_POOL | {"docker_memory": "650MB"}),
+            "killed": pool.train(ENDLESS | IN_POOL),
+        }
+        runs = {how: all_of_them.enter_context(training) for how, training in runs.items()}
+        runs["grows"].says("epoch    1/")
+        fill = "dd if=/dev/zero of=/tmp/filled bs=1M count=400"  # which counts as the container's memory
+        pool.container(runs["grows"].run).exec_run(["sh", "-c", fill])
+        runs["killed"].says("epoch    1/")
+        pool.container(runs["killed"].run).kill()
+        yield runs
+
+
+def test_an_exception_in_the_container_is_told_in_its_own_words(pool, broken):
+    broken["fails"].ends(1, "Lower learning_rate")
+    pool.ended(broken["fails"].run, "FAILED", parent="FAILED", cpu="FAILED")
+    assert "OUT OF MEMORY" not in broken["fails"].said
+
+
+def test_a_container_over_its_limit_is_the_end_of_the_ladder(pool, broken):
+    """Whichever of its processes the kernel takes: the trainer, Prefect's, or all."""
+    broken["grows"].ends(
+        1, r"(needed more than its limit of 0\.7 GB|killed, most likely for memory).*--docker-memory.*Nothing is left to try"
+    )
+    ended = pool.states(broken["grows"].run)["cpu"]
+    assert ended in ("FAILED", "CRASHED")
+    pool.ended(broken["grows"].run, "FAILED", parent="FAILED", cpu=ended)
+
+
+def test_a_container_that_was_killed(pool, broken):
+    broken["killed"].ends(1, r"killed \(exit code 137\), most likely for memory, with a limit of .*--docker-memory")
+    pool.ended(broken["killed"].run, "FAILED", parent="FAILED", cpu="CRASHED")
+    for training in broken.values():
+        starts = [e for e in EventReader(pool.folder(training.run).events).new() if e["event"] == "start"]
+        assert len(starts) == 1, "it was not tried again"
+
+
+# --- the image
+
+
+@pytest.fixture
+def second_name(pool, worker_image):
+    """Another name of the image, which may be taken from it."""
+    name = "hgt-test-second-name:cpu"
+    pool.engine.images.get(worker_image).tag(name)
+    yield name
+    with contextlib.suppress(Exception):
+        pool.engine.images.remove(name)
+
+
+def test_the_image_is_taken_away(pool, second_name):
+    with pool.train(RUN | IN_POOL | {"docker_memory": "4GB"}, HGT_IMAGE=second_name) as training:
+        training.says("memory plan")
+        pool.engine.images.remove(second_name)
+        training.ends(1, f"The image {second_name} of the CPU worker is not there: build it with `make image`")
+    assert "No such image" in training.said, "the worker's words"
+    pool.ended(training.run, "FAILED", parent="FAILED", cpu="CRASHED")
+
+
+def test_a_stale_image_is_refused(pool, worker_image):
+    name = "hgt-test-stale:cpu"
+    (pool.home / "Dockerfile").write_text(f"FROM {worker_image}\nLABEL kg-hgt-embeddings.sources=0")
+    pool.engine.images.build(path=str(pool.home), tag=name, rm=True, forcerm=True)
+    try:
+        with pool.train(RUN | IN_POOL, HGT_IMAGE=name) as training:
+            training.ends(2, f"The image {name} was built from other sources than these: build it again with `make image`")
+        pool.ended(training.run, "FAILED", parent="FAILED")
+    finally:
+        pool.engine.images.remove(name)
+
+
+# --- the engine
+
+
+def test_the_engine_is_down_when_it_is_handed_over(pool):
+    with pool.train(RUN | IN_POOL | {"docker_memory": "4GB"}, DOCKER_HOST=pool.relay.address) as training:
+        training.says("memory plan")
+        with pool.relay.cut_off():
+            training.ends(1, "Docker engine does not answer .*: start")
+    pool.ended(training.run, "FAILED", parent="FAILED", cpu="CRASHED")
+
+
+def test_the_engine_goes_down_while_the_container_works(pool):
+    with pool.train(ENDLESS | IN_POOL, DOCKER_HOST=pool.relay.address) as training:
+        training.says("epoch    1/")
+        container = pool.container(training.run)
+        with pool.relay.cut_off():
+            training.ends(1, "Docker engine does not answer .*: start.*resume")
+    assert "`hgt down` removes it" in training.said
+    assert pool.states(training.run) == {"parent": "FAILED", "cpu": "CANCELLED"}
+    container.wait(timeout=60)
+    container.remove()
+    pool.ended(training.run, "FAILED", parent="FAILED", cpu="CANCELLED")
+
+
+# --- nobody starts it: then the container is started directly, and the run finishes
+
+
+def directly(pool, training, words):
+    training.ends(0, "ACCEPTED")
+    assert re.search(f"WARNING: .*{words}.* {DIRECTLY}", training.said), training.said
+    pool.is_whole(training.run, RUN["num_epochs"])
+
+
+def test_the_pool_is_full(pool):
+    pool.ask("work_pools/docker-cpu", {"concurrency_limit": 0}, "PATCH")
+    with pool.train(RUN | IN_POOL, HGT_START_SECONDS="8") as training:
+        directly(pool, training, "did not start the run within 8 s")
+    pool.ask("work_pools/docker-cpu", {"concurrency_limit": None}, "PATCH")
+    pool.ended(training.run, "FINISHED", parent="COMPLETED", cpu="CANCELLED")
+
+
+def test_the_pool_is_paused(pool):
+    pool.ask("work_pools/docker-cpu", {"is_paused": True}, "PATCH")
+    with pool.train(RUN | IN_POOL) as training:
+        directly(pool, training, "The work pool docker-cpu is paused. Run `prefect work-pool resume docker-cpu`")
+    pool.ask("work_pools/docker-cpu", {"is_paused": False}, "PATCH")
+    pool.ended(training.run, "FINISHED", parent="COMPLETED")
+
+
+def test_the_worker_hangs(pool):
+    """With a fresh heartbeat: it is found out while the run waits."""
+    worker = psutil.Process(pool.pid("worker-docker-cpu"))
+    with pool.train(RUN | IN_POOL) as training:
+        training.says("memory plan")
+        worker.suspend()
+        try:
+            directly(pool, training, "The work pool docker-cpu has no running worker .* Run `hgt up`")
+        finally:
+            worker.resume()
+    pool.ended(training.run, "FINISHED", parent="COMPLETED", cpu="CANCELLED")
+
+
+def test_the_worker_is_killed_while_its_container_works_and_then_is_not_there(pool):
+    with pool.train(ENDLESS | IN_POOL | {"num_epochs": 5}) as training:
+        training.says("epoch    1/")
+        os.kill(pool.pid("worker-docker-cpu"), signal.SIGKILL)
+        training.ends(0, "ACCEPTED")
+    pool.is_whole(training.run, 5)
+    pool.ended(training.run, "FINISHED", parent="COMPLETED", cpu="COMPLETED")
+    with pool.train(RUN | IN_POOL) as training:
+        directly(pool, training, "The work pool docker-cpu has no running worker .* Run `hgt up`")
+    pool.ended(training.run, "FINISHED", parent="COMPLETED")
+
+
+def test_the_worker_and_its_container_are_killed(pool):
+    """Nobody is there to report it."""
+    pool.hgt("up")
+    with pool.train(ENDLESS | IN_POOL) as training:
+        training.says("epoch    1/")
+        os.kill(pool.pid("worker-docker-cpu"), signal.SIGKILL)
+        pool.container(training.run).kill()
+        training.ends(1, "container is gone.*Run `hgt up`, then resume")
+    pool.ended(training.run, "FAILED", parent="FAILED", cpu="CANCELLED")
+
+
+# --- the server
+
+
+def test_the_server_is_killed(pool, tmp_path):
+    """While a container of the pool works, and before another run is handed over."""
+    pool.hgt("up")
+    with pool.train(ENDLESS | IN_POOL) as training:
+        training.says("epoch    1/")
+        os.kill(pool.pid("prefect-server"), signal.SIGKILL)
+        training.ends(1, "Prefect server .* Run `hgt up`")
+    assert pool.mlflow(training.run)[1].info.status == "FAILED"
+    pool.hgt("up")
+    wait_for(lambda: set(pool.states(training.run).values()) <= FINAL, 20, f"{pool.states(training.run)}")
+    assert not pool.left_behind(training.run)

@@ -1,0 +1,215 @@
+"""An HGT_HOME in which `hgt up` has run, and runs in its work pool; a relay before the Docker engine that can be cut."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+from hgt.events import EventReader
+from hgt.run_folder import RunFolder
+from tests.conftest import CHECKOUT, HGT, QUIET, SMALL, free_port, options, runs_of, wait_for
+from tests.flows.failures import LAX
+
+RUN = SMALL | LAX | {"num_epochs": 1, "dropout": 0.1, "patience": 100_000}
+ENDLESS = RUN | {"num_epochs": 100_000, "checkpoint_minutes": 0.001}
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+class Relay:
+    """A Unix socket that leads to the engine's, until it is cut; `mend` lets it lead there again."""
+
+    def __init__(self, target):
+        self.folder = subprocess.check_output(["mktemp", "-d"], text=True).strip()  # a Unix socket's path is short
+        self.target, self.open = target, []
+        self.mend()
+
+    @property
+    def address(self):
+        return f"unix://{self.folder}/s"
+
+    def mend(self):
+        with contextlib.suppress(FileNotFoundError):
+            Path(self.folder, "s").unlink()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(f"{self.folder}/s")
+        self.listener.listen()
+        threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
+
+    def cut(self):
+        for end in (self.listener, *self.open):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self.open.clear()
+
+    @contextlib.contextmanager
+    def cut_off(self):
+        self.cut()
+        try:
+            yield
+        finally:
+            self.mend()
+
+    def _accept(self, listener):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self.target)
+                self.open.extend((near, far))
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=ends, daemon=True).start()
+
+    def _pump(self, source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+class Training:
+    """An `hgt train` that goes on beside the test."""
+
+    def __init__(self, child, log):
+        self.child, self.log = child, log
+
+    @property
+    def said(self):
+        return self.log.read_text()
+
+    @property
+    def run(self):
+        return re.search(r"^run (\S+) in ", self.said, re.MULTILINE)[1]
+
+    def says(self, words, seconds=240):
+        wait_for(lambda: words in self.said or self.child.poll() is not None, seconds, f"{words!r} in\n{self.said}")
+        assert words in self.said, self.said
+
+    def ends(self, code, words, seconds=300):
+        """With this exit code, its last line a sentence with these words. Returns the time that it took."""
+        began = time.monotonic()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.child.wait(seconds)
+        assert self.child.poll() == code, self.said
+        assert "Traceback" not in self.said
+        *_, last = self.said.strip().splitlines()
+        assert re.search(words, last), self.said
+        return time.monotonic() - began
+
+
+class Pool:
+    """An HGT_HOME in which `hgt up` has run, asked through its Prefect server."""
+
+    def __init__(self, home, small_kg, docker_engine, relay):
+        self.home, self.kg, self.engine, self.relay = home, small_kg, docker_engine, relay
+        self.environment = os.environ | QUIET | {"HGT_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+            self.environment.pop(name, None)
+        port = free_port()
+        self.ports = ["--prefect-port", str(port), "--mlflow-port", str(free_port())]
+        self.api = f"http://127.0.0.1:{port}/api"
+        self.number = 0
+
+    def hgt(self, *arguments):
+        environment = self.environment | {"DOCKER_HOST": self.relay.address}
+        done = subprocess.run([*HGT, *arguments], env=environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def ask(self, path, body=None, method=None):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.api}/{path}", data, {"Content-Type": "application/json"}, method=method)
+        return json.loads(urllib.request.urlopen(request, timeout=30).read() or "null")
+
+    def pid(self, service):
+        return json.loads((self.home / "services" / f"{service}.json").read_text())["pid"]
+
+    @contextlib.contextmanager
+    def train(self, values=RUN, resume=None, **extra):
+        """Environment variables in `extra`."""
+        self.number += 1
+        log = self.home / f"train-{self.number}.log"
+        what = ["--resume", resume] if resume else ["--kg", str(self.kg)]
+        with log.open("w") as out:
+            command = [*HGT, "train", *what, *options(values)]
+            child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=CHECKOUT, env=self.environment | extra)
+        try:
+            yield Training(child, log)
+        finally:
+            if child.poll() is None:
+                child.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(60)
+                child.kill()
+                child.wait()
+
+    def folder(self, run):
+        return RunFolder(self.home / "runs" / run)
+
+    def epochs(self, run):
+        return [e["epoch"] for e in EventReader(self.folder(run).events).new() if e["event"] == "epoch"]
+
+    def flow_runs(self, run):
+        """{"parent" or "cpu": flow run}, the last of each."""
+        every = self.ask("flow_runs/filter", {"sort": "START_TIME_ASC"})
+        return {
+            "cpu" if flow["name"] == f"{run}-cpu" else "parent": flow
+            for flow in every
+            if run in (flow["name"].removesuffix("-cpu"), flow["parameters"].get("run_id"), flow["parameters"].get("resume"))
+        }
+
+    def states(self, run):
+        return {key: flow["state_type"] for key, flow in self.flow_runs(run).items()}
+
+    def container(self, run):
+        """The running one of the run, through the pool."""
+        (found,) = self.engine.containers.list(filters={"label": f"io.prefect.flow-run-id={self.flow_runs(run)['cpu']['id']}"})
+        return found
+
+    def mlflow(self, run):
+        client, every = runs_of(self.environment)
+        (found,) = [r for r in every if r.data.tags["hgt.run"] == run]
+        assert len([m.step for m in client.get_metric_history(found.info.run_id, "loss")]) == len(
+            {m.step for m in client.get_metric_history(found.info.run_id, "loss")}
+        )
+        return client, found
+
+    def processes(self, run):
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            if process.info["status"] != psutil.STATUS_ZOMBIE and any(run in part for part in process.info["cmdline"] or []):
+                found.append(process)
+        return found
+
+    def left_behind(self, run):
+        """Containers, processes and heartbeats of the run."""
+        flows = self.ask("flow_runs/filter", {})
+        labels = [f"io.prefect.flow-run-id={flow['id']}" for flow in flows if flow["name"] == f"{run}-cpu"]
+        containers = [
+            c.name
+            for label in [*labels, f"kg-hgt-embeddings.run={run}"]
+            for c in self.engine.containers.list(all=True, filters={"label": label})
+        ]
+        return containers + self.processes(run) + list(self.folder(run).path.glob(".heartbeat*"))
+
+    def ended(self, run, mlflow, **states):
+        """The run ended so everywhere, and nothing of it is left."""
+        wait_for(lambda: self.states(run) == states, 120, f"{states} of {run}")
+        assert self.mlflow(run)[1].info.status == mlflow
+        wait_for(lambda: not self.left_behind(run), 20, f"the end of all of {run}")
+
+    def is_whole(self, run, num_epochs):
+        client, found = self.mlflow(run)
+        assert found.info.status == "FINISHED"
+        assert [m.step for m in client.get_metric_history(found.info.run_id, "loss")] == list(range(1, num_epochs + 1))

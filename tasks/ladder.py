@@ -43,6 +43,11 @@ class Segment:
     form: StepForm | None
     reason: str
 
+    @property
+    def where(self) -> str:
+        """For the one who watches: the place, and the form where it changed."""
+        return f"on {PLACES[self.place]}" + (f", made smaller: {self.form}" if self.form and self.place == NATIVE else "")
+
     def __str__(self) -> str:
         return f"{self.device} on {PLACES[self.place]}: {self.reason}" if self.place == NATIVE else f"{PLACES[self.place]}: {self.reason}"
 

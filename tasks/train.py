@@ -58,7 +58,7 @@ def train(run: str, found: DeviceProbe, tracker: Tracker) -> str:
         except OutOfMemory as error:
             tracker.tags({f"segment.{number}.ended": str(error)[:500]})
             following = ladder.step_down(folder, config, error, found)
-            say(f"OUT OF MEMORY: {error}\ngoing on from the last checkpoint on {following}")
+            say(f"OUT OF MEMORY: {error}\ngoing on from the last checkpoint {following.where}")
             raise
     tracker.tags({f"segment.{number}.ended": "trained to the end"})
     tracker.artifacts(folder.events)

@@ -35,6 +35,7 @@ from tasks.reporting import say
 DEPLOYMENT, POOL = "train-on-cpu/docker", "docker-cpu"
 START_SECONDS = 180.0  # from dispatch to a running flow, unless HGT_START_SECONDS says otherwise: a container starts in 5 s
 SILENT_SECONDS = 20.0  # a worker that was not heard of for longer, and for three of its heartbeats, is gone, whatever its state says
+PREFECT_BYTES = 400 << 20  # of the container's memory: its two Prefect processes (328 MB of their own, 71 MB of files; 3.8.8)
 LOST_SECONDS = 30.0  # a running flow whose container cannot be found for longer has ended, whatever its state says
 _DEFAULT_HEARTBEAT_SECONDS = 30.0
 _LAST_WORD_SECONDS = 15.0

@@ -107,7 +107,8 @@ def refuse_unfit(folder: RunFolder, segment: Segment, plan: MemoryPlan, found: D
 
 def _probe(segment: Segment, config: RunConfig, found: DeviceProbe) -> DeviceProbe:
     if segment.place == DOCKER:
-        return replace(found, type="cpu", name="CPU worker in Docker", limit_bytes=container_memory(config), reason=segment.reason)
+        limit = container_memory(config) - (dispatch.PREFECT_BYTES if dispatch.has_server() else 0)
+        return replace(found, type="cpu", name="CPU worker in Docker", limit_bytes=max(limit, 0), reason=segment.reason)
     return found if segment.device == found.type else probe_device(segment.device)
 
 

@@ -47,12 +47,12 @@ def broken(pool):
     with contextlib.ExitStack() as all_of_them:
         runs = {
             "fails": pool.train(RUN | IN_POOL | {"learning_rate": 1e30}),
-            "grows": pool.train(ENDLESS | IN_POOL | {"docker_memory": "650MB"}),
+            "grows": pool.train(ENDLESS | IN_POOL | {"docker_memory": "1GB"}),
             "killed": pool.train(ENDLESS | IN_POOL),
         }
         runs = {how: all_of_them.enter_context(training) for how, training in runs.items()}
         runs["grows"].says("epoch    1/")
-        fill = "dd if=/dev/zero of=/tmp/filled bs=1M count=400"  # which counts as the container's memory
+        fill = "dd if=/dev/zero of=/tmp/filled bs=1M count=600"  # which counts as the container's memory
         pool.container(runs["grows"].run).exec_run(["sh", "-c", fill])
         runs["killed"].says("epoch    1/")
         pool.container(runs["killed"].run).kill()
@@ -68,7 +68,7 @@ def test_an_exception_in_the_container_is_told_in_its_own_words(pool, broken):
 def test_a_container_over_its_limit_is_the_end_of_the_ladder(pool, broken):
     """Whichever of its processes the kernel takes: the trainer, Prefect's, or all."""
     broken["grows"].ends(
-        1, r"(needed more than its limit of 0\.7 GB|killed, most likely for memory).*--docker-memory.*Nothing is left to try"
+        1, r"(needed more than its limit of 1\.0 GB|killed, most likely for memory).*--docker-memory.*Nothing is left to try"
     )
     ended = pool.states(broken["grows"].run)["cpu"]
     assert ended in ("FAILED", "CRASHED")
@@ -166,6 +166,16 @@ def test_the_pool_is_paused(pool):
     pool.ended(training.run, "FINISHED", parent="COMPLETED")
 
 
+def test_the_deployment_is_gone(pool):
+    deployment = pool.ask("deployments/name/train-on-cpu/docker")["id"]
+    pool.ask(f"deployments/{deployment}", method="DELETE")
+    with pool.train(RUN | IN_POOL) as training:
+        directly(pool, training, "has no deployment train-on-cpu/docker. Run `hgt up`")
+    pool.ended(training.run, "FINISHED", parent="COMPLETED")
+    pool.hgt("up")
+    assert pool.ask("deployments/name/train-on-cpu/docker")["id"] != deployment, "deployed anew"
+
+
 def test_the_worker_hangs(pool):
     """With a fresh heartbeat: it is found out while the run waits."""
     worker = psutil.Process(pool.pid("worker-docker-cpu"))
@@ -206,7 +216,7 @@ def test_the_worker_and_its_container_are_killed(pool):
 
 
 def test_the_server_is_killed(pool, tmp_path):
-    """While a container of the pool works, and before another run is handed over."""
+    """While a container of the pool works."""
     pool.hgt("up")
     with pool.train(ENDLESS | IN_POOL) as training:
         training.says("epoch    1/")

@@ -12,7 +12,7 @@ from hgt.errors import InputError, OutOfMemory
 from hgt.graph import KnowledgeGraph
 from hgt.program import planned_device, planned_form
 from hgt.run_folder import RunFolder
-from tasks import ladder
+from tasks import dispatch, ladder
 
 # The SDK leaves the socket of a failed connection to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -141,6 +141,15 @@ def test_a_run_that_does_not_fit_the_container_is_refused_with_what_would_help_t
     after = ladder.Segment("docker", "cpu", 2, None, "out of memory")
     with pytest.raises(InputError, match="larger --docker-memory"):
         ladder.refuse_unfit(folder, after, ladder.plan_segment(folder, after, MPS), MPS)
+
+
+def test_what_prefect_takes_in_the_pools_container_is_planned_for(make_run, monkeypatch):
+    folder, _ = make_run(MPS, device="docker-cpu", docker_memory="2GB")
+    segment = ladder.segments(folder)[-1]
+    alone = ladder.plan_segment(folder, segment, MPS).limit_bytes
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    assert alone == 2 * 10**9
+    assert alone - ladder.plan_segment(folder, segment, MPS).limit_bytes == dispatch.PREFECT_BYTES
 
 
 def test_a_form_that_the_ladder_chose_is_tried_whatever_the_plan_says(make_run):

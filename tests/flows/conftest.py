@@ -12,7 +12,8 @@ import pytest
 from hgt.cgroup import _VERSION_2, _Files, _memory_groups
 from tests.conftest import CHECKOUT, HGT, QUIET, options, wait_for
 from tests.flows.failures import FOUR, NO_DOCKER, embeddings, run_of
-from tests.flows.pool import Pool, Relay
+from tests.flows.pool import Pool
+from tests.relay import Relay
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import contextlib
 import gc
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +26,7 @@ from tasks.container import RUN_LABEL, engine_memory_bytes, remove_leftovers, ru
 from tasks.image import SOURCE_LABEL
 from tests.conftest import CHECKOUT, wait_for
 from tests.hgt.test_train import losses, make_run
+from tests.relay import Relay
 
 GB = 10**9
 ENDLESS = {"num_epochs": 100_000, "patience": 100_000, "checkpoint_minutes": 0.001}
@@ -388,58 +388,19 @@ def test_the_image_is_stale(tmp_path, worker_image, docker_engine, monkeypatch, 
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket")  # docker 7.2.0 does not close one that it fails to connect
 def test_the_engine_goes_down_while_the_container_works(tmp_path, endless, docker_engine, monkeypatch):
     """A relay before the engine's socket that breaks: nothing can be removed then, but the container stops by itself."""
-    with relay_to(engine.engine_address().removeprefix("unix://")) as (address, break_off):
-        monkeypatch.setenv("DOCKER_HOST", f"unix://{address}")
+    relay = Relay(engine.engine_address().removeprefix("unix://"))
+    monkeypatch.setenv("DOCKER_HOST", relay.address)
+    try:
         with pytest.raises(HgtError, match=r"engine stopped answering.*hgt train --resume"):
-            run_container("train", endless, once("step", break_off), 2 * GB)
+            run_container("train", endless, once("step", relay.cut), 2 * GB)
         assert "does not answer" in unavailable()
+    finally:
+        relay.cut()
     monkeypatch.undo()
     gc.collect()  # those sockets
     (left,) = containers_of(docker_engine, endless.path.name)
     assert left.wait(timeout=90)["StatusCode"] == 1
     assert remove_leftovers(endless.path.name) == 1
-
-
-@contextlib.contextmanager
-def relay_to(target):
-    """A Unix socket that leads to another, and a function that breaks it."""
-    folder = subprocess.check_output(["mktemp", "-d"], text=True).strip()  # a Unix socket's path is short
-    address, alive, open_sockets = f"{folder}/s", [True], []
-
-    def pump(source, sink):
-        with contextlib.suppress(OSError):
-            while data := source.recv(65_536):
-                sink.sendall(data)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def accept(listener):
-        with contextlib.suppress(OSError):
-            while alive[0]:
-                near, _ = listener.accept()
-                far = socket.socket(socket.AF_UNIX)
-                far.connect(target)
-                open_sockets.extend((near, far))
-                for ends in ((near, far), (far, near)):
-                    threading.Thread(target=pump, args=ends, daemon=True).start()
-
-    def break_off():
-        alive[0] = False
-        for end in (listener, *open_sockets):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        listener.close()
-
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
-        listener.listen()
-        threading.Thread(target=accept, args=(listener,), daemon=True).start()
-        yield address, break_off
-        break_off()
-    for end in open_sockets:
-        end.close()
-    shutil.rmtree(folder)
 
 
 # --- without an engine

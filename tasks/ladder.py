@@ -26,6 +26,7 @@ from tasks.reporting import say
 
 NATIVE, DOCKER, CPU = "native", "docker", "cpu"
 PLACES = {NATIVE: "this machine", DOCKER: "the CPU worker in Docker", CPU: "the CPU of this machine"}
+_WORTH_AN_ATTEMPT = 0.9  # of the present form's planned bytes: some forms spare a given graph nothing
 _MORE_FOR_DOCKER = "more memory for Docker (Docker Desktop: Settings, Resources) or a larger --docker-memory"
 
 
@@ -141,9 +142,8 @@ def step_down(folder: RunFolder, config: RunConfig, error: OutOfMemory, found: D
     """
     tried = segments(folder)
     now = tried[-1]
-    form = planned_form(folder)
-    smaller = form and form.smaller()
-    if now.place == NATIVE and smaller and now.shrinks < config.train.max_shrinks:
+    smaller = _smaller_form(folder, now, found) if now.place == NATIVE else None
+    if smaller and now.shrinks < config.train.max_shrinks:
         following = replace(now, shrinks=now.shrinks + 1, form=smaller, reason=f"made smaller, out of memory: {_first_line(error)}")
         return _go_on(folder, following, found)
     problems = []
@@ -163,6 +163,21 @@ def step_down(folder: RunFolder, config: RunConfig, error: OutOfMemory, found: D
     went = f" The ladder: {'; '.join(map(str, tried))}." if len(tried) > 1 else ""
     remedies = " ".join(problems) or _remedy(now, config)
     raise MemoryExhausted(f"{error}{went} Nothing is left to try. {remedies}".strip())
+
+
+def _smaller_form(folder: RunFolder, now: Segment, found: DeviceProbe) -> StepForm | None:
+    """The plan's next smaller form: the first that is worth an attempt, the very next where none is. None after the smallest."""
+    form = planned_form(folder)
+    if form is None:
+        return None
+    graph, config = folder.load_graph(), folder.load_config()
+    probe, following = _probe(now, config, found), form.smaller()
+    enough, candidate = _WORTH_AN_ATTEMPT * plan_of_form(graph, config, probe, form).required_bytes, following
+    while candidate is not None:
+        if plan_of_form(graph, config, probe, candidate).required_bytes <= enough:
+            return candidate
+        candidate = candidate.smaller()
+    return following
 
 
 def _go_on(folder: RunFolder, segment: Segment, found: DeviceProbe) -> Segment:

@@ -24,7 +24,7 @@ def injected(tmp_path):
         return NO_DOCKER | {
             "HGT_INJECT": spec,
             "HGT_INJECT_COUNT": str(tmp_path / "count"),
-            "PYTHONPATH": str(CHECKOUT / "tests" / "injected"),
+            "PYTHONPATH": os.pathsep.join([str(CHECKOUT / "tests" / "injected"), os.environ.get("PYTHONPATH", "")]),
         }
 
     return environment
@@ -33,10 +33,14 @@ def injected(tmp_path):
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory, small_kg, prefect_server):
     """Embeddings of the run FOUR that nothing happened to."""
-    home = tmp_path_factory.mktemp("uninterrupted")
-    env = os.environ | QUIET | NO_DOCKER | {"HGT_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "PREFECT_API_URL": prefect_server}
-    command = [*HGT, "train", "--kg", str(small_kg), *options(FOUR)]
-    done = subprocess.run(command, env=env, cwd=CHECKOUT, capture_output=True, text=True, timeout=220)
+    return train_alone(tmp_path_factory.mktemp("uninterrupted"), small_kg, FOUR, prefect_server, os.environ | NO_DOCKER)
+
+
+def train_alone(home, kg, values, prefect_server, environment):
+    """Embeddings of a run in an HGT_HOME of its own."""
+    env = environment | QUIET | {"HGT_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "PREFECT_API_URL": prefect_server}
+    command = [*HGT, "train", "--kg", str(kg), *options(values)]
+    done = subprocess.run(command, env=env, cwd=CHECKOUT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return embeddings(run_of({"HGT_HOME": str(home)}))
 

@@ -29,6 +29,10 @@ def run_out(form):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     if form == "allocator":
         torch.empty(1 << 60, dtype=torch.uint8)
+    if form == "cap":  # the allocator's own refusal
+        from hgt.device import prepare_device
+
+        prepare_device(torch.accelerator.current_accelerator().type, int(os.environ["HGT_INJECT_CAP"]))
     if form == "abort":
         os.write(2, METAL.encode() + b"\n")
         os.abort()

@@ -1,5 +1,6 @@
 """Which rung follows which, from the state in the run folder; Docker is really not there (its address is a dead socket)."""
 
+import itertools
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from hgt.device import DeviceProbe
 from hgt.edge_table import read_edge_table
 from hgt.errors import InputError, OutOfMemory
 from hgt.graph import KnowledgeGraph
+from hgt.memory import plan_of_form
 from hgt.program import planned_device, planned_form
 from hgt.run_folder import RunFolder
 from tasks import dispatch, ladder
@@ -54,13 +56,22 @@ def step_down(folder, config, found=MPS):
     return following
 
 
+def required(folder, form, found=MPS):
+    return plan_of_form(folder.load_graph(), folder.load_config(), found, form).required_bytes
+
+
+def smaller_forms(form):
+    while form := form.smaller():
+        yield form
+
+
 def test_smaller_twice_then_the_cpu_where_there_is_no_docker(make_run):
     folder, config = make_run(MPS)
     forms = [planned_form(folder)]
     for shrinks in (1, 2):
         following = step_down(folder, config)
         assert (following.place, following.device, following.shrinks) == ("native", "mps", shrinks)
-        assert following.form == forms[-1].smaller()
+        assert following.form in smaller_forms(forms[-1])
         forms.append(planned_form(folder))
         assert forms[-1] == following.form
         assert planned_device(folder) == "mps"
@@ -91,11 +102,19 @@ def test_no_fallback(make_run):
 
 def test_the_smallest_form_cannot_shrink(make_run):
     folder, config = make_run(MPS, max_shrinks=99, fallback="cpu")
-    shrunk = 0
+    begun = planned_form(folder)
     while step_down(folder, config).place == "native":
-        shrunk += 1
-    assert ladder.segments(folder)[-2].form.smaller() is None
-    assert shrunk >= 6
+        pass
+    tried = [begun, *(s.form for s in ladder.segments(folder)[1:-1])]
+    assert tried[-1].smaller() is None
+    passed_over = 0
+    for before, form in itertools.pairwise(tried):
+        between = list(itertools.takewhile(lambda each, form=form: each != form, smaller_forms(before)))
+        passed_over += len(between)
+        enough = 0.9 * required(folder, before)
+        assert not between or required(folder, form) <= enough
+        assert all(required(folder, each) > enough for each in between), "only what spares too little is passed over"
+    assert passed_over
 
 
 def test_a_cpu_that_ran_out_is_not_tried_again(make_run):

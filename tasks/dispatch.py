@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any
 
@@ -101,19 +104,32 @@ def run_on_pool(folder: RunFolder, on_event: OnEvent, memory_bytes: int) -> None
         "mem_limit": str(memory_bytes),
         "memswap_limit": str(memory_bytes),
     }
-    with _server_asked():
-        run = run_deployment(DEPLOYMENT, parameters={"run": run_id}, job_variables=job, timeout=0, flow_run_name=f"{run_id}-cpu")
-    with get_client(sync_client=True) as client:
-        dispatched = _Dispatched(client, run)
+    with get_client(sync_client=True) as client, ThreadPoolExecutor(1, thread_name_prefix="dispatch") as server:
+        asked = server.submit(copy_context().run, _dispatch, client, run_id, job)  # Prefect's context: it becomes a sub-flow
         try:
+            with _server_asked():
+                dispatched = asked.result()
             error = follow(events, dispatched.is_running, on_event)
         except BaseException:
-            dispatched.cancel()
+            if asked.exception() is None:
+                asked.result().cancel()
             raise
         killed = dispatched.killed()
         dispatched.remove_containers()
     if not dispatched.state.is_completed():
         raise _failure(folder, dispatched.flow_run, dispatched.state, error, killed and f"{killed} {memory_bytes / 1e9:.1f} GB")
+
+
+def _dispatch(client: SyncPrefectClient, run_id: str, job: dict[str, str]) -> _Dispatched:
+    """Runs in a thread, where no signal can break it off: the server may well have made a run that nobody knows.
+
+    The key lets Prefect's client ask again, where an answer was lost, without a second run.
+    """
+    run = run_deployment(
+        DEPLOYMENT, parameters={"run": run_id}, job_variables=job, timeout=0, flow_run_name=f"{run_id}-cpu",
+        idempotency_key=secrets.token_hex(8),
+    )  # fmt: skip
+    return _Dispatched(client, run)
 
 
 @contextlib.contextmanager
@@ -150,11 +166,14 @@ class _Dispatched:
         return not self.state.is_final()
 
     def _ask(self) -> None:
-        self.answers = False
-        with _server_asked():
-            self.flow_run = self.client.read_flow_run(self.flow_run.id)
-        self.state = self.flow_run.state or self.state
+        try:
+            with _server_asked():
+                self.flow_run = self.client.read_flow_run(self.flow_run.id)
+        except HgtError:
+            self.answers = False
+            raise
         self.answers = True
+        self.state = self.flow_run.state or self.state
 
     def _expect_start(self, waited_seconds: float) -> None:
         limit = float(os.environ.get("HGT_START_SECONDS") or START_SECONDS)

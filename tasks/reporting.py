@@ -20,7 +20,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 _ARTIFACT_SECONDS = 5.0
-_NO_ANSWER = (httpx.HTTPError, RuntimeError)  # of a Prefect server that is gone: no reason to stop a training
+NO_ANSWER = (httpx.HTTPError, RuntimeError)  # of a Prefect server that is gone: no reason to stop a training
 
 
 def say(text: str) -> None:
@@ -81,7 +81,7 @@ class TrainingProgress:
             total = self._num_epochs * self._num_batches
             self._row = self._bar.add_task("training", total=total, completed=done, where="", losses="")
         self._artifact = None
-        with contextlib.suppress(*_NO_ANSWER):
+        with contextlib.suppress(*NO_ANSWER):
             self._artifact = create_progress_artifact(progress=0.0, key="training-progress", description="Training")
         self._show(done, epoch=event["epoch"])
 
@@ -110,5 +110,5 @@ class TrainingProgress:
             self._artifact_at = time.monotonic()
             try:
                 update_progress_artifact(self._artifact, progress=100.0 * done / (self._num_epochs * self._num_batches))
-            except _NO_ANSWER:
+            except NO_ANSWER:
                 self._artifact = None

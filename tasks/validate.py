@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.home import run_folder
-from tasks.reporting import say
+from tasks.reporting import NO_ANSWER, say
 from tasks.tracking import Tracker
 
 
@@ -30,7 +31,8 @@ def validate(run: str, tracker: Tracker) -> Verdict:
     report = json.loads((folder.report / "validation.json").read_text())
     table = (folder.report / "validation.txt").read_text()
     say(table)
-    create_markdown_artifact(f"```\n{table}\n```", key="validation-report", description=f"Validation of run {run}")
+    with contextlib.suppress(*NO_ANSWER):
+        create_markdown_artifact(f"```\n{table}\n```", key="validation-report", description=f"Validation of run {run}")
     figures = {
         f"validation/{c['name'].replace(' ', '_').replace('%', 'percent')}": c["value"] for c in report["checks"] if c["value"] is not None
     }

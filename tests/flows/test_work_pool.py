@@ -21,13 +21,17 @@ IN_POOL = {"device": "docker-cpu"}
 DIRECTLY = "The container is started without it."
 
 
-def test_out_of_memory_goes_on_as_a_sub_flow(pool, tmp_path):
-    injected = {
-        "HGT_INJECT": "mps 2 1",
-        "HGT_INJECT_COUNT": str(tmp_path / "count"),
+def out_of_memory(folder, step):
+    """The environment of a trainer that runs out of memory once, at this step (tests/injected)."""
+    return {
+        "HGT_INJECT": f"mps {step} 1",
+        "HGT_INJECT_COUNT": str(folder / "count"),
         "PYTHONPATH": str(CHECKOUT / "tests" / "injected"),
     }
-    with pool.train(RUN | {"num_epochs": 2, "max_shrinks": 0, "device": "cpu"}, **injected) as training:
+
+
+def test_out_of_memory_goes_on_as_a_sub_flow(pool, tmp_path):
+    with pool.train(RUN | {"num_epochs": 2, "max_shrinks": 0, "device": "cpu"}, **out_of_memory(tmp_path, step=2)) as training:
         training.ends(0, "ACCEPTED")
     run = training.run
     pool.ended(run, "FINISHED", parent="COMPLETED", cpu="COMPLETED")
@@ -215,14 +219,36 @@ def test_the_worker_and_its_container_are_killed(pool):
 # --- the server
 
 
-def test_the_server_is_killed(pool, tmp_path):
-    """While a container of the pool works."""
+@pytest.fixture(scope="module")
+def without_server(pool, tmp_path_factory):
+    """Two runs whose server is killed: one while its container of the pool works, one natively, before its memory runs out."""
     pool.hgt("up")
-    with pool.train(ENDLESS | IN_POOL) as training:
-        training.says("epoch    1/")
-        os.kill(pool.pid("prefect-server"), signal.SIGKILL)
-        training.ends(1, "Prefect server .* Run `hgt up`")
+    native = RUN | {"num_epochs": 60, "max_shrinks": 0, "device": "cpu"}
+    injected = out_of_memory(tmp_path_factory.mktemp("injected"), step=100)
+    with pool.train(ENDLESS | IN_POOL) as in_pool:
+        in_pool.says("epoch    1/")
+        with pool.train(native, **injected) as handed_over:
+            handed_over.says("epoch    1/")
+            os.kill(pool.pid("prefect-server"), signal.SIGKILL)
+            yield {"in pool": in_pool, "handed over": handed_over}
+
+
+def test_the_server_is_killed_before_the_hand_over(pool, without_server):
+    """The container is started directly and the run is whole; only Prefect cannot be told so."""
+    training = without_server["handed over"]
+    training.ends(1, "Prefect server .* Run `hgt up`")
+    assert "OUT OF MEMORY" in training.said
+    assert re.search(rf"WARNING: The Prefect server .* does not answer .*Run `hgt up`\. {DIRECTLY}", training.said), training.said
+    pool.is_whole(training.run, 60)
+    assert pool.mlflow(training.run)[1].data.tags["accepted"] == "true"
+
+
+def test_the_server_is_killed(pool, without_server):
+    """While a container of the pool works."""
+    training = without_server["in pool"]
+    training.ends(1, "Prefect server .* Run `hgt up`")
     assert pool.mlflow(training.run)[1].info.status == "FAILED"
     pool.hgt("up")
-    wait_for(lambda: set(pool.states(training.run).values()) <= FINAL, 20, f"{pool.states(training.run)}")
-    assert not pool.left_behind(training.run)
+    for each in without_server.values():
+        wait_for(lambda run=each.run: set(pool.states(run).values()) <= FINAL, 20, f"{pool.states(each.run)}")
+        assert not pool.left_behind(each.run)

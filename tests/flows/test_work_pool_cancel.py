@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.conftest import wait_for
+from tests.conftest import CHECKOUT, wait_for
 from tests.flows.pool import ENDLESS
 from tests.tasks.test_container import checkpoint_is_whole
 
@@ -38,6 +38,17 @@ def test_ctrl_c_while_the_container_trains(pool):
         training.ends(130, f"Go on with: hgt train --resume {training.run}")
     pool.ended(training.run, "KILLED", parent="CRASHED", cpu="CANCELLED")
     goes_on(pool, training.run, "docker-cpu")
+
+
+@pytest.mark.parametrize("when", ["created", "pending"])
+def test_ctrl_c_while_the_run_is_dispatched(pool, when):
+    """tests/interrupted: the run is on the server alone, or a worker starts it."""
+    injected = {"HGT_INTERRUPT": when, "PYTHONPATH": str(CHECKOUT / "tests" / "interrupted")}
+    with pool.train(ENDLESS | {"device": "docker-cpu"}, **injected) as training:
+        training.ends(130, "Go on with: hgt train --resume")
+    pool.ended(training.run, "KILLED", parent="CRASHED", cpu="CANCELLED")
+    flows = pool.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": [f"{training.run}-cpu"]}}})
+    assert [flow["state_type"] for flow in flows] == ["CANCELLED"]
 
 
 @pytest.mark.parametrize("device", ["cpu", "docker-cpu"])

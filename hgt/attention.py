@@ -52,10 +52,10 @@ class Attention:
         for group in self.graph.groups:
             part = scores[slice(*group.edges)]
             if group.transforms_source:
-                table = _by_blocks(_table(key, group, num_heads), group, blocks)
+                table = _by_blocks(kernels.table(key, group, num_heads), group, blocks)
                 kernels.edge_dot(heads(query, num_heads), table, group, part)
             else:
-                table = _by_blocks(_table(query, group, num_heads), group, blocks.transpose(2, 3))
+                table = _by_blocks(kernels.table(query, group, num_heads), group, blocks.transpose(2, 3))
                 kernels.edge_dot(heads(key, num_heads), table, group, part)
             if self.removed is not None:
                 part.masked_fill_(self.removed[slice(*group.edges)].unsqueeze(1), _MASKED)
@@ -72,16 +72,16 @@ class Attention:
         for group in self.graph.groups:
             weights = scores[slice(*group.edges)]
             target = group.targets()
-            weights.sub_(highest.index_select(0, target)).exp_()
+            weights.sub_(kernels.per_edge(highest, target)).exp_()
             if self.removed is not None:
                 weights.masked_fill_(self.removed[slice(*group.edges)].unsqueeze(1), 0.0)
             total.scatter_add_(0, _expanded(target, weights), weights)
             if group.transforms_source:
-                table = _by_blocks(_table(value, group, num_heads), group, blocks)
+                table = _by_blocks(kernels.table(value, group, num_heads), group, blocks)
                 kernels.add_weighted_sum(heads(message, num_heads), table, weights, group.by_target)
             else:
                 sums = kernels.weighted_table(len(group.nodes), heads(value, num_heads), weights, group.by_target)
-                _add_table(message, group, _by_blocks(sums.to(value.dtype), group, blocks))
+                kernels.add_table(message, group, _by_blocks(sums.to(value.dtype), group, blocks))
         total += _EMPTY
         message.view(*total.shape, -1).div_(total.unsqueeze(-1))
         return message, total
@@ -98,20 +98,20 @@ class Attention:
             part = weights[slice(*group.edges)]
             grad_weights = torch.empty_like(part)
             if group.transforms_source:
-                rows = _table(value, group, num_heads)
+                rows = kernels.table(value, group, num_heads)
                 kernels.edge_dot(heads(grad_sum, num_heads), _by_blocks(rows, group, blocks), group, grad_weights)
                 grad_table = kernels.weighted_table(len(group.nodes), heads(grad_sum, num_heads), part, group.by_source)
                 grad_table = grad_table.to(value.dtype)
                 _add_outer(grad_transform, rows, grad_table, group)
-                _add_table(grad_value, group, _by_blocks(grad_table, group, blocks.transpose(2, 3)))
+                kernels.add_table(grad_value, group, _by_blocks(grad_table, group, blocks.transpose(2, 3)))
             else:
-                rows = _table(grad_sum, group, num_heads)
+                rows = kernels.table(grad_sum, group, num_heads)
                 table = _by_blocks(rows, group, blocks.transpose(2, 3))
                 kernels.edge_dot(heads(value, num_heads), table, group, grad_weights)
                 kernels.add_weighted_sum(heads(grad_value, num_heads), table, part, group.by_source)
                 sums = kernels.weighted_table(len(group.nodes), heads(value, num_heads), part, group.by_target)
                 _add_outer(grad_transform, sums.to(value.dtype), rows, group)
-            grad_weights -= through_total.index_select(0, group.targets())
+            grad_weights -= kernels.per_edge(through_total, group.targets())
             part.mul_(grad_weights)
         return grad_value, grad_transform
 
@@ -125,21 +125,21 @@ class Attention:
         for group in self.graph.groups:
             part = grad_scores[slice(*group.edges)]
             if group.transforms_source:
-                rows = _table(key, group, num_heads)
+                rows = kernels.table(key, group, num_heads)
                 table = _by_blocks(rows, group, blocks)
                 kernels.add_weighted_sum(heads(grad_query, num_heads), table, part, group.by_target)
                 del table
                 grad_table = kernels.weighted_table(len(group.nodes), heads(query, num_heads), part, group.by_source).to(query.dtype)
                 _add_outer(grad_scaled, rows, grad_table, group)
-                _add_table(grad_key, group, _by_blocks(grad_table, group, blocks.transpose(2, 3)))
+                kernels.add_table(grad_key, group, _by_blocks(grad_table, group, blocks.transpose(2, 3)))
             else:
-                rows = _table(query, group, num_heads)
+                rows = kernels.table(query, group, num_heads)
                 table = _by_blocks(rows, group, blocks.transpose(2, 3))
                 kernels.add_weighted_sum(heads(grad_key, num_heads), table, part, group.by_source)
                 del table
                 grad_table = kernels.weighted_table(len(group.nodes), heads(key, num_heads), part, group.by_target).to(query.dtype)
                 _add_outer(grad_scaled, grad_table, rows, group)
-                _add_table(grad_query, group, _by_blocks(grad_table, group, blocks))
+                kernels.add_table(grad_query, group, _by_blocks(grad_table, group, blocks))
         grad_prior = (grad_scaled * self.key_transform).sum((2, 3)) / math.sqrt(self.key_transform.shape[-1])
         return grad_query, grad_key, grad_scaled * self._scale, grad_prior
 
@@ -157,22 +157,6 @@ def _expanded(target: Tensor, like: Tensor) -> Tensor:
 def _by_head(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """[R, H, D, D] -> [H, R, D, D]."""
     return matrices.to(dtype).transpose(0, 1).contiguous()
-
-
-def _table(x: Tensor, group: EdgeGroup, num_heads: int) -> Tensor:
-    """[H, table_rows, D]: the group's rows of x [N, hidden]."""
-    return x.view(len(x) * num_heads, -1).index_select(0, _head_rows(group, num_heads)).view(num_heads, len(group.nodes), -1)
-
-
-def _add_table(out: Tensor, group: EdgeGroup, table: Tensor) -> None:
-    """Add each table row [H, table_rows, D] to its node's row of out [N, hidden]."""
-    num_heads, _, head_dim = table.shape
-    out.view(len(out) * num_heads, head_dim).index_add_(0, _head_rows(group, num_heads), table.view(-1, head_dim).to(out.dtype))
-
-
-def _head_rows(group: EdgeGroup, num_heads: int) -> Tensor:
-    """[H * table_rows] numbers of the table's rows, head by head, among node rows cut into heads."""
-    return (group.nodes * num_heads + torch.arange(num_heads, device=group.nodes.device).unsqueeze(1)).flatten()
 
 
 def _by_blocks(table: Tensor, group: EdgeGroup, matrices: Tensor) -> Tensor:

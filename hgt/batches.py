@@ -20,9 +20,9 @@ from torch import Tensor
 
 from hgt.config import RunConfig
 from hgt.graph import KnowledgeGraph
-from hgt.layer import MAX_REDUCTION_ROWS
 from hgt.message_graph import MessageGraph
 from hgt.neighbor_sampling import NeighborSampling
+from hgt.node_kernels import MAX_REDUCTION_ROWS
 from hgt.similarity import jaccard, neighbour_sets, similar_pairs
 from hgt.split import TRAIN, EdgeSplit
 
@@ -102,8 +102,12 @@ class MicroBatch:
     anchor_weight: Float[Tensor, " num_anchors"]
     anchor_known: Bool[Tensor, "num_anchors contrast_pool"]
 
-    def to(self, device: torch.device) -> MicroBatch:
-        return MicroBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+    def to(self, device: torch.device, non_blocking: bool = False) -> MicroBatch:
+        return MicroBatch(**{name: tensor.to(device, non_blocking=non_blocking) for name, tensor in vars(self).items()})
+
+    def pinned(self) -> MicroBatch:
+        """In memory that CUDA copies from without the host's help."""
+        return MicroBatch(**{name: tensor.pin_memory() for name, tensor in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -174,10 +178,13 @@ class Batches:
         config: RunConfig,
         accumulation_steps: int | None = None,
         neighbors: NeighborSampling | None = None,
+        pins: bool = False,
     ):
         """accumulation_steps: into how many micro-batches a batch is cut; the configuration's when not given.
-        neighbors: draws each batch's message edges; without it messages pass along all."""
+        neighbors: draws each batch's message edges; without it messages pass along all. pins: micro-batches are drawn into pinned memory
+        """
         train = config.train
+        self.pins = pins
         self.seed = config.split.seed
         self.neighbors = neighbors
         self.num_parts = accumulation_steps or train.accumulation_steps
@@ -234,6 +241,7 @@ class Batches:
         contrast = None if self.contrast is None else self.contrast.draw(rng, self.num_parts)
         pool_nodes = np.concatenate([pools[t] + self.ranges[t].start for t in self.pools])
         parts = [self._part(i, drawn, pool_nodes, num_supervised, contrast) for i in range(self.num_parts)]
+        parts = [part.pinned() for part in parts] if self.pins else parts
         fact = np.concatenate([d.fact for d in drawn])
         messages = None if self.neighbors is None else self.neighbors.draw(self.seed, epoch, batch)
         return Batch(torch.from_numpy(np.where(fact < 0, self.num_train, fact)), parts, messages)

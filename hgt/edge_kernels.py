@@ -3,6 +3,8 @@
 edge_dot:          per edge and head, the inner product of its node's row and its table row      (scores; gradients of weights)
 add_weighted_sum:  per row and head, the weighted sum of the other side's rows over its edges  (messages; gradients of rows)
 weighted_table:    the same as a table of its own
+per_edge:          each edge's row of what stands per node and head
+table, add_table:  a group's node rows as a table, and a table added to its nodes' rows
 
 Rows come head by head, [H, num_rows, D]: a contiguous table, or node rows [num_rows, H * D] seen so (`heads`). No formulation holds
 more than a chunk of gathered rows: never an [edges x hidden] tensor.
@@ -32,10 +34,24 @@ def heads(rows: Tensor, num_heads: int) -> Tensor:
 
 
 class ChunkedKernels:
-    """Gather, multiply, add, a chunk of edges at a time: runs on every device. All formulations have these three methods."""
+    """Gather, multiply, add, a chunk of edges at a time: runs on every device. All formulations have these methods."""
 
     def __init__(self, chunk: int = ACCELERATOR_CHUNK):
         self.chunk = chunk
+
+    def table(self, x: Tensor, group: EdgeGroup, num_heads: int) -> Tensor:
+        """[H, table_rows, D]: the group's rows of x [N, hidden]."""
+        return x.view(len(x) * num_heads, -1).index_select(0, _rows_of_table(group, num_heads)).view(num_heads, len(group.nodes), -1)
+
+    def add_table(self, out: Tensor, group: EdgeGroup, table: Tensor) -> None:
+        """Add each table row [H, table_rows, D] to its node's row of out [N, hidden]."""
+        num_heads, _, head_dim = table.shape
+        rows = _rows_of_table(group, num_heads)
+        out.view(len(out) * num_heads, head_dim).index_add_(0, rows, table.view(-1, head_dim).to(out.dtype))
+
+    def per_edge(self, values: Tensor, node: Tensor) -> Tensor:
+        """[E, H]: the rows `node` [E] of values [N, H]."""
+        return values.index_select(0, node)
 
     def edge_dot(self, nodes: Tensor, table: Tensor, group: EdgeGroup, out: Tensor) -> None:
         """`out[e, h] = nodes[h, node of e] . table[h, table row of e]` in the group's order of edges. out: [E, H] float32"""
@@ -120,6 +136,11 @@ def _sparse(ptr: Tensor, columns: Tensor, values: Tensor, num_columns: int) -> T
     return torch.sparse_csr_tensor(ptr, columns, values, (len(ptr) - 1, num_columns), check_invariants=False)
 
 
+def _rows_of_table(group: EdgeGroup, num_heads: int) -> Tensor:
+    """[H * table_rows] numbers of the table's rows, head by head, among node rows cut into heads."""
+    return (group.nodes * num_heads + torch.arange(num_heads, device=group.nodes.device).unsqueeze(1)).flatten()
+
+
 def _head_rows(x: Tensor) -> Tensor:
     """The rows of [H, num_rows, D] in the order in which they lie in memory: [H * num_rows, D]."""
     return (x if x.is_contiguous() else x.transpose(0, 1)).view(-1, x.shape[2])
@@ -152,12 +173,17 @@ def _full_precision(rows: Tensor) -> Tensor:
     return rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
 
 
+def has_triton() -> bool:
+    """It comes with torch's CUDA builds for Linux."""
+    return importlib.util.find_spec("triton") is not None
+
+
 @functools.cache
 def edge_kernels(device_type: str) -> ChunkedKernels:
     """The fastest formulation that runs on this kind of device."""
     if device_type == "cpu":
         return FusedKernels()
-    if device_type == "cuda" and importlib.util.find_spec("triton") is not None:
+    if device_type == "cuda" and has_triton():
         from hgt.triton_kernels import TritonKernels
 
         return TritonKernels()

@@ -10,24 +10,19 @@ Shapes: N nodes (global numbering), E edges, T node types, R message edge types,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hgt.attention import Attention, sum_backward
 from hgt.message_graph import MessageGraph
+from hgt.node_kernels import KEY, MAX_REDUCTION_ROWS, QUERY, VALUE, Nodes, Weights, node_kernels
 
 if TYPE_CHECKING:
     from torch_geometric.nn import HGTConv
-
-# MPS on M1/M2 returns wrong products where the reduction reaches 32,767 rows (pytorch 177116, torch 2.7 - 2.13).
-MAX_REDUCTION_ROWS = 32_000
-_KEY, _QUERY, _VALUE = 0, 1, 2
 
 
 class HGTLayer(nn.Module):
@@ -79,7 +74,8 @@ class HGTLayer(nn.Module):
         """removed: edges that take no part; None for none. spend_gradient: whoever calls backward has no further use for the gradient
         that it hands in, so it may be overwritten (one node-sized tensor less)."""
         kept = _dropout_mask(x, self.dropout) if self.training and self.dropout else None
-        how = _How(graph, removed, kept, 1 / (1 - self.dropout), self._dtype(x), self.recompute, self.keep_projections, spend_gradient)
+        nodes = Nodes(graph.ranges, kept, 1 / (1 - self.dropout), self._dtype(x), spend_gradient)
+        how = _How(graph, nodes, removed, self.recompute, self.keep_projections)
         return _Layer.apply(x, how, *self._weights())
 
     def _dtype(self, x: Tensor) -> torch.dtype:
@@ -91,19 +87,22 @@ class HGTLayer(nn.Module):
     ) -> Float[Tensor, "num_targets hidden"]:
         """Outputs of nodes targets[0]..targets[1] alone, without dropout. `graph` holds the edges into them, numbered from 0;
         key_value: `keys_and_values` of all nodes."""
-        how = _How(graph, None, None, 1.0, self._dtype(x), recompute=False, keep_projections=False, spend_gradient=False)
-        w, span = _Weights(*self._weights()), slice(*targets)
-        ranges = _clipped(graph, targets)
+        w, x = Weights(*self._weights()), x[slice(*targets)]
+        kernels, nodes = node_kernels(x.device.type), self._undisturbed(x, _clipped(graph, targets))
         attention = Attention(graph, w.key_transform, w.value_transform, w.prior, None)
-        scores, highest = attention.scores(_project(x[span], w, _QUERY, ranges, how.dtype), key_value[0])
+        scores, highest = attention.scores(kernels.project(x, w, QUERY, nodes), key_value[0])
         message, _ = attention.messages(scores, highest, key_value[1])
-        return _update(x[span], message, w, ranges, how)
+        return kernels.update(x, message, w, nodes)
 
     @torch.no_grad()
     def keys_and_values(self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph) -> tuple[Tensor, Tensor]:
         """Of every node; what `infer` reads."""
-        w = _Weights(*self._weights())
-        return _project(x, w, _KEY, graph.ranges, self._dtype(x)), _project(x, w, _VALUE, graph.ranges, self._dtype(x))
+        w, kernels, nodes = Weights(*self._weights()), node_kernels(x.device.type), self._undisturbed(x, graph.ranges)
+        return kernels.project(x, w, KEY, nodes), kernels.project(x, w, VALUE, nodes)
+
+    def _undisturbed(self, x: Tensor, ranges: tuple[tuple[int, int], ...]) -> Nodes:
+        """Without dropout."""
+        return Nodes(ranges, None, 1.0, self._dtype(x), spend_gradient=False)
 
     def _weights(self) -> tuple[Tensor, ...]:
         return (
@@ -127,30 +126,15 @@ class HGTLayer(nn.Module):
             self.prior[i] = conv.p_rel["__".join(edge_type)][0]
 
 
-class _Weights:
-    """A layer's parameters as plain tensors."""
-
-    def __init__(self, *parameters: Tensor):
-        self.projection, self.projection_bias, self.out, self.out_bias, self.skip = parameters[:5]
-        self.prior, self.key_transform, self.value_transform = parameters[5:]
-
-
 @dataclass(frozen=True)
 class _How:
-    """What a pass through a layer depends on besides its input and parameters.
-
-    kept: [N, hidden] bool, what dropout leaves, or None; keep_scale: what it is scaled by; dtype: of products and gathered rows
-    spend_gradient: the backward pass may overwrite the gradient that it is given
-    """
+    """What a pass through a layer depends on besides its input and parameters."""
 
     graph: MessageGraph
+    nodes: Nodes
     removed: Tensor | None
-    kept: Tensor | None
-    keep_scale: float
-    dtype: torch.dtype
     recompute: bool
     keep_projections: bool
-    spend_gradient: bool
 
 
 class _Layer(torch.autograd.Function):
@@ -158,9 +142,9 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, how: _How, *parameters: Tensor) -> Tensor:
-        w = _Weights(*parameters)
+        w = Weights(*parameters)
         attended = _attend(x, w, how)
-        out = _update(x, attended.message, w, how.graph.ranges, how)
+        out = node_kernels(x.device.type).update(x, attended.message, w, how.nodes)
         ctx.how = how
         ctx.save_for_backward(x, *parameters)
         # The backward pass overwrites some of it and frees the rest early, so it is not for save_for_backward.
@@ -172,24 +156,24 @@ class _Layer(torch.autograd.Function):
         if not ctx.spent:
             raise RuntimeError("The backward pass of an HGT layer can run once only; call the layer again.")
         x, *parameters = ctx.saved_tensors
-        how, ranges, dtype = ctx.how, ctx.how.graph.ranges, ctx.how.dtype
-        w, grads = _Weights(*parameters), _Weights(*map(torch.zeros_like, parameters))
+        how, nodes, kernels = ctx.how, ctx.how.nodes, node_kernels(x.device.type)
+        w, grads = Weights(*parameters), Weights(*map(torch.zeros_like, parameters))
         attended = ctx.spent.pop() or _attend(x, w, how)
         attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed)
-        grad_x, grad_message = _update_backward(grad_out, x, attended.message, w, grads, how)
+        grad_x, grad_message = kernels.update_backward(grad_out, x, attended.message, w, grads, nodes)
         grad_sum, through_total = sum_backward(grad_message, attended.message, attended.total)
         del grad_message, attended.message
-        value = _project(x, w, _VALUE, ranges, dtype) if attended.value is None else attended.value
+        value = kernels.project(x, w, VALUE, nodes) if attended.value is None else attended.value
         grad_value, grads.value_transform = attention.message_backward(attended.weights, grad_sum, through_total, value)
         del grad_sum, value, attended.value
-        _project_backward(grad_value, x, w, grads, _VALUE, ranges, grad_x, dtype)
+        kernels.project_backward(grad_value, x, w, grads, VALUE, nodes, grad_x)
         del grad_value
-        query = _project(x, w, _QUERY, ranges, dtype) if attended.query is None else attended.query
-        key = _project(x, w, _KEY, ranges, dtype) if attended.key is None else attended.key
+        query = kernels.project(x, w, QUERY, nodes) if attended.query is None else attended.query
+        key = kernels.project(x, w, KEY, nodes) if attended.key is None else attended.key
         grad_query, grad_key, grads.key_transform, grads.prior = attention.score_backward(attended.weights, query, key)
         del query, key, attended
-        _project_backward(grad_query, x, w, grads, _QUERY, ranges, grad_x, dtype)
-        _project_backward(grad_key, x, w, grads, _KEY, ranges, grad_x, dtype)
+        kernels.project_backward(grad_query, x, w, grads, QUERY, nodes, grad_x)
+        kernels.project_backward(grad_key, x, w, grads, KEY, nodes, grad_x)
         of_parameters = (
             *(grads.projection, grads.projection_bias, grads.out, grads.out_bias, grads.skip),
             *(grads.prior, grads.key_transform, grads.value_transform),
@@ -209,96 +193,19 @@ class _Attended:
     value: Tensor | None
 
 
-def _attend(x: Tensor, w: _Weights, how: _How) -> _Attended:
-    ranges, keep = how.graph.ranges, how.keep_projections
+def _attend(x: Tensor, w: Weights, how: _How) -> _Attended:
+    kernels, keep = node_kernels(x.device.type), how.keep_projections
     attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed)
-    query, key = _project(x, w, _QUERY, ranges, how.dtype), _project(x, w, _KEY, ranges, how.dtype)
+    query, key = kernels.project(x, w, QUERY, how.nodes), kernels.project(x, w, KEY, how.nodes)
     weights, highest = attention.scores(query, key)
     kept_query, kept_key = (query, key) if keep else (None, None)
     del query, key
-    value = _project(x, w, _VALUE, ranges, how.dtype)
+    value = kernels.project(x, w, VALUE, how.nodes)
     message, total = attention.messages(weights, highest, value)
     return _Attended(weights, message, total, kept_query, kept_key, value if keep else None)
 
 
-_Ranges = tuple[tuple[int, int], ...]
-
-
-def _parts(ranges: _Ranges) -> Iterator[tuple[int, slice]]:
-    """Each type's rows, at most MAX_REDUCTION_ROWS at a time, so that no gradient of weights reduces over more."""
-    for i, (start, stop) in enumerate(ranges):
-        for first in range(start, stop, MAX_REDUCTION_ROWS):
-            yield i, slice(first, min(first + MAX_REDUCTION_ROWS, stop))
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-    return torch.addmm(bias.to(dtype), x.to(dtype), weight.to(dtype).T, out=out)
-
-
-def _add_product(out: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype) -> None:
-    """`out += left @ right`, the product in `dtype`, the sum in out's own."""
-    if dtype == out.dtype:
-        out.addmm_(left, right)
-    else:
-        out += left.to(dtype) @ right.to(dtype)
-
-
-def _project(x: Tensor, w: _Weights, which: int, ranges: _Ranges, dtype: torch.dtype) -> Tensor:
-    """[N, hidden] keys, queries or values."""
-    out = torch.empty_like(x, dtype=dtype)
-    for i, part in _parts(ranges):
-        _affine(x[part], w.projection[i, which], w.projection_bias[i, which], dtype, out=out[part])
-    return out
-
-
-def _project_backward(
-    grad: Tensor, x: Tensor, w: _Weights, grads: _Weights, which: int, ranges: _Ranges, grad_x: Tensor, dtype: torch.dtype
-) -> None:
-    """Adds to grad_x and to the gradients of the projection."""
-    for i, part in _parts(ranges):
-        _add_product(grad_x[part], grad[part], w.projection[i, which], dtype)
-        _add_product(grads.projection[i, which], grad[part].T, x[part], dtype)
-        grads.projection_bias[i, which] += grad[part].sum(0)
-
-
-def _dropped(x: Tensor, part: slice, how: _How) -> Tensor:
-    return x if how.kept is None else x.mul_(how.kept[part]).mul_(how.keep_scale)
-
-
-def _update(x: Tensor, message: Tensor, w: _Weights, ranges: _Ranges, how: _How) -> Tensor:
-    """The target-specific aggregation (equation 5): output map and gated skip connection."""
-    out = torch.empty_like(x)
-    for i, part in _parts(ranges):
-        new = _affine(functional.gelu(message[part]), w.out[i], w.out_bias[i], how.dtype).to(message.dtype)
-        torch.lerp(x[part], _dropped(new, part, how), w.skip[i].sigmoid(), out=out[part])
-    return out
-
-
-def _update_backward(grad_out: Tensor, x: Tensor, message: Tensor, w: _Weights, grads: _Weights, how: _How) -> tuple[Tensor, Tensor]:
-    """Gradients of x (the skip's share) and of the messages; adds to those of out and skip.
-
-    The gate's gradient, the sum of (new - x) grad_out, comes from what is needed anyway: new is linear in the activation, so that
-    gate * sum(new * grad_out) = sum(activation * grad_activation) + bias . grad_bias. The output map is not computed again.
-    """
-    grad_x, grad_message = grad_out if how.spend_gradient else torch.empty_like(x), torch.empty_like(message)
-    for i, part in _parts(how.graph.ranges):
-        gate = w.skip[i].sigmoid()
-        activation = functional.gelu(message[part])
-        through_x = (x[part] * grad_out[part]).sum()
-        grad_new = grad_out[part] * gate
-        torch.sub(grad_out[part], grad_new, out=grad_x[part])
-        grad_new = _dropped(grad_new, part, how)
-        _add_product(grads.out[i], grad_new.T, activation, how.dtype)
-        grad_bias = grad_new.sum(0)
-        grads.out_bias[i] += grad_bias
-        grad_activation = (grad_new.to(how.dtype) @ w.out[i].to(how.dtype)).to(message.dtype)
-        through_new = (activation.mul_(grad_activation)).sum() + (w.out_bias[i] * grad_bias).sum()
-        grads.skip[i] += (1 - gate) * (through_new - gate * through_x)
-        torch.ops.aten.gelu_backward.grad_input(grad_activation, message[part], grad_input=grad_message[part])
-    return grad_x, grad_message
-
-
-def _clipped(graph: MessageGraph, targets: tuple[int, int]) -> _Ranges:
+def _clipped(graph: MessageGraph, targets: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     """Each type's share of the targets, numbered from targets[0]."""
     return tuple((max(a, targets[0]) - targets[0], max(min(b, targets[1]), targets[0]) - targets[0]) for a, b in graph.ranges)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hgt.edge_kernels import ACCELERATOR_CHUNK, CPU_CHUNK
-from hgt.layer import MAX_REDUCTION_ROWS
 from hgt.memory_counts import Asked, Counts, MessageType
 from hgt.message_graph import MAX_SEGMENT_EDGES, GroupLimits, block_rows_of
+from hgt.node_kernels import MAX_REDUCTION_ROWS
 from hgt.ranking import COMPARED_PER_CHUNK, SCORES_PER_CHUNK
 from hgt.step_form import StepForm
 

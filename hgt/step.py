@@ -47,7 +47,7 @@ class StepInputs:
 def step_inputs(trainee: Trainee, batch: Batch) -> StepInputs:
     """All of a batch, on the device before the step's first operation: a copy amid the step would wait for everything before it (MPS)."""
     messages = trainee.messages if batch.messages is None else replace(batch.messages, fact=None).to(trainee.device)
-    micro_batches = tuple(micro.to(trainee.device) for micro in batch.micro_batches)
+    micro_batches = tuple(micro.to(trainee.device, non_blocking=trainee.batches.pins) for micro in batch.micro_batches)
     return StepInputs(micro_batches, messages, removed_edges(trainee, batch))
 
 
@@ -95,11 +95,12 @@ def step_on_device(trainee: Trainee, inputs: StepInputs) -> dict[str, Tensor]:
 
 def removed_edges(trainee: Trainee, batch: Batch) -> Tensor:
     """[num_edges] bool: the batch's message edges that tell a fact supervised in it, in either direction. On the device."""
-    removed = torch.zeros(trainee.batches.num_train + 1, dtype=torch.bool)
+    removed = torch.zeros(trainee.batches.num_train + 1, dtype=torch.bool, pin_memory=trainee.batches.pins)
     removed[batch.supervised] = True
     fact = (batch.messages or trainee.messages).fact
     assert fact is not None, "the training message graph knows its facts"
-    return removed.to(fact.device).index_select(0, fact).to(trainee.device)  # drawn edges' facts never leave the CPU
+    removed = removed.to(fact.device, non_blocking=trainee.batches.pins)  # drawn edges' facts never leave the CPU
+    return removed.index_select(0, fact).to(trainee.device)
 
 
 def build_trainee(
@@ -119,7 +120,9 @@ def build_trainee(
         messages = messages.to(device)
     else:
         neighbors = NeighborSampling(messages, config.train.num_neighbors, form.limits).to(device)
-    return Trainee(config, device, model, optimizer, messages, Batches(graph, split, config, form.accumulation_steps, neighbors))
+    pins = device.type == "cuda"  # never for MPS: asynchronous copies to it may arrive damaged (pytorch 189690)
+    batches = Batches(graph, split, config, form.accumulation_steps, neighbors, pins)
+    return Trainee(config, device, model, optimizer, messages, batches)
 
 
 class Steps:

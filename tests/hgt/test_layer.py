@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch_geometric.nn import HGTConv
 
-from hgt import attention
+from hgt import attention, node_kernels
 from hgt import layer as layer_module
 from hgt.edge_kernels import ChunkedKernels, FusedKernels
 from hgt.layer import HGTLayer, linear_by_rows
 from hgt.message_graph import GroupLimits, build_message_graph, edge_list
+from hgt.node_kernels import NodeKernels
 
 NUM_NODES = {"drug": 13, "gene": 40, "disease": 7, "lonely": 5}
 EDGE_TYPES = [
@@ -152,27 +153,37 @@ def triton_kernels():
     if importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1":
         missing = "needs Triton (pip install -c requirements.lock triton; Linux alone) and TRITON_INTERPRET=1"
         pytest.fail(missing) if os.environ.get("HGT_REQUIRE_TRITON") == "1" else pytest.skip(missing)
-    return importlib.import_module("hgt.triton_kernels").TritonKernels()
+    edges, nodes = (importlib.import_module(f"hgt.{name}") for name in ("triton_kernels", "triton_node_kernels"))
+    return edges.TritonKernels(), nodes.TritonNodeKernels()
 
 
 @pytest.mark.parametrize(
     "formulation",
     [
-        pytest.param(lambda: FusedKernels(7), id="bags"),
-        pytest.param(lambda: ChunkedKernels(7), id="chunks of 7"),
-        pytest.param(lambda: ChunkedKernels(1000), id="one chunk"),
+        pytest.param(lambda: (FusedKernels(7), NodeKernels()), id="bags"),
+        pytest.param(lambda: (ChunkedKernels(7), NodeKernels()), id="chunks of 7"),
+        pytest.param(lambda: (ChunkedKernels(1000), NodeKernels()), id="one chunk"),
         pytest.param(triton_kernels, id="triton", marks=pytest.mark.slow),
     ],
 )
-def test_every_formulation_and_chunk_size_gives_the_same(monkeypatch, formulation):
-    kernels = formulation()
-    _, ours = pair(6)
+@pytest.mark.parametrize(("dropout", "hidden", "spend"), [(0.0, 16, False), (0.5, 32, True), (0.5, 24, False)])
+def test_every_formulation_and_chunk_size_gives_the_same(monkeypatch, formulation, dropout, hidden, spend):
+    edges, nodes = formulation()
+    _, ours = pair(6, hidden)
+    ours.dropout = dropout
     graph = our_graph(random_edges(6))
-    x = torch.randn(graph.num_nodes, 16, requires_grad=True)
-    wanted = [x, *ours.parameters()]
-    expected = torch.autograd.grad(ours(x, graph).square().sum(), wanted)
-    monkeypatch.setattr(attention, "edge_kernels", lambda device: kernels)
-    torch.testing.assert_close(torch.autograd.grad(ours(x, graph).square().sum(), wanted), expected, atol=1e-4, rtol=1e-5)
+    x = torch.randn(graph.num_nodes, hidden, requires_grad=True)
+
+    def outcome():
+        torch.manual_seed(3)
+        out = ours(x, graph, spend_gradient=spend)
+        return out, *torch.autograd.grad(out.square().sum(), [x, *ours.parameters()])
+
+    expected = outcome()
+    monkeypatch.setattr(attention, "edge_kernels", lambda device: edges)
+    monkeypatch.setattr(layer_module, "node_kernels", lambda device: nodes)
+    for found, wanted in zip(outcome(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=2e-6 * wanted.abs().max().item(), rtol=1e-5)
 
 
 def test_the_backward_pass_runs_once():
@@ -251,7 +262,7 @@ def test_long_reductions_are_split_without_changing_the_result(monkeypatch):
     graph = our_graph(random_edges(7))
     x = torch.randn(graph.num_nodes, 16, requires_grad=True)
     whole = torch.autograd.grad(ours(x, graph).square().sum(), [x, *ours.parameters()])
-    monkeypatch.setattr(layer_module, "MAX_REDUCTION_ROWS", 6)
+    monkeypatch.setattr(node_kernels, "MAX_REDUCTION_ROWS", 6)
     parts = torch.autograd.grad(ours(x, graph).square().sum(), [x, *ours.parameters()])
     torch.testing.assert_close(whole, parts, atol=1e-4, rtol=1e-5)
 

@@ -313,7 +313,7 @@ def _ranking(c: Counts, asked: tuple[Asked, ...]) -> int:
     return max(sizes, default=0)
 
 
-_LIBRARY_BYTES = {"cuda": 72 << 20}  # cuBLAS's work space on Hopper, for the forward and the backward pass's thread (76 MB measured)
+_LIBRARY_BYTES = {"cuda": 24 << 20}  # cuBLAS's work spaces, of the forward and the backward pass's thread and of a recording
 # Measured in a training process (Linux, torch 2.13): interpreter, torch and the library take 313 MiB, what the optimizer and the first
 # step load besides 168 MiB; per node its strings; per fact its edge index, split and filters.
 _PROCESS_BYTES = 481 << 20

@@ -147,6 +147,7 @@ class Steps:
                 self.recorded = _RecordedStep(self.trainee, inputs)
             except torch.OutOfMemoryError:
                 self.recordable = False
+                torch.cuda.empty_cache()  # what the attempt took for itself
         if self.recorded is None:
             return step_on_device(self.trainee, inputs)
         return self.recorded(inputs)

@@ -81,6 +81,7 @@ def measure(case: tuple, device_type: str) -> dict:
         return {"process": (plan.required_bytes, peak_memory("cpu").process_bytes)}
     encoder, messages = trainee.model.encoder, trainee.messages
     trainee = None
+    encoder.zero_grad()  # the embedding program has none
     phase("inference", lambda: infer_layerwise(encoder, messages, config.train.node_batch_size))
     return found
 

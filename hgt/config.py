@@ -119,15 +119,51 @@ class TrainConfig:
         return "cpu" if self.device == "docker-cpu" else self.device
 
 
+# The checks of `hgt/validation.py`, those that decide by default first.
+REQUIRED_CHECKS = (
+    *("finite", "mean_cosine", "components_90", "effective_rank", "distinct_rows", "dead_dimensions", "type_spread", "tiny_norms"),
+    *("type_accuracy", "mrr"),
+)
+CHECKS = (
+    *REQUIRED_CHECKS,
+    *("norm_ratio", "plane_accuracy", "silhouette", "disease_cosine", "similarity_correlation", "untrained_nodes"),
+)
+
+
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Thresholds of the acceptance (FACTS.md 1); they do not touch training."""
+    """Which checks decide, and their thresholds (FACTS.md 1); they do not touch training."""
 
+    required_checks: tuple[str, ...] = _parameter(
+        REQUIRED_CHECKS, "checks that must pass; all others advise", choices=CHECKS, changes_result=False
+    )
     max_mean_cosine: float = _parameter(0.5, "mean pairwise cosine must stay below", changes_result=False)
     min_components_90: int = _parameter(15, "PCA components for 90 % of the variance must reach", "components", changes_result=False)
+    min_effective_rank: float = _parameter(
+        10.0, "effective rank (exp of the entropy of the explained variance) must reach", "components", changes_result=False
+    )
+    min_distinct_rows: float = _parameter(0.99, "number of different rows over the number of rows must reach", changes_result=False)
+    max_dead_dimensions: float = _parameter(0.05, "share of dimensions with nearly no variance must not exceed", changes_result=False)
+    min_type_spread: float = _parameter(
+        0.05, "least spread of a type's directions, over the mean of all types, must reach", changes_result=False
+    )
+    max_tiny_norms: float = _parameter(0.01, "share of rows near zero must not exceed", changes_result=False)
+    max_norm_ratio: float = _parameter(100.0, "largest norm over the median norm must not exceed", "times", changes_result=False)
     min_type_accuracy: float = _parameter(
         0.7, "nearest-neighbour type accuracy in PCA space (90 % of the variance), mean over types, must reach", changes_result=False
     )
+    min_plane_accuracy_over_chance: float = _parameter(
+        3.0, "the same in the PCA plot over what guessing reaches, at most 0.9 in all, must reach", "times", changes_result=False
+    )
+    min_silhouette: float = _parameter(0.0, "mean silhouette of the types in PCA space must reach", changes_result=False)
+    min_disease_cosine: float = _parameter(0.5, "mean cosine among diseases must reach", changes_result=False)
+    max_disease_cosine: float = _parameter(0.8, "mean cosine among diseases must not exceed", changes_result=False)
+    min_similarity_correlation: float = _parameter(
+        0.1,
+        "rank correlation of shared neighbours and cosines among contrastive_node_type must reach",
+        changes_result=False,
+    )
+    max_untrained_nodes: float = _parameter(0.05, "share of nodes without training facts must not exceed", changes_result=False)
     min_mrr_over_chance: float = _parameter(3.0, "typed MRR over the MRR of random ranks must reach", "times", changes_result=False)
 
 
@@ -266,7 +302,12 @@ _AT_LEAST_ONE = (
     *("accumulation_steps", "min_batches_per_epoch", "num_negatives", "patience", "num_val_edges", "min_components_90", "num_neighbors"),
 )
 _POSITIVE = ("learning_rate", "contrastive_temperature", "max_grad_norm", "checkpoint_minutes")
-_SHARES = ("contrastive_weight", "similarity_threshold", "min_mirrored_share", "max_mean_cosine", "min_type_accuracy")
+_SHARES = (
+    *("contrastive_weight", "similarity_threshold", "min_mirrored_share", "max_mean_cosine", "min_type_accuracy", "min_distinct_rows"),
+    *("max_dead_dimensions", "min_type_spread", "max_tiny_norms", "min_silhouette", "min_disease_cosine", "max_disease_cosine"),
+    *("min_similarity_correlation", "max_untrained_nodes"),
+)
+_NOT_NEGATIVE = ("min_mrr_over_chance", "min_effective_rank", "max_norm_ratio", "min_plane_accuracy_over_chance")
 
 
 def _check_ranges(config: RunConfig) -> None:
@@ -283,7 +324,8 @@ def _check_ranges(config: RunConfig) -> None:
         require(0 < flat[name] < float("inf"), name, "above 0")
     for name in _SHARES:
         require(0 <= flat[name] <= 1, name, "between 0 and 1")
-    require(0 <= flat["min_mrr_over_chance"] < float("inf"), "min_mrr_over_chance", "0 or more")
+    for name in _NOT_NEGATIVE:
+        require(0 <= flat[name] < float("inf"), name, "0 or more")
     require(0 <= flat["dropout"] < 1, "dropout", "at least 0 and below 1")
     require(0 <= flat["seed"] < 2**31, "seed", "between 0 and 2147483647")
     for name in ("val_fraction", "test_fraction"):
@@ -297,6 +339,9 @@ def _check_ranges(config: RunConfig) -> None:
         raise InputError(f"hidden_dim {m.hidden_dim} must be a multiple of num_heads {m.num_heads}.")
     if m.decoder == "complex" and m.embedding_dim % 2:
         raise InputError(f"The complex decoder needs an even embedding_dim, not {m.embedding_dim}.")
+    require(bool(flat["required_checks"]), "required_checks", "one check or more")
+    if flat["min_disease_cosine"] > flat["max_disease_cosine"]:
+        raise InputError(f"min_disease_cosine {flat['min_disease_cosine']:g} exceeds max_disease_cosine {flat['max_disease_cosine']:g}.")
     both = set(config.graph.symmetric_relations) & set(config.graph.directed_relations)
     if both:
         raise InputError(f"Relation(s) {', '.join(sorted(both))} cannot be both symmetric and directed.")

@@ -1,7 +1,8 @@
 """The evaluation program: `python -m hgt.evaluate <run folder>`, a child process as the trainer is.
 
-Ranks the test facts with the run's embeddings on the run's device, measures their geometry on the CPU (in float64), and writes
-`report/validation.json`, its table as text, and the plots. `evaluate_table` does the same for any table of embeddings (`hgt validate`).
+Ranks the test facts with the run's embeddings on the run's device and holds them against false ones there, measures geometry and
+neighbourhoods on the CPU (in float64), and writes `report/validation.json`, its table as text, and the plots. `evaluate_table` does
+the same for any table of embeddings (`hgt validate`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from hgt.config import RunConfig
 from hgt.device import DeviceMemory, prepare_device, probe_device
+from hgt.edge_classification import ClassificationReport, classify_facts
 from hgt.edge_table import read_edge_table
 from hgt.embeddings import Embeddings
 from hgt.errors import InputError
@@ -24,12 +26,13 @@ from hgt.geometry import measure_geometry
 from hgt.graph import KnowledgeGraph
 from hgt.memory import memory_limit
 from hgt.model import Decoder
+from hgt.neighbourhoods import measure_neighbourhoods
 from hgt.plots import plot_losses, plot_plane
 from hgt.program import OnEvent, planned_device, planned_phases, run_program
 from hgt.ranking import FactIndex, RankingReport, rank_facts
 from hgt.run_folder import RunFolder
 from hgt.split import TEST, EdgeSplit, split_facts
-from hgt.validation import ValidationReport, validate
+from hgt.validation import Measured, ValidationReport, validate
 
 
 def evaluate_run(folder: RunFolder, on_event: OnEvent) -> None:
@@ -72,14 +75,18 @@ def evaluate_table(path: Path, kg: Path) -> ValidationReport:
 
 
 def report_on(embeddings: Embeddings, graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig, device: torch.device) -> ValidationReport:
-    """embeddings: rows in the graph's global order; device: where facts are ranked."""
-    geometry = measure_geometry(embeddings.vectors, embeddings.nodes["node_type"].to_numpy(dtype=str), config.split.seed)
-    test = split.of(TEST)
+    """embeddings: rows in the graph's global order; device: where facts are scored."""
+    vectors, seed = embeddings.vectors, config.split.seed
+    geometry = measure_geometry(vectors, embeddings.nodes["node_type"].to_numpy(dtype=str), seed)
+    neighbourhoods = measure_neighbourhoods(vectors, graph, split, config.train.contrastive_node_type, seed)
+    test, index = split.of(TEST), FactIndex(graph)
     ranking: RankingReport | None = None
+    classification: ClassificationReport | None = None
     if test.shape[1]:
-        decoder = _decoder(embeddings, graph.edge_types, config).to(device)
-        ranking = rank_facts(embeddings.vectors.to(device), decoder, test, FactIndex(graph))
-    return validate(geometry, ranking, config.validation)
+        decoder, there = _decoder(embeddings, graph.edge_types, config).to(device), vectors.to(device)
+        ranking = rank_facts(there, decoder, test, index)
+        classification = classify_facts(there, decoder, test, index, seed)
+    return validate(Measured(geometry, neighbourhoods, ranking, classification), config.validation)
 
 
 def write_report(report: ValidationReport, folder: Path) -> None:

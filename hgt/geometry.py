@@ -2,14 +2,18 @@
 
 In: vectors and their node types. Out: `Geometry`. Means over pairs are exact, over all pairs: the mean of all cosines is
 (|sum of unit vectors|^2 - n) / (n (n - 1)). The spectrum is that of the full covariance matrix, all components of it.
+Each figure is made for one defect and blind to the others: see the fields.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import sklearn
+import sklearn.metrics
 import sklearn.neighbors
 import torch
 from jaxtyping import Float
@@ -19,6 +23,10 @@ from hgt.errors import InputError
 
 _ROWS = 8_192  # in float64 at a time: 32 MB of 512 dimensions
 _MAX_SAMPLE = 5_000  # nodes on which types are told apart
+_SILHOUETTE_MB = 32  # of distances at a time; scikit-learn's own 1 GiB would be more than training takes
+_DEAD_VARIANCE = 1e-3  # a dimension with less of the mean dimension's variance is dead: a thirtieth of its standard deviation
+_TINY_NORM = 1e-3  # a row with no more of the median norm is near zero
+_MIN_FOR_SPREAD = 5  # nodes of a type: fewer can lie together by chance where there are few dimensions
 
 
 @dataclass(frozen=True)
@@ -27,9 +35,17 @@ class Geometry:
     mean_cosine: over all pairs of nodes; mean_cosine_by_type: over pairs within a type (types of 2 nodes and more)
     explained_variance: share of the variance per PCA component, falling
     components_90: how many of them reach 90 % of the variance (0 where there is none)
+    effective_rank: exp of the entropy of `explained_variance` (Roy & Vetterli 2007, who take singular values); 0 where there is none
+    distinct_share: different rows / rows. Rows of zeros and of types that are one row throughout have figures of their own and are left
+        out, unless none would remain
+    dead_dimensions: share of dimensions with less than a thousandth of the mean dimension's variance
+    spread_by_type: (1 - mean cosine within the type) over the mean of that over types (types of 5 nodes and more); 0: a dead type
+    tiny_norms: share of rows with at most a thousandth of the median norm (of rows that are not zero)
+    norm_ratio: the largest norm over that median; 1 where all rows are zero
     type_accuracy: share of nodes whose nearest neighbour is of their type, in the space of those `components_90`, mean over types
         (of 2 nodes and more)
     plane_type_accuracy: the same in the plane of the first two components, as a PCA plot shows them
+    silhouette: mean over the sample, in the space of those `components_90` (Rousseeuw 1987); None where there is only one type
     plane: [sample, 2] the sampled nodes in that plane; plane_types: their types
     """
 
@@ -38,38 +54,47 @@ class Geometry:
     mean_cosine_by_type: dict[str, float]
     explained_variance: np.ndarray
     components_90: int
+    effective_rank: float
+    distinct_share: float
+    dead_dimensions: float
+    spread_by_type: dict[str, float]
+    tiny_norms: float
+    norm_ratio: float
     type_accuracy: float
     plane_type_accuracy: float
+    silhouette: float | None
     plane: np.ndarray
     plane_types: np.ndarray
 
 
 def measure_geometry(vectors: Float[Tensor, "num_nodes dim"], types: np.ndarray, seed: int) -> Geometry:
     """types: [num_nodes] strings. Raises InputError when fewer than two rows are finite."""
-    finite = torch.isfinite(vectors).all(dim=1)
-    num_not_finite = int((~finite).sum())
-    if num_not_finite:
-        vectors, types = vectors[finite], types[finite.numpy()]
-    if len(vectors) < 2:
-        raise InputError(
-            f"Only {len(vectors)} of {len(finite)} embeddings are finite, too few to measure. Train again with a lower learning_rate."
-        )
-    variances, directions, mean = _principal_components(vectors)
-    share = variances / variances.sum() if variances.sum() > 0 else np.zeros_like(variances)
+    num_rows = len(vectors)
+    vectors, types = _finite_rows(vectors, types)
+    spectrum, directions, mean, by_dimension = _principal_components(vectors)
+    share = spectrum / spectrum.sum() if spectrum.sum() > 0 else np.zeros_like(spectrum)
     sample = _sample_by_type(types, seed)
     components_90 = components_for(share, 0.9)
     projected = ((vectors[torch.from_numpy(sample)].double() - mean) @ directions[:, : max(components_90, 2)]).numpy()
     plane = np.pad(projected, ((0, 0), (0, 1)))[:, :2]  # one-dimensional embeddings lie on a line in it
+    norms = np.concatenate([part.norm(dim=1).numpy() for part in _parts(vectors)])
+    tiny_norms, norm_ratio = _norm_figures(norms)
+    within = {str(t): mean_pairwise_cosine(vectors[torch.from_numpy(types == t)]) for t in np.unique(types) if (types == t).sum() > 1}
     return Geometry(
-        num_not_finite=num_not_finite,
+        num_not_finite=num_rows - len(vectors),
         mean_cosine=mean_pairwise_cosine(vectors),
-        mean_cosine_by_type={
-            str(t): mean_pairwise_cosine(vectors[torch.from_numpy(types == t)]) for t in np.unique(types) if (types == t).sum() > 1
-        },
+        mean_cosine_by_type=within,
         explained_variance=share,
         components_90=components_90,
+        effective_rank=effective_rank(share),
+        distinct_share=_distinct_share(vectors, types, norms),
+        dead_dimensions=float((by_dimension <= _DEAD_VARIANCE * by_dimension.mean()).mean()),
+        spread_by_type=_spreads({t: c for t, c in within.items() if (types == t).sum() >= _MIN_FOR_SPREAD}),
+        tiny_norms=tiny_norms,
+        norm_ratio=norm_ratio,
         type_accuracy=_type_accuracy(projected, types[sample]),
         plane_type_accuracy=_type_accuracy(plane, types[sample]),
+        silhouette=_silhouette(projected, types[sample]),
         plane=plane,
         plane_types=types[sample],
     )
@@ -94,8 +119,57 @@ def components_for(share: np.ndarray, wanted: float) -> int:
     return int(np.searchsorted(np.cumsum(share), wanted - 1e-12) + 1)
 
 
-def _principal_components(vectors: Tensor) -> tuple[np.ndarray, Tensor, Tensor]:
-    """Variances (falling, all of them), directions [dim, dim] and the mean, from the covariance in float64."""
+def effective_rank(share: np.ndarray) -> float:
+    """exp(-sum p log p) of shares that sum to 1: n where n of them are equal; 0 when there is no variance at all."""
+    p = share[share > 0]
+    return float(np.exp(-(p * np.log(p)).sum())) if len(p) else 0.0
+
+
+def _norm_figures(norms: np.ndarray) -> tuple[float, float]:
+    """Share of rows near zero, and the largest norm over the median."""
+    usual = float(np.median(norms[norms > 0])) if norms.any() else 0.0
+    return float((norms <= _TINY_NORM * usual).mean()), float(norms.max() / usual) if usual else 1.0
+
+
+def _distinct_share(vectors: Tensor, types: np.ndarray, norms: np.ndarray) -> float:
+    """Rows are the same when all their values are; told by a hash of 64 bits, so that no second table is sorted."""
+    digests = [hashlib.blake2b(row, digest_size=8).digest() for part in vectors.split(_ROWS) for row in (part + 0.0).numpy()]  # no -0.0
+    digest = np.frombuffer(b"".join(digests), dtype=np.uint64)
+    left_out = norms == 0
+    for t in np.unique(types):
+        rows = digest[types == t]
+        left_out[types == t] |= len(rows) >= _MIN_FOR_SPREAD and bool((rows == rows[0]).all())
+    kept = digest if left_out.all() else digest[~left_out]
+    return len(np.unique(kept)) / len(kept)
+
+
+def _spreads(within: dict[str, float]) -> dict[str, float]:
+    spread = {t: max(1 - cosine, 0.0) for t, cosine in within.items()}
+    mean = float(np.mean(list(spread.values()))) if spread else 0.0
+    return {t: value / mean if mean > 1e-9 else 0.0 for t, value in spread.items()}
+
+
+def _silhouette(points: np.ndarray, types: np.ndarray) -> float | None:
+    """How much nearer nodes are to their own type than to the next one: -1 to 1, 0 where types lie over one another."""
+    if not 2 <= len(np.unique(types)) < len(points):
+        return None
+    with sklearn.config_context(working_memory=_SILHOUETTE_MB):
+        return float(sklearn.metrics.silhouette_score(points, types))
+
+
+def _finite_rows(vectors: Tensor, types: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    finite = torch.isfinite(vectors).all(dim=1)
+    if not finite.all():
+        vectors, types = vectors[finite], types[finite.numpy()]
+    if len(vectors) < 2:
+        raise InputError(
+            f"Only {len(vectors)} of {len(finite)} embeddings are finite, too few to measure. Train again with a lower learning_rate."
+        )
+    return vectors, types
+
+
+def _principal_components(vectors: Tensor) -> tuple[np.ndarray, Tensor, Tensor, np.ndarray]:
+    """Variances (falling, all of them), directions [dim, dim], the mean and the variance of each dimension, in float64."""
     mean = torch.zeros(vectors.shape[1], dtype=torch.float64)
     for part in _parts(vectors):
         mean += part.sum(0)
@@ -104,10 +178,11 @@ def _principal_components(vectors: Tensor) -> tuple[np.ndarray, Tensor, Tensor]:
     for part in _parts(vectors):
         centred = part - mean
         covariance += centred.T @ centred
-    values, directions = torch.linalg.eigh(covariance / len(vectors))
+    covariance /= len(vectors)
+    values, directions = torch.linalg.eigh(covariance)
     values = values.clamp_min(0).flip(0)
     noise = float(values[0]) * 1e-12  # rounding leaves a rank-deficient covariance with tiny values
-    return torch.where(values > noise, values, 0.0).numpy(), directions.flip(1), mean
+    return torch.where(values > noise, values, 0.0).numpy(), directions.flip(1), mean, covariance.diagonal().numpy()
 
 
 def _parts(vectors: Tensor) -> Iterator[Tensor]:

@@ -41,11 +41,24 @@ class RankingMetrics:
 
 @dataclass(frozen=True)
 class RankingReport:
-    """`all_nodes`: ranked among every node; `typed`: among the nodes of the right type; `by_edge_type`: typed, each alone."""
+    """`all_nodes`: ranked among every node; `typed`: among the nodes of the right type. Both over all ranks (micro).
+    by_edge_type, by_edge_type_all_nodes: each edge type alone, typed and among every node
+    """
 
     all_nodes: RankingMetrics
     typed: RankingMetrics
     by_edge_type: dict[EdgeType, RankingMetrics]
+    by_edge_type_all_nodes: dict[EdgeType, RankingMetrics]
+
+    @property
+    def typed_macro(self) -> RankingMetrics:
+        """Mean over edge types, each counting as much as any other."""
+        return _macro(list(self.by_edge_type.values()))
+
+    @property
+    def all_nodes_macro(self) -> RankingMetrics:
+        """Mean over edge types, each counting as much as any other."""
+        return _macro(list(self.by_edge_type_all_nodes.values()))
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,7 @@ def rank_facts(
         all_nodes=_metrics(np.concatenate([r.all_ranks for r in every]), np.concatenate([r.all_candidates for r in every])),
         typed=_metrics(np.concatenate([r.typed_ranks for r in every]), np.concatenate([r.typed_candidates for r in every])),
         by_edge_type={e: _metrics(r.typed_ranks, r.typed_candidates) for e, r in ranks.items()},
+        by_edge_type_all_nodes={e: _metrics(r.all_ranks, r.all_candidates) for e, r in ranks.items()},
     )
 
 
@@ -200,4 +214,13 @@ def _metrics(ranks: np.ndarray, candidates: np.ndarray) -> RankingMetrics:
         hits={k: float((ranks <= k).mean()) for k in (1, 3, 10)},
         chance_mrr=float((harmonic[candidates] / candidates).mean()),
         num_ranks=len(ranks),
+    )
+
+
+def _macro(each: list[RankingMetrics]) -> RankingMetrics:
+    return RankingMetrics(
+        mrr=float(np.mean([m.mrr for m in each])),
+        hits={k: float(np.mean([m.hits[k] for m in each])) for k in each[0].hits},
+        chance_mrr=float(np.mean([m.chance_mrr for m in each])),
+        num_ranks=sum(m.num_ranks for m in each),
     )

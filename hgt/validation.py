@@ -1,7 +1,7 @@
 """The acceptance of an embedding table: checks with value, threshold, verdict and meaning.
 
-In: geometry and ranking figures. Out: a `ValidationReport`. Geometry alone passes random noise and ranking alone passes
-collapsed types, so both are required (FACTS.md 1, DESIGN.md 5.5).
+In: what was measured. Out: a `ValidationReport`. Geometry alone passes random noise and ranking alone passes collapsed types,
+so both are required (FACTS.md 1, DESIGN.md 5.5). Which checks are required is configuration.
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hgt.config import ValidationConfig
+from hgt.edge_classification import ClassificationMetrics, ClassificationReport
 from hgt.geometry import Geometry
+from hgt.neighbourhoods import Neighbourhoods
 from hgt.ranking import RankingMetrics, RankingReport
-
-_DISEASE_BAND = (0.5, 0.8)  # seed.md's success criterion; it describes that model, so here it advises
 
 
 @dataclass(frozen=True)
 class Check:
-    """One figure against its threshold. `required` checks decide; the others advise."""
+    """One figure against its threshold. `required` checks decide; the others advise.
 
+    key: what `required_checks` calls it; value: None where the graph or the table leaves nothing to measure, which decides nothing
+    """
+
+    key: str
     name: str
-    value: float | None
+    value: float | int | None
     threshold: str
     passed: bool
     required: bool
@@ -35,101 +39,225 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """All that is known of a table. ranking, classification: None where there was nothing to rank, or no negative to draw."""
+
+    geometry: Geometry
+    neighbourhoods: Neighbourhoods
+    ranking: RankingReport | None
+    classification: ClassificationReport | None
+
+
+@dataclass(frozen=True)
 class ValidationReport:
-    """accepted: every required check passed. ranking: None where there was nothing to rank."""
+    """accepted: every required check passed."""
 
     checks: tuple[Check, ...]
-    geometry: Geometry
-    ranking: RankingReport | None
+    measured: Measured
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.measured.geometry
+
+    @property
+    def ranking(self) -> RankingReport | None:
+        return self.measured.ranking
 
     @property
     def accepted(self) -> bool:
         return all(c.passed for c in self.checks if c.required)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON; figures of every edge type included."""
+        """The report as JSON; figures of every edge type and node type included."""
         return {
             "accepted": self.accepted,
             "checks": [{**asdict(c), "verdict": c.verdict} for c in self.checks],
             "mean_cosine_by_type": self.geometry.mean_cosine_by_type,
+            "spread_by_type": self.geometry.spread_by_type,
             "explained_variance": self.geometry.explained_variance.tolist(),
             "ranking": None if self.ranking is None else _ranking_dict(self.ranking),
+            "classification": None if self.measured.classification is None else _classification_dict(self.measured.classification),
         }
 
     def table(self) -> str:
         """The report for people."""
         lines = [f"{'check':<34}{'value':>10}  {'threshold':<18}{'verdict':<9}meaning"]
         for c in self.checks:
-            value = "-" if c.value is None else f"{c.value:,.0f}" if c.value == int(c.value) and abs(c.value) > 1 else f"{c.value:.4f}"
+            value = "-" if c.value is None else f"{c.value:,}" if isinstance(c.value, int) else f"{c.value:.4f}"
             lines.append(f"{c.name:<34}{value:>10}  {c.threshold:<18}{c.verdict:<9}{c.meaning}")
+        if within := sorted(self.geometry.mean_cosine_by_type.items(), key=lambda i: -i[1]):
+            lines += ["", f"{'mean cosine within a type':<34}{'cosine':>10}"] + [f"  {t[:32]:<32}{cosine:>10.4f}" for t, cosine in within]
         if self.ranking is not None:
-            lines += ["", f"{'ranked on held-out facts':<50}{'ranks':>8}{'MRR':>9}{'Hits@1':>9}{'Hits@3':>9}{'Hits@10':>9}{'chance':>9}"]
-            rows = [("among all nodes", self.ranking.all_nodes), ("among nodes of the right type", self.ranking.typed)]
-            rows += [("  " + " - ".join(e), m) for e, m in sorted(self.ranking.by_edge_type.items(), key=lambda i: -i[1].num_ranks)]
-            lines += [_ranking_line(name, m) for name, m in rows]
+            lines += ["", *_ranking_lines(self.ranking, self.measured.classification)]
         lines += ["", "ACCEPTED" if self.accepted else "REJECTED: " + "; ".join(c.name for c in self.checks if c.required and not c.passed)]
         return "\n".join(lines)
 
 
-def _ranking_line(name: str, m: RankingMetrics) -> str:
-    hits = "".join(f"{m.hits[k]:>9.4f}" for k in (1, 3, 10))
-    return f"{name[:50]:<50}{m.num_ranks:>8,}{m.mrr:>9.4f}{hits}{m.chance_mrr:>9.4f}"
+def _ranking_lines(ranking: RankingReport, classification: ClassificationReport | None) -> list[str]:
+    """Ranks, and AUROC and AUPRC where candidates are of the right type. Edge types, those with the most ranks first, are ranked among
+    nodes of the right type; the last column is their MRR among all nodes.
+    """
+    micro, macro, pairs = (classification.micro, classification.macro, classification.by_edge_type) if classification else (None, None, {})
+    titles = ("MRR", "Hits@1", "Hits@3", "Hits@10", "chance", "AUROC", "AUPRC")
+    lines = [
+        f"{'held-out facts':<50}{'ranks':>8}" + "".join(f"{title:>8}" for title in titles) + f"{'MRR all':>9}",
+        _ranking_line("among all nodes", ranking.all_nodes, None).rstrip(),
+        _ranking_line("the same, mean over edge types", ranking.all_nodes_macro, None).rstrip(),
+        _ranking_line("among nodes of the right type", ranking.typed, micro),
+        _ranking_line("the same, mean over edge types", ranking.typed_macro, macro),
+    ]
+    by_size = sorted(ranking.by_edge_type.items(), key=lambda i: -i[1].num_ranks)
+    everywhere = ranking.by_edge_type_all_nodes
+    return lines + [_ranking_line("  " + " - ".join(e), m, pairs.get(e)) + f"{everywhere[e].mrr:>9.4f}" for e, m in by_size]
+
+
+def _ranking_line(name: str, m: RankingMetrics, pairs: ClassificationMetrics | None) -> str:
+    figures = [m.mrr, *(m.hits[k] for k in (1, 3, 10)), m.chance_mrr]
+    against_false = f"{pairs.auroc:>8.4f}{pairs.auprc:>8.4f}" if pairs else " " * 16
+    return f"{name[:50]:<50}{m.num_ranks:>8,}" + "".join(f"{f:>8.4f}" for f in figures) + against_false
 
 
 def _ranking_dict(report: RankingReport) -> dict[str, Any]:
     return {
         "all_nodes": asdict(report.all_nodes),
+        "all_nodes_macro": asdict(report.all_nodes_macro),
         "typed": asdict(report.typed),
-        "by_edge_type": [{"edge_type": list(e), **asdict(m)} for e, m in report.by_edge_type.items()],
+        "typed_macro": asdict(report.typed_macro),
+        "by_edge_type": [
+            {"edge_type": list(e), **asdict(m), "all_nodes": asdict(report.by_edge_type_all_nodes[e])}
+            for e, m in report.by_edge_type.items()
+        ],
     }
 
 
-def validate(geometry: Geometry, ranking: RankingReport | None, config: ValidationConfig) -> ValidationReport:
+def _classification_dict(report: ClassificationReport) -> dict[str, Any]:
+    return {
+        "micro": asdict(report.micro),
+        "macro": asdict(report.macro),
+        "by_edge_type": [{"edge_type": list(e), **asdict(m)} for e, m in report.by_edge_type.items()],
+        "num_without_negative": report.num_without_negative,
+    }
+
+
+def validate(measured: Measured, config: ValidationConfig) -> ValidationReport:
     """Hold the figures against the thresholds."""
     checks = [
-        Check(
-            "rows not finite", float(geometry.num_not_finite), "= 0", geometry.num_not_finite == 0, True,
+        *_row_checks(measured.geometry, config),
+        *_collapse_checks(measured.geometry, config),
+        *_type_checks(measured.geometry, config),
+        *_graph_checks(measured, config),
+    ]
+    return ValidationReport(tuple(checks), measured)
+
+
+def _collapse_checks(g: Geometry, config: ValidationConfig) -> list[Check]:
+    """All nodes alike, or in few directions."""
+    least, spread, meaning = config.min_type_spread, None, "no type has 5 nodes, so none can be told to be dead"
+    if g.spread_by_type:
+        flattest, spread = min(g.spread_by_type.items(), key=lambda i: i[1])
+        meaning = f"low: the nodes of a type cannot be told apart (dead type); flattest: {flattest}"
+    return [
+        _check(
+            config, "mean_cosine", "mean pairwise cosine", g.mean_cosine, f"< {config.max_mean_cosine:g}",
+            g.mean_cosine < config.max_mean_cosine, "high: all nodes point the same way (collapse)",
+        ),
+        _at_least(
+            config, "components_90", "components for 90 % of variance", g.components_90, config.min_components_90,
+            "low: the vectors fill few of their dimensions (collapse)",
+        ),
+        _at_least(
+            config, "effective_rank", "effective rank", g.effective_rank, config.min_effective_rank,
+            "low: a few directions carry nearly all of the variance (collapse)",
+        ),
+        _at_most(
+            config, "dead_dimensions", "dead dimensions", g.dead_dimensions, config.max_dead_dimensions,
+            "share of dimensions in which all nodes have nearly the same value",
+        ),
+        _at_least(config, "type_spread", "spread of the flattest type", spread, least, meaning),
+    ]  # fmt: skip
+
+
+def _row_checks(g: Geometry, config: ValidationConfig) -> list[Check]:
+    """Rows of no use."""
+    return [
+        _check(
+            config, "finite", "rows not finite", g.num_not_finite, "= 0", g.num_not_finite == 0,
             "a NaN or infinite vector is of no use to anyone",
         ),
-        Check(
-            "mean pairwise cosine", geometry.mean_cosine, f"< {config.max_mean_cosine:g}",
-            geometry.mean_cosine < config.max_mean_cosine, True, "high: all nodes point the same way (collapse)",
+        _at_least(
+            config, "distinct_rows", "distinct rows", g.distinct_share, config.min_distinct_rows,
+            "low: nodes share one vector and cannot be told apart",
         ),
-        Check(
-            "components for 90 % of variance", float(geometry.components_90), f">= {config.min_components_90}",
-            geometry.components_90 >= config.min_components_90, True, "low: the vectors fill few of their dimensions (collapse)",
+        _at_most(
+            config, "tiny_norms", "rows near zero", g.tiny_norms, config.max_tiny_norms,
+            "share of vectors that say next to nothing: at most a thousandth of the median norm",
         ),
-        Check(
-            "type accuracy in PCA space", geometry.type_accuracy, f">= {config.min_type_accuracy:g}",
-            geometry.type_accuracy >= config.min_type_accuracy, True, "low: nodes of different types are mixed up",
+        _at_most(
+            config, "norm_ratio", "largest norm over the median", g.norm_ratio, config.max_norm_ratio,
+            "high: a few nodes outweigh all others in sums and inner products", unit=" x",
         ),
-        _plane_check(geometry),
-        *_disease_check(geometry),
-        _ranking_check(ranking, config),
     ]  # fmt: skip
-    return ValidationReport(tuple(checks), geometry, ranking)
 
 
-def _plane_check(geometry: Geometry) -> Check:
-    threshold = min(3 / max(len(set(geometry.plane_types.tolist())), 1), 0.9)  # three times what guessing reaches
-    value = geometry.plane_type_accuracy
-    meaning = "how clearly the PCA plot shows the types; two of many dimensions"
-    return Check("type accuracy in the PCA plot", value, f">= {threshold:.2f}", value >= threshold, False, meaning)
-
-
-def _disease_check(geometry: Geometry) -> list[Check]:
-    value = geometry.mean_cosine_by_type.get("disease")
-    if value is None:
-        return []
-    low, high = _DISEASE_BAND
+def _type_checks(g: Geometry, config: ValidationConfig) -> list[Check]:
+    """Types told apart."""
+    in_plane = min(config.min_plane_accuracy_over_chance / max(len(set(g.plane_types.tolist())), 1), 0.9)
+    apart = "there are too few types, or nodes of them"
+    if g.silhouette is not None:
+        apart = "below 0: nodes lie nearer to another type than to their own"
+    cosine, low, high = g.mean_cosine_by_type.get("disease"), config.min_disease_cosine, config.max_disease_cosine
+    checks = [
+        _at_least(
+            config, "type_accuracy", "type accuracy in PCA space", g.type_accuracy, config.min_type_accuracy,
+            "low: nodes of different types are mixed up",
+        ),
+        _check(
+            config, "plane_accuracy", "type accuracy in the PCA plot", g.plane_type_accuracy, f">= {in_plane:.2f}",
+            g.plane_type_accuracy >= in_plane, "how clearly the PCA plot shows the types; two of many dimensions",
+        ),
+        _at_least(
+            config, "silhouette", "silhouette of the types", g.silhouette, config.min_silhouette,
+            apart,
+        ),
+    ]  # fmt: skip
+    if cosine is None:
+        return checks
     meaning = "seed.md's band; the contrastive loss spreads diseases wider"
-    return [Check("mean cosine among diseases", value, f"{low} - {high}", low <= value <= high, False, meaning)]
+    band = f"{low} - {high}"
+    return [*checks, _check(config, "disease_cosine", "mean cosine among diseases", cosine, band, low <= cosine <= high, meaning)]
 
 
-def _ranking_check(ranking: RankingReport | None, config: ValidationConfig) -> Check:
-    name, meaning = "typed MRR over chance", "held-out facts rank above others: the vectors know the graph"
-    threshold = f">= {config.min_mrr_over_chance:g} x"
-    if ranking is None:
-        return Check(name, None, threshold, False, False, "the graph is too small to hold out facts: nothing could be ranked")
-    ratio = ranking.typed.mrr / ranking.typed.chance_mrr
-    return Check(name, ratio, threshold, ratio >= config.min_mrr_over_chance, True, meaning)
+def _graph_checks(measured: Measured, config: ValidationConfig) -> list[Check]:
+    """Vectors that know the graph."""
+    n, ranking = measured.neighbourhoods, measured.ranking
+    most = int(config.max_untrained_nodes * n.num_nodes)
+    agree = f"rank correlation of {n.node_type} pairs: nodes with the same neighbours have similar vectors"
+    ratio, meaning = None, "the graph is too small to hold out facts: nothing could be ranked"
+    if ranking is not None:
+        ratio, meaning = ranking.typed.mrr / ranking.typed.chance_mrr, "held-out facts rank above others: the vectors know the graph"
+    return [
+        _at_least(
+            config, "similarity_correlation", "shared neighbours and cosines", n.correlation, config.min_similarity_correlation,
+            agree if n.correlation is not None else f"too few pairs of {n.node_type} nodes that differ",
+        ),
+        _check(
+            config, "untrained_nodes", "nodes without training facts", n.num_untrained, f"<= {most:,}", n.num_untrained <= most,
+            "nothing is known of these nodes but their type",
+        ),
+        _at_least(config, "mrr", "typed MRR over chance", ratio, config.min_mrr_over_chance, meaning, unit=" x"),
+    ]  # fmt: skip
+
+
+def _at_least(
+    config: ValidationConfig, key: str, name: str, value: float | int | None, threshold: float | int, meaning: str, unit: str = ""
+) -> Check:
+    return _check(config, key, name, value, f">= {threshold:g}{unit}", value is not None and value >= threshold, meaning)
+
+
+def _at_most(config: ValidationConfig, key: str, name: str, value: float, threshold: float, meaning: str, unit: str = "") -> Check:
+    return _check(config, key, name, value, f"<= {threshold:g}{unit}", value <= threshold, meaning)
+
+
+def _check(config: ValidationConfig, key: str, name: str, value: float | int | None, threshold: str, passed: bool, meaning: str) -> Check:
+    required = key in config.required_checks and value is not None
+    return Check(key, name, value, threshold, passed, required, meaning)

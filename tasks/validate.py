@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -33,14 +34,21 @@ def validate(run: str, tracker: Tracker) -> Verdict:
     say(table)
     with contextlib.suppress(*NO_ANSWER):
         create_markdown_artifact(f"```\n{table}\n```", key="validation-report", description=f"Validation of run {run}")
-    figures = {
-        f"validation/{c['name'].replace(' ', '_').replace('%', 'percent')}": c["value"] for c in report["checks"] if c["value"] is not None
-    }
-    for scope in ("typed", "all_nodes"):
-        if report["ranking"]:
-            m = report["ranking"][scope]
-            figures |= {f"test/{scope}/mrr": m["mrr"]} | {f"test/{scope}/hits_at_{k}": v for k, v in m["hits"].items()}
-    tracker.metrics(figures)
+    tracker.metrics(_figures(report))
     failed = tuple(c["name"] for c in report["checks"] if c["required"] and not c["passed"])
     tracker.tags({"accepted": str(report["accepted"]).lower(), "failed_checks": "; ".join(failed)})
     return Verdict(run, report["accepted"], failed)
+
+
+def _figures(report: dict[str, Any]) -> dict[str, float]:
+    """MLflow's metrics: a value for each check, and what held-out facts gave; figures of single edge types are in the report."""
+    checks = report["checks"]
+    figures = {f"validation/{c['name'].replace(' ', '_').replace('%', 'percent')}": c["value"] for c in checks if c["value"] is not None}
+    if ranking := report["ranking"]:
+        for scope in ("typed", "all_nodes"):
+            for prefix, m in (("", ranking[scope]), ("macro_", ranking[f"{scope}_macro"])):
+                figures |= {f"test/{scope}/{prefix}mrr": m["mrr"]}
+                figures |= {f"test/{scope}/{prefix}hits_at_{k}": v for k, v in m["hits"].items()}
+    if pairs := report["classification"]:
+        figures |= {f"test/pairs/{mean}_{name}": pairs[mean][name] for mean in ("micro", "macro") for name in ("auroc", "auprc")}
+    return figures

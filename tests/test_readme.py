@@ -15,6 +15,8 @@ README = (CHECKOUT / "README.md").read_text()
 def default_text(p):
     if isinstance(p.default, bool):
         return "yes" if p.default else "no"
+    if p.is_list and p.default:
+        return ", ".join(p.default)
     return "none" if p.default is None or p.default == () else f"{p.default:g}" if isinstance(p.default, float) else p.default
 
 

@@ -33,7 +33,7 @@ def events(folder, kind):
 
 def test_train_tracks_everything_in_one_mlflow_run(hgt, environment, small_kg, tmp_path):
     csv = tmp_path / "embeddings.csv"
-    lax = {"min_components_90": 1, "min_type_accuracy": 0, "min_mrr_over_chance": 0, "max_mean_cosine": 1}
+    lax = {"min_components_90": 1, "min_effective_rank": 0, "min_type_accuracy": 0, "min_mrr_over_chance": 0, "max_mean_cosine": 1}
     done = hgt("train", "--kg", small_kg, "--output-csv", csv, *options(SMALL | lax))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -84,6 +84,18 @@ def test_rejected_embeddings_end_with_exit_code_3(hgt, environment, small_kg):
     assert "typed MRR over chance" in done.stdout.strip().splitlines()[-1]
     _, (run,) = runs_of(environment)
     assert (run.info.status, run.data.tags["accepted"]) == ("FINISHED", "false")
+    assert "typed MRR over chance" in run.data.tags["failed_checks"].split("; ")
+    assert {"test/typed/mrr", "test/typed/macro_mrr", "test/all_nodes/macro_hits_at_10", "test/pairs/macro_auprc"} <= set(run.data.metrics)
+
+
+@pytest.mark.slow
+def test_checks_that_are_not_required_reject_nothing(hgt, environment, small_kg):
+    lax = ("--required-checks", "finite", "--required-checks", "distinct_rows")
+    done = hgt("train", "--kg", small_kg, *lax, *options(SMALL | {"num_epochs": 1, "min_mrr_over_chance": 1000}))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ACCEPTED" in done.stdout
+    _, (run,) = runs_of(environment)
+    assert (run.data.tags["accepted"], run.data.tags["failed_checks"]) == ("true", "")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +106,8 @@ def test_rejected_embeddings_end_with_exit_code_3(hgt, environment, small_kg):
         (["--kg", "{kg}", "--num-heads", "7"], "must be a multiple of num_heads 7"),
         (["--kg", "{kg}", "--dropout", "2"], "dropout must be"),
         (["--kg", "{kg}", "--dropout", "much"], "'much' is not a valid float"),
+        (["--kg", "{kg}", "--required-checks", "mrr", "--required-checks", "mmr"], "'mmr' is not one of 'finite', 'mean_cosine',"),
+        (["--kg", "{kg}", "--min-disease-cosine", "0.9"], "min_disease_cosine 0.9 exceeds max_disease_cosine 0.8"),
         (["--kg", "{kg}", "--device", "mps"], "mps is not available"),
         (["--kg", "{kg}", "--output-csv", "no/such/folder/e.csv"], "its folder does not exist"),
         (["--kg", "{kg}", "--resume", "x"], "either --kg FILE or --resume RUN"),

@@ -37,13 +37,16 @@ OTHER = {
     **{"edge_sample_size": 10, "node_batch_size": 9, "accumulation_steps": 2, "min_batches_per_epoch": 1, "num_negatives": 3},
     **{"contrastive_weight": 0.0, "contrastive_node_type": "drug", "contrastive_temperature": 0.5, "similarity_threshold": 1.0},
     **{"max_grad_norm": 2.0, "patience": 1, "num_val_edges": 20, "checkpoint_minutes": 0.5, "max_mean_cosine": 0.9},
-    **{"min_components_90": 1, "min_type_accuracy": 0.1, "min_mrr_over_chance": 1.0},
+    **{"min_components_90": 1, "min_type_accuracy": 0.1, "min_mrr_over_chance": 1.0, "required_checks": ["mrr", "silhouette"]},
+    **{"min_effective_rank": 2.0, "min_distinct_rows": 0.5, "max_dead_dimensions": 1.0, "min_type_spread": 0.0, "max_tiny_norms": 0.5},
+    **{"max_norm_ratio": 5.0, "min_plane_accuracy_over_chance": 1.0, "min_silhouette": 0.2, "min_disease_cosine": 0.1},
+    **{"max_disease_cosine": 0.9, "min_similarity_correlation": 0.3, "max_untrained_nodes": 1.0},
     **{"mixed_precision": True, "recompute_layers": True, "num_neighbors": 16, "memory": "12.5GiB"},
     **{"max_shrinks": 0, "fallback": "none", "docker_memory": "8GB"},
 }
 FREE = {
     *("num_epochs", "device", "node_batch_size", "accumulation_steps", "patience", "checkpoint_minutes", "recompute_layers", "memory"),
-    *("max_mean_cosine", "min_components_90", "min_type_accuracy", "min_mrr_over_chance"),
+    *(p.name for p in PARAMETERS.values() if p.group == "validation"),
     *("max_shrinks", "fallback", "docker_memory"),
 }
 
@@ -139,6 +142,11 @@ def test_counts_have_a_least_value(name):
         ("min_mirrored_share", [0, 1], [1.01]),
         ("max_mean_cosine", [0, 1], [1.01]),
         ("min_type_accuracy", [0, 1], [1.01]),
+        ("required_checks", [["mrr"], ["finite", "untrained_nodes"]], [["mmr"], ["finite", ""], []]),
+        ("min_effective_rank", [0, 500], [-1]),
+        ("max_norm_ratio", [0, 1e9], [-1]),
+        ("min_disease_cosine", [0, 0.8], [1.01]),
+        ("max_disease_cosine", [0.5, 1], [1.01]),
         ("min_mrr_over_chance", [0, 100], [-1]),
         ("seed", [0, 2**31 - 1], [2**31]),
         ("limit_nodes", [1, None], [0]),
@@ -171,6 +179,8 @@ def test_combinations_that_cannot_be():
         RunConfig.from_flat({"hidden_dim": 250})
     with pytest.raises(InputError, match="even embedding_dim, not 63"):
         RunConfig.from_flat({"embedding_dim": 63, "decoder": "complex"})
+    with pytest.raises(InputError, match=r"min_disease_cosine 0\.9 exceeds max_disease_cosine 0\.8"):
+        RunConfig.from_flat({"min_disease_cosine": 0.9})
     with pytest.raises(InputError, match="ppi cannot be both"):
         RunConfig.from_flat({"symmetric_relations": ["ppi", "x"], "directed_relations": ["ppi"]})
     with pytest.raises(InputError, match="Parameter num_epochs must be 1 or more, not 0"):

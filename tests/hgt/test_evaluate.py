@@ -63,6 +63,36 @@ def test_a_csv_of_elsewhere_is_scored_by_inner_products(table, kg_csv, embedding
     assert report.ranking.typed.mrr != evaluate_table(table, kg_csv).ranking.typed.mrr
 
 
+def test_true_facts_score_above_false_ones(table, kg_csv):
+    pairs = evaluate_table(table, kg_csv).measured.classification
+    assert pairs.micro.auroc > 0.6
+    assert pairs == evaluate_table(table, kg_csv).measured.classification, "negatives are drawn alike in every run"
+
+
+@pytest.mark.parametrize("dim", [1, 2, 128])
+def test_a_foreign_table_of_any_width_is_judged(graph, kg_csv, tmp_path, dim):
+    torch.manual_seed(1)
+    foreign = Embeddings(graph.node_table().astype(str), torch.randn(graph.total_nodes, dim), (), torch.zeros(0, dim), {})
+    foreign.save(tmp_path)
+    (tmp_path / "relations.parquet").unlink()
+    report = evaluate_table(tmp_path / "embeddings.parquet", kg_csv)
+    assert "mrr" in {c.key for c in report.checks if c.verdict == "FAIL"}
+    assert json.loads(json.dumps(report.as_dict(), allow_nan=False))["accepted"] is False
+
+
+@pytest.mark.parametrize("rows", [[("gene", "a", "ppi", "gene", "b")], [("drug", "a", "treats", "disease", "b")]])
+def test_two_nodes_of_one_type_or_two_are_judged(tmp_path, rows):
+    pd.DataFrame(rows, columns=["x_type", "x_id", "relation", "y_type", "y_id"]).to_csv(tmp_path / "kg.csv", index=False)
+    (head, a, _, tail, b), *_ = rows
+    nodes = pd.DataFrame({"node_type": [head, tail], "node_id": [a, b], "node_name": [a, b], "dim_0": [1.0, 2.0], "dim_1": [0.5, 0.1]})
+    nodes.to_csv(tmp_path / "table.csv", index=False)
+    report = evaluate_table(tmp_path / "table.csv", tmp_path / "kg.csv")
+    assert report.ranking is None
+    assert {c.key for c in report.checks if c.value is None} >= {"silhouette", "type_spread", "mrr"}
+    assert not report.accepted
+    assert "components for 90 % of variance" in report.table().splitlines()[-1]
+
+
 def test_nothing_held_out_gives_a_report_without_ranking(embeddings, graph, split, config):
     nothing = EdgeSplit(split.facts, torch.full_like(split.part, TRAIN), tuple(graph.edge_types))
     report = report_on(embeddings, graph, nothing, config, CPU)
@@ -78,8 +108,9 @@ def test_facts_are_ranked_on_the_given_device(embeddings, graph, split, config, 
         seen.extend([vectors.device.type, decoder.relation.device.type, vectors.dtype])
 
     monkeypatch.setattr(evaluate, "rank_facts", rank)
+    monkeypatch.setattr(evaluate, "classify_facts", lambda *arguments: rank(*arguments[:4]))
     report = report_on(embeddings, graph, split, config, torch.device("meta"))
-    assert seen == ["meta", "meta", torch.float32]
+    assert seen == ["meta", "meta", torch.float32] * 2
     assert report.geometry.num_not_finite == 0
 
 

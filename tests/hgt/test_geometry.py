@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 
 from hgt import geometry
 from hgt.errors import InputError
-from hgt.geometry import components_for, mean_pairwise_cosine, measure_geometry
+from hgt.geometry import components_for, effective_rank, mean_pairwise_cosine, measure_geometry
 from hgt.plots import plot_plane
 
 
@@ -169,3 +170,91 @@ def test_one_dimension_can_be_measured_and_drawn(tmp_path):
     assert measured.plane.shape == (30, 2)
     plot_plane(measured, tmp_path / "pca.png")
     assert (tmp_path / "pca.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("share", "expected"), [([0.25] * 4, 4), ([1, 0, 0], 1), ([0, 0], 0), ([0.5, 0.25, 0.25], 2**1.5)])
+def test_effective_rank(share, expected):
+    assert effective_rank(np.array(share, dtype=float)) == pytest.approx(expected)
+
+
+def test_the_effective_rank_is_that_of_the_spectrum():
+    assert 480 < measure_geometry(normal(20_000, 512), one_type(20_000), seed=0).effective_rank < 512
+    assert 3 < measure_geometry(normal(2_000, 4) @ normal(4, 512, seed=1), one_type(2_000), seed=0).effective_rank <= 4
+    strong = normal(2_000, 64) * torch.tensor([30.0] + [1.0] * 63)
+    assert measure_geometry(strong, one_type(2_000), seed=0).effective_rank < 3
+
+
+def test_the_silhouette_is_that_of_scikit_learn_in_the_space_of_the_components():
+    vectors, types = apart(4, 25, dim=6, distance=0.8)
+    measured = measure_geometry(vectors, types, seed=0)
+    v = (vectors - vectors.mean(0)).double().numpy()
+    _, _, directions = np.linalg.svd(v, full_matrices=False)
+    expected = sklearn.metrics.silhouette_score(v @ directions[: measured.components_90].T, types)
+    assert measured.silhouette == pytest.approx(expected)
+    shuffled = measure_geometry(vectors, np.random.default_rng(0).permutation(types), seed=0)
+    assert shuffled.silhouette < 0.02 < measured.silhouette
+
+
+@pytest.mark.parametrize(("types", "known"), [(["a"] * 6, False), (list("abcdef"), False), (list("aabbcc"), True)])
+def test_a_silhouette_needs_two_types_and_one_of_two_nodes(types, known):
+    assert (measure_geometry(normal(6, 4), np.array(types), seed=0).silhouette is not None) == known
+
+
+def test_distinct_rows_are_counted_exactly(monkeypatch):
+    monkeypatch.setattr(geometry, "_ROWS", 7)  # the same row in several blocks
+    vectors = normal(100, 8)
+    vectors[50:90] = vectors[:40]
+    vectors[0, 0], vectors[50, 0] = 0.0, -0.0  # equal numbers, other bytes
+    vectors[99] = vectors[98]
+    vectors[99, 3] = torch.nextafter(vectors[98, 3], torch.tensor(9.0))  # unequal numbers
+    assert measure_geometry(vectors, one_type(100), seed=0).distinct_share == 0.6
+    assert len(np.unique(vectors.numpy() + 0.0, axis=0)) == 60
+
+
+def test_a_type_of_one_row_and_rows_of_zeros_are_no_duplicates():
+    vectors, types = normal(100, 8), np.array(["a"] * 60 + ["b"] * 40)
+    vectors[60:] = vectors[60].clone()
+    vectors[:10] = 0
+    assert measure_geometry(vectors, types, seed=0).distinct_share == 1
+    vectors[61, 0] += 1  # no longer one row throughout
+    assert measure_geometry(vectors, types, seed=0).distinct_share == pytest.approx(52 / 90)
+    assert measure_geometry(torch.ones(100, 8), types, seed=0).distinct_share == 0.01, "nothing else is there"
+
+
+def test_dead_dimensions_are_told_by_their_variance():
+    vectors = normal(2_000, 20) * 5 + 3
+    vectors[:, 2] = 7
+    vectors[:, 5] = 7 + 0.1 * normal(2_000, 1, seed=1)[:, 0]  # a 2,500th of the variance
+    vectors[:, 6] = 7 + 0.5 * normal(2_000, 1, seed=2)[:, 0]  # a 100th
+    assert measure_geometry(vectors, one_type(2_000), seed=0).dead_dimensions == 0.1
+    assert measure_geometry(torch.full((9, 4), 1 / 3), one_type(9), seed=0).dead_dimensions == 1
+
+
+def test_the_spread_of_a_type_is_over_the_mean_of_all():
+    vectors, types = normal(300, 32), np.repeat(["a", "b", "c"], 100)
+    vectors[:100] = vectors[0] + 0.01 * vectors[:100]
+    measured = measure_geometry(vectors, types, seed=0)
+    spread = {t: 1 - brute_force_cosine(vectors[torch.from_numpy(types == t)]) for t in "abc"}
+    for t, value in measured.spread_by_type.items():
+        assert value == pytest.approx(spread[t] / np.mean(list(spread.values())), rel=1e-6)
+    assert measured.spread_by_type["a"] < 0.001
+    for other in (vectors + 50, vectors * torch.linspace(0.1, 90, 300)[:, None]):
+        assert measure_geometry(other, types, seed=0).spread_by_type["b"] > 0.3, "neither a shift nor large rows make a type dead"
+
+
+def test_types_that_are_all_dead_have_no_spread_and_few_nodes_tell_nothing():
+    types = np.repeat(["a", "b", "few"], [10, 10, 4])
+    assert measure_geometry(torch.full((24, 8), 1 / 3), types, seed=0).spread_by_type == {"a": 0, "b": 0}
+
+
+def test_norms():
+    vectors = torch.nn.functional.normalize(normal(100, 8), dim=1) * 2
+    vectors[0], vectors[1], vectors[2], vectors[3] = 0, vectors[1] * 0.9e-3, vectors[2] * 1.1e-3, vectors[3] * 40
+    measured = measure_geometry(vectors, one_type(100), seed=0)
+    assert measured.tiny_norms == 0.02
+    assert measured.norm_ratio == pytest.approx(40, rel=1e-5)
+    nothing = measure_geometry(torch.zeros(5, 4), one_type(5), seed=0)
+    assert (nothing.tiny_norms, nothing.norm_ratio) == (1, 1)
+    mostly = torch.zeros(9, 4)
+    mostly[0] = 1
+    assert measure_geometry(mostly, one_type(9), seed=0).tiny_norms == pytest.approx(8 / 9)

@@ -40,6 +40,18 @@ def check(metrics, expected):
     assert metrics.chance_mrr == pytest.approx(chance)
 
 
+def check_macro(metrics, expected):
+    """Each edge type counts as much as any other, however many ranks it has."""
+    ranks = {e: np.array([rank for other, rank, _ in expected if other == e]) for e, *_ in expected}
+    assert len({len(r) for r in ranks.values()}) > 1, "edge types differ in size"
+    assert metrics.num_ranks == len(expected)
+    assert metrics.mrr == pytest.approx(np.mean([(1 / r).mean() for r in ranks.values()]), abs=1e-12)
+    assert metrics.hits == {k: pytest.approx(np.mean([(r <= k).mean() for r in ranks.values()])) for k in (1, 3, 10)}
+    candidates = {e: [n for other, _, n in expected if other == e] for e in ranks}
+    chance = [np.mean([np.mean(1 / np.arange(1, n + 1)) for n in c]) for c in candidates.values()]
+    assert metrics.chance_mrr == pytest.approx(np.mean(chance))
+
+
 def whole_numbers(num_nodes, dim, seed):
     """Embeddings whose scores are exact in float32 and often tie."""
     generator = torch.Generator().manual_seed(seed)
@@ -63,6 +75,10 @@ def test_filtered_ranks_equal_brute_force_with_ties(graph, split, kind, chunk, m
     assert {e for e in report.by_edge_type if e[0] == e[2] and e not in graph.symmetric}, "and directed ones within a type"
     for edge_type, metrics in report.by_edge_type.items():
         check(metrics, [e for e in expected["typed"] if e[0] == edge_type])
+    for edge_type, metrics in report.by_edge_type_all_nodes.items():
+        check(metrics, [e for e in expected["all_nodes"] if e[0] == edge_type])
+    check_macro(report.typed_macro, expected["typed"])
+    check_macro(report.all_nodes_macro, expected["all_nodes"])
 
 
 @pytest.mark.parametrize(("scores", "compared"), [(1, 1), (2_000, 900), (3_001, 100_000), (16_000_000, 700)])

@@ -40,6 +40,7 @@ def _with_parameters(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _help(p: Parameter) -> str:
     default = "none" if p.default is None or p.default == () else f"{p.default:g}" if isinstance(p.default, float) else p.default
+    default = ", ".join(default) if isinstance(default, tuple) else default
     default = {True: "yes", False: "no"}[default] if isinstance(default, bool) else default
     default = ", ".join(default) if isinstance(default, tuple) else default
     again = "; repeat for several" if p.is_list else ""

@@ -13,6 +13,7 @@ from prefect.states import Completed, Failed
 
 from hgt.config import Parameter, RunConfig, parameters
 from hgt.errors import InputError, explaining_full_disk
+from tasks.baselines import baselines
 from tasks.embed import embed
 from tasks.evaluate import evaluate
 from tasks.home import find_run, new_run_id, run_folder
@@ -43,6 +44,7 @@ def train_embeddings(kg: str | None, resume: str | None, run_id: str | None, out
         run = train.with_options(retries=attempts(config.train.max_shrinks))(run, found, tracker)
         run = embed(run, output_csv and str(Path(output_csv).resolve()), tracker)
         run = evaluate(run, tracker)
+        run = baselines(run, tracker)
         verdict = validate(run, tracker)
     if verdict.accepted:
         return Completed(message=f"run {run} accepted", data=verdict)

@@ -151,7 +151,7 @@ class BatchSizes:
 def batch_sizes(graph: KnowledgeGraph, config: RunConfig) -> BatchSizes:
     """From counts alone, before the split: what `Batches` will draw, or a little more."""
     train, split = config.train, config.split
-    counts = {r: n - int(n * (split.val_fraction + split.test_fraction)) for r, n in enumerate(graph.num_facts.values())}
+    counts = {r: n - int(n * split.least_held_out) for r, n in enumerate(graph.num_facts.values())}
     num_batches = num_batches_per_epoch(max(counts.values(), default=0), config)
     contrast_nodes = graph.num_nodes.get(train.contrastive_node_type, 0) if train.contrastive_weight else 0
     used = {t for e in graph.edge_types for t in (e[0], e[2])}

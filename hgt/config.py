@@ -29,6 +29,9 @@ def _parameter(default: Any, help: str, unit: str = "", choices: tuple[str, ...]
     return field(default=default, metadata={"help": help, "unit": unit, "choices": choices, "changes_result": changes_result})
 
 
+_HOLDOUT = "-holdout"
+
+
 @dataclass(frozen=True)
 class GraphConfig:
     """Which part of the file is learned from, and how its relations are read."""
@@ -44,9 +47,25 @@ class GraphConfig:
 class SplitConfig:
     """What is held out of training."""
 
-    val_fraction: float = _parameter(0.05, "share of each edge type that steers early stopping")
-    test_fraction: float = _parameter(0.05, "share of each edge type that the final figures are computed on")
+    val_fraction: float = _parameter(0.05, "share of each edge type, or of a holdout split's nodes, that steers early stopping")
+    test_fraction: float = _parameter(0.05, "share of each edge type, or of a holdout split's nodes, for the final figures")
     seed: int = _parameter(0, "seed of the split, the weights, the batches and the dropout")
+    split: str = _parameter(
+        "random", "what is held out: random facts of each edge type, or all facts of some nodes with drugs (zero-shot): disease-holdout"
+    )
+    holdout_relations: tuple[str, ...] = _parameter(
+        (), "relations whose facts a holdout split holds out; all between its node type and drug (drug: disease) when not given"
+    )
+
+    @property
+    def holdout_type(self) -> str | None:
+        """The node type of a holdout split; None where random facts are held out."""
+        return None if self.split == "random" else self.split.removesuffix(_HOLDOUT)
+
+    @property
+    def least_held_out(self) -> float:
+        """Share of every edge type that certainly does not train: a holdout split holds nothing out of most edge types."""
+        return 0.0 if self.holdout_type else self.val_fraction + self.test_fraction
 
 
 @dataclass(frozen=True)
@@ -131,6 +150,21 @@ CHECKS = (
 
 
 @dataclass(frozen=True)
+class BaselineConfig:
+    """What the embeddings' ranks are compared with; it does not touch them."""
+
+    baselines: tuple[str, ...] = _parameter(
+        ("random", "degree", "distmult"),
+        "what the ranks are compared with: random vectors, degrees in training, shallow models (distmult, complex); or none",
+        choices=("random", "degree", "distmult", "complex", "none"),
+        changes_result=False,
+    )
+    baseline_time: float = _parameter(
+        0.25, "most training time of each shallow baseline, as a share of HGT's; 1 gives it the same", changes_result=False
+    )
+
+
+@dataclass(frozen=True)
 class ValidationConfig:
     """Which checks decide, and their thresholds (FACTS.md 1); they do not touch training."""
 
@@ -175,6 +209,7 @@ class RunConfig:
     split: SplitConfig = field(default_factory=SplitConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
@@ -328,8 +363,13 @@ def _check_ranges(config: RunConfig) -> None:
         require(0 <= flat[name] < float("inf"), name, "0 or more")
     require(0 <= flat["dropout"] < 1, "dropout", "at least 0 and below 1")
     require(0 <= flat["seed"] < 2**31, "seed", "between 0 and 2147483647")
+    of_type = flat["split"].endswith(_HOLDOUT) and flat["split"] != _HOLDOUT
+    require(flat["split"] == "random" or of_type, "split", "random or <node type>-holdout, such as disease-holdout")
     for name in ("val_fraction", "test_fraction"):
         require(0 < flat[name] <= 0.4, name, "above 0 and at most 0.4")
+    require(0 < flat["baseline_time"] <= 10, "baseline_time", "above 0 and at most 10")
+    require(len(set(flat["baselines"])) == len(flat["baselines"]) > 0, "baselines", "one or several, each once")
+    require("none" not in flat["baselines"] or len(flat["baselines"]) == 1, "baselines", "none alone, or others")
     require(flat["max_shrinks"] >= 0, "max_shrinks", "0 or more")
     for name in ("memory", "docker_memory"):
         if flat[name] is not None:

@@ -24,6 +24,7 @@ from hgt.events import epochs_by_number
 from hgt.facts import EdgeType
 from hgt.geometry import measure_geometry
 from hgt.graph import KnowledgeGraph
+from hgt.leakage import audit_split
 from hgt.memory import memory_limit
 from hgt.model import Decoder
 from hgt.neighbourhoods import measure_neighbourhoods
@@ -38,13 +39,15 @@ from hgt.validation import Measured, ValidationReport, validate
 def evaluate_run(folder: RunFolder, on_event: OnEvent) -> None:
     """Write the report of a run whose embeddings are there."""
     config, graph = folder.load_config(), folder.load_graph()
+    split = folder.load_split(graph)
+    on_event("audited", message=str(audit_split(graph, split, config.split, folder.split)))
     embeddings = Embeddings.load(folder.embeddings / "embeddings.parquet")
     limit = memory_limit(config)
     probe = probe_device(planned_device(folder), limit)
     device = prepare_device(probe.type, limit)
     memory = DeviceMemory(probe.type, planned_phases(folder), limit)
     with memory.phase("evaluation"):
-        report = report_on(embeddings, graph, folder.load_split(graph), config, device)
+        report = report_on(embeddings, graph, split, config, device)
     folder.report.mkdir(exist_ok=True)
     write_report(report, folder.report)
     plot_losses([e for _, e in sorted(epochs_by_number(folder.events).items())], folder.report / "losses.png")
@@ -69,6 +72,7 @@ def evaluate_table(path: Path, kg: Path) -> ValidationReport:
             "that it was trained on."
         )
     embeddings, split = _in_graph_order(embeddings, graph, path), split_facts(graph, config.split)
+    audit_split(graph, split, config.split)
     device = prepare_device(probe_device(None).type)
     with DeviceMemory(device.type, {}).phase("evaluation"):
         return report_on(embeddings, graph, split, config, device)

@@ -65,7 +65,7 @@ class Counts:
     @classmethod
     def of(cls, graph: KnowledgeGraph, config: RunConfig, device: str) -> Counts:
         m, t = config.model, config.train
-        share = 1 - config.split.val_fraction - config.split.test_fraction
+        share = 1 - config.split.least_held_out
         degrees = list(_degrees(graph))
         types = tuple(_message_type(source, target, share) for _, source, target in degrees)
         most = t.num_neighbors or inf

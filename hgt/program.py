@@ -1,4 +1,4 @@
-"""How the child programs (`hgt.train`, `hgt.embed`, `hgt.evaluate`) begin and end; their exit codes and error events.
+"""How the child programs (`hgt.train`, `hgt.embed`, `hgt.evaluate`, `hgt.baselines`) begin and end; their exit codes and error events.
 
 Exit codes: 0 done, 2 bad input, 4 out of memory, 128 + n stopped by signal n, 1 any other error.
 """

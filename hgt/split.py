@@ -2,6 +2,7 @@
 
 In: a `KnowledgeGraph`. Out: an `EdgeSplit` over its facts in their global order. The unit is the unordered pair within an
 edge type, so that a fact, its mirror row and its reverse are always on the same side (FACTS.md 5: the field's commonest leak).
+A holdout split goes by node: all facts of a held-out node with drugs are on one side, so that what ranks them never saw one of them.
 """
 
 from __future__ import annotations
@@ -21,25 +22,29 @@ from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
 
 TRAIN, VAL, TEST = 0, 1, 2
+_PARTNER, _PARTNER_OF_ITSELF = "drug", "disease"  # a drug's own partner is the disease
 
 
 @dataclass(frozen=True)
 class EdgeSplit:
     """facts: [3, num_facts] int64 (head, edge type, tail), global node numbers, edge types in the graph's order
     part: [num_facts] TRAIN, VAL or TEST
-    unsplit: edge types with too few facts to hold any out; all of theirs train
+    unsplit: edge types of which nothing is held out; all of theirs train
+    node_part: [num_nodes] the part of each node's held-out facts in a holdout split, TRAIN for all others; None for a random split
     """
 
     facts: Int[Tensor, "3 num_facts"]
     part: UInt8[Tensor, " num_facts"]
     unsplit: tuple[EdgeType, ...]
+    node_part: UInt8[Tensor, " num_nodes"] | None = None
 
     def of(self, part: int) -> Int[Tensor, "3 _"]:
         """The facts of one part, in the order of `facts`."""
         return self.facts[:, self.part == part]
 
     def save(self, path: Path, graph: KnowledgeGraph) -> None:
-        safetensors.torch.save_file({"part": self.part}, path, metadata={"graph_hash": graph.hash})
+        tensors = {"part": self.part} | ({} if self.node_part is None else {"node_part": self.node_part})
+        safetensors.torch.save_file(tensors, path, metadata={"graph_hash": graph.hash})
 
     @classmethod
     def load(cls, path: Path, graph: KnowledgeGraph) -> EdgeSplit:
@@ -48,6 +53,7 @@ class EdgeSplit:
             with safetensors.safe_open(path, "pt") as file:
                 belongs_to = (file.metadata() or {})["graph_hash"]
                 part = file.get_tensor("part")
+                node_part = file.get_tensor("node_part") if "node_part" in file.keys() else None  # noqa: SIM118 - it is no mapping
         except (OSError, KeyError, safetensors.SafetensorError) as error:
             raise InputError(f"{path}: holds no readable split ({error}). Start the run anew.") from error
         if belongs_to != graph.hash:
@@ -55,11 +61,28 @@ class EdgeSplit:
         facts = all_facts(graph)
         if part.shape != facts.shape[1:] or part.dtype != torch.uint8 or part.max() > TEST:
             raise InputError(f"{path}: tells no part for each of {facts.shape[1]:,} facts. Start the run anew.")
-        return cls(facts, part, _unsplit(graph, facts, part))
+        if node_part is not None and (node_part.shape != (graph.total_nodes,) or node_part.dtype != torch.uint8 or node_part.max() > TEST):
+            raise InputError(f"{path}: tells no part for each of {graph.total_nodes:,} nodes. Start the run anew.")
+        return cls(facts, part, _unsplit(graph, facts, part), node_part)
 
 
 def split_facts(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
-    """Split each edge type by the shares of the configuration, seeded.
+    """The split that the configuration asks for, seeded.
+
+    Raises InputError for a holdout split of an unknown node type, or of one without facts or nodes enough to hold out.
+    """
+    if config.holdout_type is not None:
+        return _by_node(graph, config)
+    if config.holdout_relations:
+        raise InputError(
+            f"holdout_relations {', '.join(config.holdout_relations)} means something for a holdout split alone. Give --split "
+            "disease-holdout (or another node type) as well."
+        )
+    return _by_fact(graph, config)
+
+
+def _by_fact(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
+    """Split each edge type by the shares of the configuration.
 
     Edge types too small to hold out at least one pair for each of val and test keep all of theirs for training. Edge types
     of one relation in both directions (read as directed) are split together, as pairs.
@@ -86,6 +109,60 @@ def split_facts(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
                 start = stop
     part = torch.from_numpy(np.concatenate(parts))
     return EdgeSplit(facts, part, _unsplit(graph, facts, part))
+
+
+def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
+    """Hold out a share of a type's nodes with all their facts of the `holdout_edge_types`; every other fact trains.
+
+    Diseases as in TxGNN's `complex_disease` split (Huang et al. 2024): drawn from those with drugs, without any of their drugs, but with
+    their genes and phenotypes. Other edge types all train, as in its `disease_eval` split (in `complex_disease` they are split at random),
+    so that validation, early stopping and the final figures are about held-out nodes alone.
+    A fact between two held-out nodes goes with the test node.
+    """
+    assert config.holdout_type is not None
+    facts, edge_types = all_facts(graph), holdout_edge_types(graph, config)
+    concerned = torch.isin(facts[1], torch.tensor([graph.edge_types.index(e) for e in edge_types]))
+    nodes = graph.type_range(config.holdout_type)
+    ends = torch.unique(facts[::2, concerned])
+    candidates = ends[(ends >= nodes.start) & (ends < nodes.stop)]
+    num_val, num_test = int(config.val_fraction * len(candidates)), int(config.test_fraction * len(candidates))
+    if not (num_val and num_test):
+        raise InputError(
+            f"--split {config.split}: {len(candidates)} nodes of type {config.holdout_type} have such facts, too few to hold "
+            f"{config.val_fraction:g} of them out for validation and {config.test_fraction:g} for the test. Raise both fractions."
+        )
+    order = torch.from_numpy(np.random.default_rng([config.seed, 7]).permutation(len(candidates)))
+    node_part = torch.full((graph.total_nodes,), TRAIN, dtype=torch.uint8)
+    node_part[candidates[order[:num_val]]] = VAL
+    node_part[candidates[order[num_val : num_val + num_test]]] = TEST
+    part = torch.where(concerned, torch.maximum(node_part[facts[0]], node_part[facts[2]]), TRAIN).to(torch.uint8)
+    return EdgeSplit(facts, part, _unsplit(graph, facts, part), node_part)
+
+
+def holdout_edge_types(graph: KnowledgeGraph, config: SplitConfig) -> tuple[EdgeType, ...]:
+    """The edge types of which a holdout split holds out every fact of its held-out nodes; none for a random split.
+
+    All between its node type and drug (disease where the type is drug itself), or those of `holdout_relations`.
+    Raises InputError when the graph has no such type, relation or facts.
+    """
+    held, named = config.holdout_type, config.holdout_relations
+    if held is None:
+        return ()
+    if held not in graph.node_types:
+        raise InputError(f"--split {config.split}: the graph has no node type {held}; its types are {', '.join(graph.node_types)}.")
+    own = [e for e in graph.edge_types if held in (e[0], e[2])]
+    relations = sorted({relation for _, relation, _ in own})
+    unknown = [relation for relation in named if relation not in relations]
+    if unknown:
+        raise InputError(f"holdout_relations: {held} has no relation {', '.join(unknown)}; its relations are {', '.join(relations)}.")
+    partner = _PARTNER if held != _PARTNER else _PARTNER_OF_ITSELF
+    chosen = tuple(e for e in own if (e[1] in named if named else partner in (e[0], e[2])))
+    if not chosen:
+        raise InputError(
+            f"--split {config.split}: no edge type connects {held} with {partner}; the graph's types are {', '.join(graph.node_types)}. "
+            f"Name the relations to hold out with --holdout-relations; those of {held} are {', '.join(relations)}."
+        )
+    return chosen
 
 
 def all_facts(graph: KnowledgeGraph) -> Int[Tensor, "3 num_facts"]:

@@ -17,7 +17,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from hgt.batches import Batch
+from hgt.batches import Batch, Batches
 from hgt.checkpoint import (
     Checkpoint,
     Progress,
@@ -46,6 +46,18 @@ def evaluate_val(trainee: Trainee, facts: Tensor, index: FactIndex) -> RankingRe
     trainee.model.eval()
     embeddings = trainee.model.encoder.encode(trainee.messages.to(trainee.device))
     return rank_facts(embeddings, trainee.model.decoder, facts, index)
+
+
+def batches_ahead(batches: Batches, epoch: int, numbers: range) -> Iterator[tuple[int, Batch]]:
+    """Some of an epoch's batches; while the device works on one, the next is drawn."""
+    draw = functools.partial(batches.draw, epoch)
+    with ThreadPoolExecutor(1, thread_name_prefix="draw") as drawer:
+        upcoming = drawer.submit(draw, numbers[0])
+        for number in numbers:
+            batch = upcoming.result()
+            if number + 1 in numbers:
+                upcoming = drawer.submit(draw, number + 1)
+            yield number, batch
 
 
 class Training:
@@ -110,10 +122,10 @@ class Training:
         first_batch = self.progress.batch
         sums = {name: torch.tensor(value, device=self.trainee.device) for name, value in self.progress.sums.items()}
         step = Steps(self.trainee)
-        for number, batch in self._batches_ahead(range(first_batch, num_batches)):
-            _stop_without_parent()
+        for number, batch in batches_ahead(self.trainee.batches, self.progress.epoch, range(first_batch, num_batches)):
+            stop_without_parent()
             self.trainee.model.train()
-            torch.manual_seed(_step_seed(self.progress.seed, self.progress.epoch, number))  # dropout
+            torch.manual_seed(step_seed(self.progress.seed, self.progress.epoch, number))  # dropout
             with self.memory.phase("step"):
                 losses = step(batch)
             for name, value in losses.items():
@@ -126,17 +138,6 @@ class Training:
                     self._save()
         del step  # and with it the step's memory
         self._finish_epoch({n: v.item() / num_batches for n, v in sums.items()}, time.monotonic() - started, num_batches - first_batch)
-
-    def _batches_ahead(self, numbers: range) -> Iterator[tuple[int, Batch]]:
-        """This epoch's batches; while the device works on one, the next is drawn."""
-        draw = functools.partial(self.trainee.batches.draw, self.progress.epoch)
-        with ThreadPoolExecutor(1, thread_name_prefix="draw") as drawer:
-            upcoming = drawer.submit(draw, numbers[0])
-            for number in numbers:
-                batch = upcoming.result()
-                if number + 1 in numbers:
-                    upcoming = drawer.submit(draw, number + 1)
-                yield number, batch
 
     def _finish_epoch(self, means: dict[str, float], train_seconds: float, num_steps: int) -> None:
         epoch = self.progress.epoch + 1
@@ -186,7 +187,8 @@ class Training:
         self.on_event("checkpoint", file=path.name, epoch=self.progress.epoch, batch=self.progress.batch)
 
 
-def _step_seed(seed: int, epoch: int, batch: int) -> int:
+def step_seed(seed: int, epoch: int, batch: int) -> int:
+    """The seed of one step's dropout."""
     return (seed * 1_000_003 + epoch) * 1_000_003 + batch
 
 
@@ -199,7 +201,7 @@ def _parent() -> Parent:
     return Parent.from_environment()
 
 
-def _stop_without_parent() -> None:
+def stop_without_parent() -> None:
     """A trainer whose parent was killed stops instead of training on unseen."""
     if _parent().is_gone():
         raise SystemExit("the process that started this training is gone; resume with `hgt train --resume`")

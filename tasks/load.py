@@ -10,7 +10,8 @@ from prefect.cache_policies import NO_CACHE
 from hgt.config import RunConfig
 from hgt.edge_table import read_edge_table
 from hgt.graph import KnowledgeGraph
-from hgt.split import split_facts
+from hgt.leakage import audit_split
+from hgt.split import EdgeSplit, holdout_edge_types, split_facts
 from tasks.home import run_folder
 from tasks.reporting import say
 from tasks.tracking import Tracker
@@ -22,21 +23,29 @@ def load(kg: str | None, run: str, config: RunConfig, tracker: Tracker) -> str:
     folder = run_folder(run)
     if kg is None:
         graph = folder.load_graph()
-        folder.load_split(graph)
+        audit = audit_split(graph, folder.load_split(graph), config.split, folder.split)
     else:
         graph = KnowledgeGraph.from_edge_table(read_edge_table(Path(kg)), config.graph)
         split = split_facts(graph, config.split)
+        audit = audit_split(graph, split, config.split)
         graph.save(folder.graph)
         split.save(folder.split, graph)
         tracker.remember()
         config.save(folder.config)  # last: from now on this is a run folder
         say(graph.table())
-        for edge_type in split.unsplit:
-            n = graph.num_facts[edge_type]
-            say(f"WARNING: {' - '.join(edge_type)} has {n} fact(s), too few to hold any out: all of them train, none is ranked")
+        for warning in [*_not_held_out(graph, split, config), *audit.twins]:
+            say(f"WARNING: {warning}")
         tracker.text(graph.table(), "graph.txt")
         tracker.dataset(graph, Path(kg))
         tracker.artifacts(folder.config)
+    say(str(audit))
     tracker.configuration(config, Path(kg) if kg else None)
-    tracker.tags({"run_folder": str(folder.path)})
+    tracker.tags({"run_folder": str(folder.path), "leakage_audit": str(audit)})
     return run
+
+
+def _not_held_out(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> list[str]:
+    """A sentence for each edge type of which facts should have been held out and were not."""
+    due = split.unsplit if split.node_part is None else [e for e in holdout_edge_types(graph, config.split) if e in split.unsplit]
+    why = "too few to hold any out" if split.node_part is None else "none of a held-out node"
+    return [f"{' - '.join(e)} has {graph.num_facts[e]} fact(s), {why}: all of them train, none is ranked" for e in due]

@@ -20,7 +20,7 @@ OnEvent = Callable[[Event], None]
 MAX_OUTPUT = 100_000  # characters of a program's output that its end is judged by
 _POLL_SECONDS = 0.25
 _MAX_MESSAGE = 4_000
-_PHASES = {"train": "step", "embed": "inference", "evaluate": "evaluation"}  # what a program is mostly busy with
+_PHASES = {"train": "step", "embed": "inference", "evaluate": "evaluation", "baselines": "step"}  # what a program is mostly busy with
 
 
 def follow(events: EventReader, is_running: Callable[[], bool], on_event: OnEvent) -> Event | None:

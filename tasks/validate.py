@@ -31,6 +31,8 @@ def validate(run: str, tracker: Tracker) -> Verdict:
     folder = run_folder(run)
     report = json.loads((folder.report / "validation.json").read_text())
     table = (folder.report / "validation.txt").read_text()
+    if (folder.report / "baselines.txt").is_file():
+        table = (folder.report / "baselines.txt").read_text() + "\n" + table
     say(table)
     with contextlib.suppress(*NO_ANSWER):
         create_markdown_artifact(f"```\n{table}\n```", key="validation-report", description=f"Validation of run {run}")

@@ -16,7 +16,7 @@ from hgt.run_folder import RunFolder
 from tests.conftest import CHECKOUT, HGT, QUIET, SMALL, free_port, options, runs_of, wait_for
 from tests.flows.failures import LAX
 
-RUN = SMALL | LAX | {"num_epochs": 1, "dropout": 0.1, "patience": 100_000}
+RUN = SMALL | LAX | {"baselines": "none", "num_epochs": 1, "dropout": 0.1, "patience": 100_000}
 ENDLESS = RUN | {"num_epochs": 100_000, "checkpoint_minutes": 0.001}
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 

@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 RUN = LAX | {
+    "baselines": "none",
     "num_epochs": 4,
     "dropout": 0.0,
     "edge_sample_size": 50_000,

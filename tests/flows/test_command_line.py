@@ -37,7 +37,16 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt, environment, small_kg, t
     done = hgt("train", "--kg", small_kg, "--output-csv", csv, *options(SMALL | lax))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    for words in ("nodes of 10 types", "mirror", "memory plan", "epoch    2/2", "typed MRR over chance", "ACCEPTED"):
+    for words in (
+        "nodes of 10 types",
+        "mirror",
+        "memory plan",
+        "epoch    2/2",
+        "typed MRR over chance",
+        "ACCEPTED",
+        "leakage audit: ",
+        "against the best baseline: ",
+    ):
         assert words in done.stdout
 
     folder = run_folder_of(environment)
@@ -52,10 +61,15 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt, environment, small_kg, t
     assert json.loads(dataset.profile)["sha256"] == graph_hash
     for metric in ("loss", "link_loss", "contrastive_loss", "val_mrr", "learning_rate", "peak_memory_bytes"):
         assert [m.step for m in client.get_metric_history(run.info.run_id, metric)] == [1, 2]
+    for name in ("random", "degree", "distmult"):
+        assert run.data.metrics[f"baseline/{name}/typed_mrr"] > 0
+        assert run.data.metrics[f"baseline/{name}/hgt_over_typed_mrr"] == pytest.approx(
+            run.data.metrics["test/typed/mrr"] / run.data.metrics[f"baseline/{name}/typed_mrr"]
+        )
     logged = {f.path for top in ("embeddings", "report") for f in client.list_artifacts(run.info.run_id, top)}
     assert logged >= {
         *(f"embeddings/{f}" for f in ("embeddings.parquet", "embeddings.safetensors", "nodes.parquet", "relations.parquet")),
-        *(f"report/{f}" for f in ("validation.json", "losses.png", "pca.png")),
+        *(f"report/{f}" for f in ("validation.json", "baselines.json", "baselines.txt", "losses.png", "pca.png")),
     }
 
     form = planned_form(RunFolder(folder))
@@ -105,6 +119,7 @@ def test_checks_that_are_not_required_reject_nothing(hgt, environment, small_kg)
         (["--kg", "README.md"], "not a table"),
         (["--kg", "{kg}", "--num-heads", "7"], "must be a multiple of num_heads 7"),
         (["--kg", "{kg}", "--dropout", "2"], "dropout must be"),
+        (["--kg", "{kg}", "--split", "disease"], "split must be random or <node type>-holdout"),
         (["--kg", "{kg}", "--dropout", "much"], "'much' is not a valid float"),
         (["--kg", "{kg}", "--required-checks", "mrr", "--required-checks", "mmr"], "'mmr' is not one of 'finite', 'mean_cosine',"),
         (["--kg", "{kg}", "--min-disease-cosine", "0.9"], "min_disease_cosine 0.9 exceeds max_disease_cosine 0.8"),

@@ -42,12 +42,14 @@ OTHER = {
     **{"max_norm_ratio": 5.0, "min_plane_accuracy_over_chance": 1.0, "min_silhouette": 0.2, "min_disease_cosine": 0.1},
     **{"max_disease_cosine": 0.9, "min_similarity_correlation": 0.3, "max_untrained_nodes": 1.0},
     **{"mixed_precision": True, "recompute_layers": True, "num_neighbors": 16, "memory": "12.5GiB"},
+    **{"split": "disease-holdout", "holdout_relations": ["indication"]},
+    **{"baselines": ["complex"], "baseline_time": 1.0},
     **{"max_shrinks": 0, "fallback": "none", "docker_memory": "8GB"},
 }
 FREE = {
     *("num_epochs", "device", "node_batch_size", "accumulation_steps", "patience", "checkpoint_minutes", "recompute_layers", "memory"),
     *(p.name for p in PARAMETERS.values() if p.group == "validation"),
-    *("max_shrinks", "fallback", "docker_memory"),
+    *("max_shrinks", "fallback", "docker_memory", "baselines", "baseline_time"),
 }
 
 
@@ -61,7 +63,7 @@ def test_defaults_are_those_of_the_design():
 def test_the_table_above_has_every_parameter():
     assert set(OTHER) == set(PARAMETERS) == set(RunConfig().to_flat())
     assert all(OTHER[name] != RunConfig().to_flat()[name] for name in OTHER)
-    assert all(p.help and p.group in {"graph", "split", "model", "train", "validation"} for p in PARAMETERS.values())
+    assert all(p.help and p.group in {"graph", "split", "model", "train", "baseline", "validation"} for p in PARAMETERS.values())
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -154,6 +156,9 @@ def test_counts_have_a_least_value(name):
         ("fallback", ["docker", "cpu", "none"], ["mps", ""]),
         ("docker_memory", ["8GB", None], ["0GB", "much"]),
         ("device", ["mps", "cuda", "cpu", "docker-cpu", None], ["gpu", "CUDA", ""]),
+        ("baseline_time", [0.01, 1.0, 10.0], [0.0, 10.1]),
+        ("baselines", [["none"], ["degree"], ["complex", "random"]], [[], ["degree", "degree"], ["none", "random"], ["transe"]]),
+        ("split", ["random", "disease-holdout", "gene/protein-holdout"], ["", "-holdout", "disease", "Random", "holdout"]),
         ("memory", ["16GB", "12.5 GiB", "900m", "1T", "123", None], ["", "GB", "-1GB", "0GB", "16GB!", "1e3", "16XB"]),
     ],
 )

@@ -220,6 +220,14 @@ def test_a_batch_is_planned_as_it_is_drawn(graph, split, make_config, values, nu
     assert sizes.pool_width == layout.pool_width
 
 
+@pytest.mark.parametrize("num_parts", [1, 4])
+def test_a_holdout_split_is_planned_with_all_the_facts_that_train(graph, make_config, num_parts):
+    config = make_config(split="disease-holdout", val_fraction=0.3, test_fraction=0.3)
+    sizes, layout = batch_sizes(graph, config), Batches(graph, split_facts(graph, config.split), config, num_parts).layout
+    assert layout.num_facts <= sizes.facts(num_parts) <= 1.2 * layout.num_facts
+    assert layout.num_rows <= sizes.rows(num_parts) <= 1.2 * layout.num_rows
+
+
 # What it grows with.
 
 BASE = {"accumulation_steps": 1, "edge_sample_size": 3_000, "embedding_dim": 256, "hidden_dim": 128, "min_batches_per_epoch": 1}

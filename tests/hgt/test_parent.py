@@ -63,7 +63,7 @@ def test_a_heartbeat_that_is_removed(tmp_path, clock):
 
 
 def test_a_trainer_without_its_parent_stops_and_says_so():
-    code = "from hgt.train import _stop_without_parent; _stop_without_parent()"
+    code = "from hgt.train import stop_without_parent; stop_without_parent()"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"HGT_PARENT_PID": "1"}, capture_output=True, text=True)
     assert done.returncode == 1
     assert "resume with `hgt train --resume`" in done.stderr

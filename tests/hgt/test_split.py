@@ -1,5 +1,6 @@
 """No held-out fact, mirror or reverse can be reached from what trains; every training fact is there in both directions."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -236,3 +237,92 @@ def test_hetionet_medium_leaks_nothing():
     assert len(edges) == 2 * int((split.part == TRAIN).sum())
     assert 0.09 < len(held_out) / graph.total_facts < 0.1
     assert not held_out & reachable
+
+
+HOLDOUT = SplitConfig(split="disease-holdout", val_fraction=0.2, test_fraction=0.3)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000), share=st.sampled_from([0.3, 0.8]), held=st.sampled_from(["disease", "drug"]))
+def test_a_holdout_split_holds_out_all_facts_of_its_nodes_with_drugs_and_no_others(seed, share, held):
+    graph = random_graph(seed, share)
+    config = SplitConfig(split=f"{held}-holdout", val_fraction=0.2, test_fraction=0.3, seed=seed)
+    split = split_facts(graph, config)
+    between = {graph.edge_types.index(e) for e in (TREATS, *TWO_WAYS)}
+    nodes = graph.type_range(held)
+    side = {}
+    for (head, relation, tail), part in zip(split.facts.T.tolist(), split.part.tolist(), strict=True):
+        if relation in between:
+            node = head if nodes.start <= head < nodes.stop else tail
+            assert side.setdefault(node, part) == part
+            assert split.node_part[node] == part
+        else:
+            assert part == TRAIN
+    counts = Counter(side.values())
+    assert (counts[VAL], counts[TEST]) == (int(0.2 * len(side)), int(0.3 * len(side)))
+    assert int((split.node_part != TRAIN).sum()) == counts[VAL] + counts[TEST]
+    messages = edges_of(graph, training_message_graph(graph, split))
+    treated = {n for s, name, t, _ in messages if name.removeprefix("rev_") in ("treats", "told") for n in (s, t)}
+    assert not treated & {n for n, part in side.items() if part != TRAIN}
+
+
+def test_only_the_named_relations_are_held_out():
+    graph = random_graph(1, 0.8)
+    for relation, edge_types in (("told", set(TWO_WAYS)), ("treats", {TREATS})):
+        split = split_facts(graph, SplitConfig(split="disease-holdout", holdout_relations=(relation,), val_fraction=0.2, test_fraction=0.2))
+        held = torch.unique(split.facts[1, split.part != TRAIN])
+        assert {graph.edge_types[i] for i in held.tolist()} == edge_types
+        assert split.unsplit == tuple(e for e in graph.edge_types if e not in edge_types)
+
+
+def test_a_fact_between_two_held_out_nodes_goes_with_the_test_node():
+    graph = random_graph(3, 0.8)
+    split = split_facts(graph, SplitConfig(split="gene-holdout", holdout_relations=("ppi",), val_fraction=0.3, test_fraction=0.3))
+    ppi = split.facts[1] == graph.edge_types.index(PPI)
+    one, other = split.node_part[split.facts[0, ppi]], split.node_part[split.facts[2, ppi]]
+    assert torch.equal(split.part[ppi], torch.maximum(one, other))
+    assert {(VAL, TEST), (TEST, VAL)} & set(zip(one.tolist(), other.tolist(), strict=True))
+    assert (split.part[~ppi] == TRAIN).all()
+
+
+def test_the_seed_decides_which_nodes_are_held_out():
+    graph = random_graph(1)
+    one, same, other = (
+        split_facts(graph, SplitConfig(split="disease-holdout", val_fraction=0.2, test_fraction=0.2, seed=s)) for s in (3, 3, 4)
+    )
+    assert torch.equal(one.node_part, same.node_part)
+    assert not torch.equal(one.node_part, other.node_part)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"split": "illness-holdout"}, "has no node type illness; its types are disease, drug, gene."),
+        ({"split": "gene-holdout"}, "no edge type connects gene with drug; the graph's types are disease, drug, gene. Name the relations"),
+        ({"split": "gene-holdout", "holdout_relations": ("pppi",)}, "gene has no relation pppi; its relations are ppi, regulates."),
+        (
+            {"split": "disease-holdout"},
+            "11 nodes of type disease have such facts, too few to hold 0.05 of them out for validation and 0.05 for",
+        ),
+        ({"holdout_relations": ("ppi",)}, "means something for a holdout split alone"),
+    ],
+)
+def test_a_holdout_that_cannot_be_is_refused_in_one_sentence(values, words):
+    graph = random_graph(1)
+    few = graph.edge_index | {FEW: graph.edge_index[FEW][:, :0]}
+    graph = KnowledgeGraph(graph.node_ids, graph.node_names, {e: i for e, i in few.items() if i.shape[1]}, graph.symmetric)
+    with pytest.raises(InputError, match=re.escape(words)) as caught:
+        split_facts(graph, SplitConfig(**values))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_held_out_nodes_are_saved_with_the_split(tmp_path):
+    graph, path = random_graph(4), tmp_path / "split.safetensors"
+    split = split_facts(graph, HOLDOUT)
+    split.save(path, graph)
+    again = EdgeSplit.load(path, graph)
+    assert torch.equal(again.part, split.part)
+    assert torch.equal(again.node_part, split.node_part)
+    safetensors.torch.save_file({"part": split.part, "node_part": split.node_part[1:].clone()}, path, metadata={"graph_hash": graph.hash})
+    with pytest.raises(InputError, match="tells no part for each of 51 nodes"):
+        EdgeSplit.load(path, graph)

@@ -1,0 +1,257 @@
+"""The baseline program: `python -m hgt.baselines <run folder>`, run after the evaluation. How far would one get without HGT?
+
+Ranks the run's test facts among the same candidates with what knows less: nothing (random), each node's number of training facts in the
+relation (degree), and shallow models (distmult, complex), trained with the run's own batches, negatives, optimizer and early stopping.
+Writes `report/baselines.json` and its table as text; HGT's figures are those of `report/validation.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hgt.batches import Batches, num_batches_per_epoch
+from hgt.config import RunConfig
+from hgt.device import DeviceMemory, prepare_device, probe_device
+from hgt.errors import InputError
+from hgt.events import epochs_by_number
+from hgt.graph import KnowledgeGraph
+from hgt.memory import memory_limit
+from hgt.message_graph import MessageGraph
+from hgt.model import Decoder
+from hgt.program import OnEvent, planned_device, planned_form, planned_phases, run_program
+from hgt.ranking import FactIndex, rank_facts, sample_facts
+from hgt.run_folder import RunFolder
+from hgt.shallow import ShallowModel
+from hgt.split import TEST, TRAIN, VAL, EdgeSplit
+from hgt.step import Steps, Trainee
+from hgt.train import batches_ahead, evaluate_val, step_seed, stop_without_parent
+
+# A table's row moves only in steps that its node is in, HGT's weights in every one: with HGT's own rate, DistMult needed 300 steps on the
+# demo graph for MRR 0.30, with ten times that rate 20 for 0.40.
+_RATE_OVER_HGT = 10
+Mrr = dict[str, float]  # {"all nodes", "typed" or an edge type's name: MRR}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One baseline's MRR, and for a shallow model its training: steps, seconds of them, and why it ended."""
+
+    name: str
+    mrr: Mrr
+    num_steps: int = 0
+    seconds: float = 0.0
+    ended: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """hgt: its MRR on the same facts; training_seconds: of HGT's steps"""
+
+    hgt: Mrr
+    training_seconds: float
+    baselines: tuple[Baseline, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON. ratio: HGT's MRR over the baseline's, above 1 where HGT is ahead"""
+        told = [{**vars(b), "ratio": {scope: self.hgt[scope] / mrr for scope, mrr in b.mrr.items()}} for b in self.baselines]
+        return {"hgt": self.hgt, "training_seconds": self.training_seconds, "baselines": told}
+
+    def table(self) -> str:
+        """For people: MRR by scope, and how far HGT is ahead of (or behind) the best baseline there."""
+        names = [b.name for b in self.baselines]
+        lines = [f"{'MRR against baselines on the same facts':<50}{'HGT':>9}" + "".join(f"{n:>10}" for n in names) + f"{'HGT / best':>12}"]
+        for scope, mrr in self.hgt.items():
+            others = [b.mrr[scope] for b in self.baselines]
+            title = {"all nodes": "among all nodes", "typed": "among nodes of the right type"}.get(scope, f"  {scope}")
+            lines.append(f"{title[:50]:<50}{mrr:>9.4f}" + "".join(f"{o:>10.4f}" for o in others) + f"{mrr / max(others):>10.2f} x")
+        lines += [f"{b.name}: {b.num_steps} steps in {b.seconds:.0f} s (HGT: {self.training_seconds:.0f} s), {b.ended}"
+                  for b in self.baselines if b.ended]  # fmt: skip
+        return "\n".join([*lines, self.verdict()])
+
+    def verdict(self) -> str:
+        """One sentence: HGT against whichever baseline is best among nodes of the right type, among all, and on each edge type."""
+        told = []
+        for scope, title in (("typed", "nodes of the right type"), ("all nodes", "all nodes")):
+            best = max(self.baselines, key=lambda b: b.mrr[scope])
+            ratio = self.hgt[scope] / best.mrr[scope]
+            told.append(f"{ratio:.2f} x the MRR of {best.name} among {title} ({'ahead' if ratio > 1 else 'not ahead'})")
+        edge_types = [scope for scope in self.hgt if scope not in ("typed", "all nodes")]
+        ahead = sum(self.hgt[scope] > max(b.mrr[scope] for b in self.baselines) for scope in edge_types)
+        return f"against the best baseline: HGT has {told[0]}, {told[1]}, and is ahead on {ahead} of {len(edge_types)} edge types"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every baseline works on."""
+
+    config: RunConfig
+    graph: KnowledgeGraph
+    split: EdgeSplit
+    device: torch.device
+    memory: DeviceMemory
+    index: FactIndex
+    accumulation_steps: int | None
+
+    def mrr(self, embeddings: Tensor, decoder: Decoder) -> Mrr:
+        """Of the test facts, as HGT's are ranked."""
+        with self.memory.phase("evaluation"):
+            report = rank_facts(embeddings.to(self.device), decoder.to(self.device), self.split.of(TEST), self.index)
+        by_edge_type = {" - ".join(e): m.mrr for e, m in report.by_edge_type.items()}
+        return {"all nodes": report.all_nodes.mrr, "typed": report.typed.mrr, **by_edge_type}
+
+
+def compare_run(folder: RunFolder, on_event: OnEvent) -> None:
+    """Write the comparison of an evaluated run; none where there was nothing to rank."""
+    config, graph, hgt = folder.load_config(), folder.load_graph(), _hgt_mrr(folder)
+    if hgt is None:
+        on_event("compared", message="no baselines: nothing was held out that could be ranked")
+        return
+    limit = memory_limit(config)
+    probe = probe_device(planned_device(folder), limit)
+    device = prepare_device(probe.type, limit)
+    memory = DeviceMemory(probe.type, planned_phases(folder), limit)
+    form = planned_form(folder)
+    parts = form.accumulation_steps if form else None
+    run = _Run(config, graph, folder.load_split(graph), device, memory, FactIndex(graph), parts)
+    seconds = _training_seconds(folder, run)
+    comparison = Comparison(hgt, seconds, tuple(_baseline(name, run, seconds) for name in config.baseline.baselines))
+    (folder.report / "baselines.json").write_text(json.dumps(comparison.as_dict(), indent=2) + "\n")
+    (folder.report / "baselines.txt").write_text(comparison.table() + "\n")
+    on_event("compared", message=comparison.verdict(), **memory.as_dict())
+
+
+def _training_seconds(folder: RunFolder, run: _Run) -> float:
+    """Of all of HGT's steps, wherever they were made."""
+    largest_edge_type = int(torch.bincount(run.split.of(TRAIN)[1]).max())
+    sum_of_means = sum(epoch["step_seconds"] for epoch in epochs_by_number(folder.events).values())
+    return float(sum_of_means * num_batches_per_epoch(largest_edge_type, run.config))
+
+
+def _hgt_mrr(folder: RunFolder) -> Mrr | None:
+    """From the run's own report; None where nothing was ranked."""
+    path = folder.report / "validation.json"
+    if not path.is_file():
+        raise InputError(f"{path}: is not there, so there is nothing to compare with. Evaluate the run first.")
+    ranking = json.loads(path.read_text())["ranking"]
+    if ranking is None:
+        return None
+    largest_first = sorted(ranking["by_edge_type"], key=lambda m: -int(m["num_ranks"]))
+    by_edge_type = {" - ".join(m["edge_type"]): m["mrr"] for m in largest_first}
+    return {"all nodes": ranking["all_nodes"]["mrr"], "typed": ranking["typed"]["mrr"], **by_edge_type}
+
+
+def _baseline(name: str, run: _Run, hgt_seconds: float) -> Baseline:
+    num_relations, dim = len(run.graph.edge_types), run.config.model.embedding_dim
+    if name == "random":
+        torch.manual_seed(run.config.split.seed)
+        return Baseline(name, run.mrr(torch.randn(run.graph.total_nodes, dim), Decoder(num_relations, dim, "distmult")))
+    if name == "degree":
+        return Baseline(name, run.mrr(training_degrees(run.graph, run.split), DegreeScores(num_relations)))
+    return _train_shallow(name, run, run.config.baseline.baseline_time * hgt_seconds)
+
+
+def training_degrees(graph: KnowledgeGraph, split: EdgeSplit) -> Float[Tensor, "num_nodes _"]:
+    """[num_nodes, 2 num_relations]: of each relation, in how many training facts a node is the tail, and in how many the head.
+
+    A symmetric relation's facts have no direction: both ends count as both.
+    """
+    head, relation, tail = split.of(TRAIN)
+    symmetric = torch.tensor([e in graph.symmetric for e in graph.edge_types])[relation]
+    degrees = torch.zeros(graph.total_nodes, 2 * len(graph.edge_types))
+    one = torch.ones(len(head))
+    for tails, heads, r in ((tail, head, relation), (head[symmetric], tail[symmetric], relation[symmetric])):
+        degrees.index_put_((tails, 2 * r), one[: len(r)], accumulate=True)
+        degrees.index_put_((heads, 2 * r + 1), one[: len(r)], accumulate=True)
+    return degrees
+
+
+class DegreeScores(Decoder):
+    """On `training_degrees`: a candidate's score is its degree in the relation, on the side that is asked for, whatever the other end.
+
+    A `Decoder`, as that is what facts are ranked with; its own vectors are not used.
+    """
+
+    def __init__(self, num_relations: int):
+        super().__init__(num_relations, 2, "distmult")
+
+    def tail_query(self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
+        return _picking(2 * relation, head)
+
+    def head_query(self, tail: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
+        return _picking(2 * relation + 1, tail)
+
+
+def _picking(column: int | Tensor, given: Tensor) -> Tensor:
+    """Rows whose product with a node's degrees is the degree in that column."""
+    query = torch.zeros_like(given)
+    query[torch.arange(len(given), device=given.device), column] = 1
+    return query
+
+
+def shallow_trainee(
+    kind: str, config: RunConfig, graph: KnowledgeGraph, split: EdgeSplit, device: torch.device, accumulation_steps: int | None = None
+) -> Trainee:
+    """kind: distmult or complex. The run's batches, negatives, optimizer and dropout; the link loss alone.
+
+    The contrastive loss serves the embeddings' geometry, not the ranks that are compared: a baseline with it would be a weaker one.
+    """
+    train = replace(config.train, contrastive_weight=0.0, num_neighbors=None, learning_rate=_RATE_OVER_HGT * config.train.learning_rate)
+    config = replace(config, train=train)
+    torch.manual_seed(config.split.seed)
+    model = ShallowModel(graph.total_nodes, len(graph.edge_types), config.model.embedding_dim, config.model.dropout, kind).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=train.learning_rate, fused=True, capturable=device.type == "cuda")
+    ranges = {t: (graph.type_range(t).start, graph.type_range(t).stop) for t in graph.node_types}
+    no_messages = MessageGraph(ranges, (), (), torch.zeros(0, dtype=torch.int64)).to(device)
+    return Trainee(config, device, model, optimizer, no_messages, Batches(graph, split, config, accumulation_steps))
+
+
+def _train_shallow(name: str, run: _Run, limit_seconds: float) -> Baseline:
+    """Train until the validation MRR has not risen for `patience` epochs, or the time is up; the best epoch's figures count."""
+    trainee = shallow_trainee(name, run.config, run.graph, run.split, run.device, run.accumulation_steps)
+    train = run.config.train
+    facts = sample_facts(run.split.of(VAL), train.num_val_edges, run.config.split.seed)
+    best, best_epoch, num_steps, seconds, state = -1.0, 0, 0, 0.0, {}
+    for epoch in range(train.num_epochs):
+        steps, spent = _train_epoch(trainee, epoch, limit_seconds - seconds, run.memory)
+        num_steps, seconds = num_steps + steps, seconds + spent
+        with run.memory.phase("evaluation"):
+            mrr = evaluate_val(trainee, facts, run.index).typed.mrr
+        if mrr > best:
+            best, best_epoch = mrr, epoch
+            state = {n: tensor.cpu().clone() for n, tensor in trainee.model.state_dict().items()}
+        if seconds >= limit_seconds or epoch - best_epoch >= train.patience:
+            break
+    trainee.model.load_state_dict(state)
+    trainee.model.eval()
+    with torch.no_grad():
+        embeddings = trainee.model.encoder.encode(trainee.messages)
+    ended = f"its time was up after epoch {epoch + 1}" if seconds >= limit_seconds else f"ended after epoch {epoch + 1}"
+    return Baseline(name, run.mrr(embeddings, trainee.model.decoder), num_steps, seconds, f"{ended}, the best is {best_epoch + 1}")
+
+
+def _train_epoch(trainee: Trainee, epoch: int, limit_seconds: float, memory: DeviceMemory) -> tuple[int, float]:
+    """Number of steps made, at least one, and their seconds."""
+    started, step, number = time.monotonic(), Steps(trainee), 0
+    losses: dict[str, Tensor] = {}
+    trainee.model.train()
+    for number, batch in batches_ahead(trainee.batches, epoch, range(trainee.batches.num_batches)):
+        stop_without_parent()
+        torch.manual_seed(step_seed(trainee.config.split.seed, epoch, number))
+        with memory.phase("step"):
+            losses = step(batch)
+        if time.monotonic() - started >= limit_seconds:
+            break
+    losses["total"].item()  # waits for the device
+    return number + 1, time.monotonic() - started
+
+
+if __name__ == "__main__":
+    sys.exit(run_program("baselines", sys.argv[1:], compare_run))

@@ -1,0 +1,44 @@
+"""The shallow model that HGT is compared with: one learned embedding per node and the product's own decoder, no message passing.
+
+DistMult (Yang et al. 2015) or ComplEx (Trouillon et al. 2016), whichever the decoder is. It takes the place of `HGTModel` in a step.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hgt.message_graph import MessageGraph
+from hgt.model import Decoder
+
+_INITIAL_STD = 0.05  # on the demo graph, DistMult reached MRR 0.41 with it, 0.36 with 0.2, and nothing in 300 steps with 1
+
+
+class NodeTable(nn.Module):
+    """An encoder without layers: it learns each node's embedding itself. Called as `HGTEncoder` is; messages are not looked at."""
+
+    def __init__(self, num_nodes: int, embedding_dim: int, dropout: float):
+        super().__init__()
+        self.dropout = dropout
+        self.node_embedding = nn.Parameter(_INITIAL_STD * torch.randn(num_nodes, embedding_dim))
+
+    def encode(self, graph: MessageGraph, removed: Tensor | None = None) -> Float[Tensor, "num_nodes dim"]:
+        return self.hidden(graph, removed)
+
+    def hidden(self, graph: MessageGraph, removed: Tensor | None = None, spend_gradient: bool = False) -> Float[Tensor, "num_nodes dim"]:
+        """The table, with dropout while training, as each HGT layer's output has it."""
+        return functional.dropout(self.node_embedding, self.dropout, self.training).view_as(self.node_embedding)
+
+    def project(self, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
+        return hidden
+
+
+class ShallowModel(nn.Module):
+    """decoder: distmult or complex"""
+
+    def __init__(self, num_nodes: int, num_relations: int, embedding_dim: int, dropout: float, decoder: str):
+        super().__init__()
+        self.encoder = NodeTable(num_nodes, embedding_dim, dropout)
+        self.decoder = Decoder(num_relations, embedding_dim, decoder)

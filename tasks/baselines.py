@@ -1,0 +1,50 @@
+"""Task `baselines`: how far one would get without HGT, on the same held-out facts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from hgt.errors import OutOfMemory
+from tasks.home import run_folder
+from tasks.ladder import run_or_move_to_cpu
+from tasks.reporting import say
+from tasks.tracking import Tracker
+
+
+@task(name="baselines", cache_policy=NO_CACHE)
+def baselines(run: str, tracker: Tracker) -> str:
+    """Write the comparison into the run's report and log it. Returns the run id.
+
+    A baseline that no memory is to be had for costs the run its comparison, not its embeddings.
+    """
+    folder = run_folder(run)
+    json_file, text_file = folder.report / "baselines.json", folder.report / "baselines.txt"
+    for file in (json_file, text_file):
+        file.unlink(missing_ok=True)  # of the run before it was resumed
+    wanted = folder.load_config().baseline.baselines
+    if wanted == ("none",):
+        return run
+    try:
+        run_or_move_to_cpu("baselines", folder, lambda event: None)
+    except OutOfMemory as error:
+        say(f"WARNING: memory ran out, so there is no comparison with {', '.join(wanted)}: {error}")
+        return run
+    if json_file.is_file():
+        tracker.metrics(_figures(json.loads(json_file.read_text())))
+        for file in (json_file, text_file):
+            tracker.artifacts(file, "report")
+    return run
+
+
+def _figures(comparison: dict[str, Any]) -> dict[str, float]:
+    """MLflow's metrics: each baseline's MRR, and HGT's over it."""
+    scopes = {"typed": "typed", "all nodes": "all_nodes"}
+    figures = {}
+    for b in comparison["baselines"]:
+        figures |= {f"baseline/{b['name']}/{name}_mrr": b["mrr"][scope] for scope, name in scopes.items()}
+        figures |= {f"baseline/{b['name']}/hgt_over_{name}_mrr": b["ratio"][scope] for scope, name in scopes.items()}
+    return figures

@@ -41,7 +41,7 @@ SILENT_SECONDS = 20.0  # a worker that was not heard of for longer, and for thre
 PREFECT_BYTES = 400 << 20  # of the container's memory: its two Prefect processes (328 MB of their own, 71 MB of files; 3.8.8)
 LOST_SECONDS = 30.0  # a running flow whose container cannot be found for longer has ended, whatever its state says
 _DEFAULT_HEARTBEAT_SECONDS = 30.0
-_LAST_WORD_SECONDS = 15.0
+_LAST_WORD_SECONDS, _LATE_SECONDS = 15.0, 5.0
 _POLL_SECONDS, _ASK_SECONDS, _LOOK_SECONDS = 0.5, 2.0, 5.0
 _ENGINE_SECONDS = 10.0
 _KILLED = 137
@@ -215,7 +215,7 @@ class _Dispatched:
 
     def cancel(self) -> None:
         """End the run and its container; the worker may be gone, the server or the engine too."""
-        tell = contextlib.suppress(HgtError, *NO_ANSWER)
+        tell, begun = contextlib.suppress(HgtError, *NO_ANSWER), self.state.is_running()
         if self.answers:  # else it would be tried again for a minute
             with tell:
                 self.client.set_flow_run_state(self.flow_run.id, Cancelling(message="the run that dispatched it was stopped"))
@@ -230,6 +230,10 @@ class _Dispatched:
             if not self.state.is_final():  # the worker does not say so: it may be gone, or takes half a minute
                 ended = Cancelled(message="the run that dispatched it was stopped")
                 self.client.set_flow_run_state(self.flow_run.id, ended, force=True)
+        late = time.monotonic() + (0 if begun else _LATE_SECONDS)
+        while removed and time.monotonic() < late:  # a worker that had taken the run may make its container only now
+            time.sleep(_POLL_SECONDS)
+            removed = self.remove_containers()
 
     def remove_containers(self) -> bool:
         """The worker keeps its containers, so that their end can be told; here it was told. Returns False without an engine."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hgt.edge_kernels import edge_kernels, heads
+from hgt.edge_kernels import edge_kernels, heads, in_blocks
 from hgt.message_graph import EdgeGroup, MessageGraph
 
 _MASKED = -1e30  # finite, so that a node whose every edge is removed does not give inf - inf
@@ -102,7 +102,7 @@ class Attention:
                 kernels.edge_dot(heads(grad_sum, num_heads), _by_blocks(rows, group, blocks), group, grad_weights)
                 grad_table = kernels.weighted_table(len(group.nodes), heads(grad_sum, num_heads), part, group.by_source)
                 grad_table = grad_table.to(value.dtype)
-                _add_outer(grad_transform, rows, grad_table, group)
+                kernels.add_outer(grad_transform, rows, grad_table, group)
                 kernels.add_table(grad_value, group, _by_blocks(grad_table, group, blocks.transpose(2, 3)))
             else:
                 rows = kernels.table(grad_sum, group, num_heads)
@@ -110,7 +110,7 @@ class Attention:
                 kernels.edge_dot(heads(value, num_heads), table, group, grad_weights)
                 kernels.add_weighted_sum(heads(grad_value, num_heads), table, part, group.by_source)
                 sums = kernels.weighted_table(len(group.nodes), heads(value, num_heads), part, group.by_target)
-                _add_outer(grad_transform, sums.to(value.dtype), rows, group)
+                kernels.add_outer(grad_transform, sums.to(value.dtype), rows, group)
             grad_weights -= kernels.per_edge(through_total, group.targets())
             part.mul_(grad_weights)
         return grad_value, grad_transform
@@ -130,7 +130,7 @@ class Attention:
                 kernels.add_weighted_sum(heads(grad_query, num_heads), table, part, group.by_target)
                 del table
                 grad_table = kernels.weighted_table(len(group.nodes), heads(query, num_heads), part, group.by_source).to(query.dtype)
-                _add_outer(grad_scaled, rows, grad_table, group)
+                kernels.add_outer(grad_scaled, rows, grad_table, group)
                 kernels.add_table(grad_key, group, _by_blocks(grad_table, group, blocks.transpose(2, 3)))
             else:
                 rows = kernels.table(query, group, num_heads)
@@ -138,7 +138,7 @@ class Attention:
                 kernels.add_weighted_sum(heads(grad_key, num_heads), table, part, group.by_source)
                 del table
                 grad_table = kernels.weighted_table(len(group.nodes), heads(key, num_heads), part, group.by_target).to(query.dtype)
-                _add_outer(grad_scaled, grad_table, rows, group)
+                kernels.add_outer(grad_scaled, grad_table, rows, group)
                 kernels.add_table(grad_query, group, _by_blocks(grad_table, group, blocks))
         grad_prior = (grad_scaled * self.key_transform).sum((2, 3)) / math.sqrt(self.key_transform.shape[-1])
         return grad_query, grad_key, grad_scaled * self._scale, grad_prior
@@ -161,15 +161,4 @@ def _by_head(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _by_blocks(table: Tensor, group: EdgeGroup, matrices: Tensor) -> Tensor:
     """`table[h, n] @ matrices[h, relation of n]`, [H, table_rows, D]. matrices: [H, R, D, D]"""
-    return (_in_blocks(table, group) @ matrices.index_select(1, group.relation)).view(table.shape)
-
-
-def _in_blocks(table: Tensor, group: EdgeGroup) -> Tensor:
-    """[H, table_rows, D] -> [H, num_blocks, block_rows, D]."""
-    return table.view(len(table), len(group.relation), group.block_rows, -1)
-
-
-def _add_outer(out: Tensor, left: Tensor, right: Tensor, group: EdgeGroup) -> None:
-    """`out[r, h] += sum over the relation's table rows n of left[h, n]^T right[h, n]`. out: [R, H, D, D]"""
-    products = _in_blocks(left, group).transpose(2, 3) @ _in_blocks(right, group)
-    out.index_add_(0, group.relation, products.transpose(0, 1).to(out.dtype))
+    return (in_blocks(table, group) @ matrices.index_select(1, group.relation)).view(table.shape)

@@ -5,6 +5,7 @@ add_weighted_sum:  per row and head, the weighted sum of the other side's rows o
 weighted_table:    the same as a table of its own
 per_edge:          each edge's row of what stands per node and head
 table, add_table:  a group's node rows as a table, and a table added to its nodes' rows
+add_outer:         per relation and head, the product of two tables, summed over its rows (gradients of relation matrices)
 
 Rows come head by head, [H, num_rows, D]: a contiguous table, or node rows [num_rows, H * D] seen so (`heads`). No formulation holds
 more than a chunk of gathered rows: never an [edges x hidden] tensor.
@@ -48,6 +49,11 @@ class ChunkedKernels:
         num_heads, _, head_dim = table.shape
         rows = _rows_of_table(group, num_heads)
         out.view(len(out) * num_heads, head_dim).index_add_(0, rows, table.view(-1, head_dim).to(out.dtype))
+
+    def add_outer(self, out: Tensor, left: Tensor, right: Tensor, group: EdgeGroup) -> None:
+        """`out[r, h] += sum over the relation's table rows n of left[h, n]^T right[h, n]`. out: [R, H, D, D]"""
+        products = in_blocks(left, group).transpose(2, 3) @ in_blocks(right, group)
+        out.index_add_(0, group.relation, products.transpose(0, 1).to(out.dtype))
 
     def per_edge(self, values: Tensor, node: Tensor) -> Tensor:
         """[E, H]: the rows `node` [E] of values [N, H]."""
@@ -109,6 +115,14 @@ class FusedKernels(ChunkedKernels):
             out.index_copy_(0, edges.order.long(), dots.t().contiguous())
         return None
 
+    def add_outer(self, out: Tensor, left: Tensor, right: Tensor, group: EdgeGroup) -> None:
+        if left.dtype != out.dtype:
+            return super().add_outer(out, left, right, group)
+        # A product per relation: one per block, and their sum, took three times as long (5,504 rows: 4.7 ms, so 1.7).
+        for relation, rows in group.relation_rows:
+            out[relation].baddbmm_(left[:, rows].transpose(1, 2), right[:, rows])
+        return None
+
     def add_weighted_sum(self, out: Tensor, summands: Tensor, weights: Tensor, edges: SortedEdges) -> None:
         sums = _bags(summands, _in_order(weights, edges), edges.other, edges.ptr)
         _head_rows(out).index_add_(0, _places(out, edges.rows.long()).t().flatten(), sums)
@@ -134,6 +148,11 @@ def _bags(summands: Tensor, weights: Tensor, other: Tensor, ptr: Tensor) -> Tens
 
 def _sparse(ptr: Tensor, columns: Tensor, values: Tensor, num_columns: int) -> Tensor:
     return torch.sparse_csr_tensor(ptr, columns, values, (len(ptr) - 1, num_columns), check_invariants=False)
+
+
+def in_blocks(table: Tensor, group: EdgeGroup) -> Tensor:
+    """[H, table_rows, D] -> [H, num_blocks, block_rows, D]."""
+    return table.view(len(table), len(group.relation), group.block_rows, -1)
 
 
 def _rows_of_table(group: EdgeGroup, num_heads: int) -> Tensor:

@@ -7,6 +7,7 @@ layout: the step passes a mask (`removed`), so that all shapes stay the same fro
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from hgt.graph import KnowledgeGraph
 from hgt.split import TRAIN, EdgeSplit
 
 MAX_SEGMENT_EDGES = 128  # a hub's edges are summed in segments of this length, so that no thread of a GPU works alone
+_PRODUCT_ROWS = 16_384  # of one product of two tables: below the longest reduction that is right on every device
 _BLOCK_ROWS = (16, 32, 64, 128, 256)
 
 
@@ -70,6 +72,18 @@ class EdgeGroup:
     nodes: Int[Tensor, " table_rows"]
     by_target: SortedEdges
     by_source: SortedEdges
+
+    @functools.cached_property
+    def relation_rows(self) -> tuple[tuple[int, slice], ...]:
+        """Each relation's table rows, at most 16,384 at a time. Waits for the device: for the CPU alone."""
+        relations, counts = torch.unique_consecutive(self.relation, return_counts=True)
+        stops = (self.block_rows * torch.cumsum(counts, 0)).tolist()
+        starts = [0, *stops[:-1]]
+        return tuple(
+            (relation, slice(first, min(first + _PRODUCT_ROWS, stop)))
+            for relation, start, stop in zip(relations.tolist(), starts, stops, strict=True)
+            for first in range(start, stop, _PRODUCT_ROWS)
+        )
 
     @property
     def by_node(self) -> SortedEdges:

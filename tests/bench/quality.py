@@ -1,0 +1,172 @@
+"""Benchmark 6: HGT against regularised and tuned shallow models on the same split: ranks of the test facts at each one's best epoch.
+
+    python -m tests.bench.quality --kg FILE [--device cuda] [--seeds 0 1 2] [--models hgt distmult complex transe rotate] [--jobs 2]
+        [--minutes 10] [--set num_layers=3 ...]
+
+Every model is trained with the same batches, negatives and softmax loss until its validation MRR has not risen for `patience` epochs, or
+the minutes are up. Shallow models go over a grid of learning rate, dropout and weight decay with the first seed; the best by validation
+MRR goes over the other seeds. --set changes parameters of the run, HGT's own and those that all share. DistMult (Yang et al. 2015),
+ComplEx (Trouillon et al. 2016), TransE (Bordes et al. 2013) and RotatE (Sun et al. 2019), the latter two with squared distances.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import itertools
+import json
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hgt.baselines import shallow_trainee
+from hgt.config import RunConfig
+from hgt.device import prepare_device
+from hgt.edge_table import read_edge_table
+from hgt.graph import KnowledgeGraph
+from hgt.model import Decoder
+from hgt.ranking import FactIndex, rank_facts, sample_facts
+from hgt.shallow import NodeTable
+from hgt.split import TEST, VAL, split_facts
+from hgt.step import Steps, Trainee, build_trainee
+from hgt.train import batches_ahead, evaluate_val, step_seed
+from tests.bench.harness import header, measure_in_child
+
+MODELS = ("hgt", "distmult", "complex", "transe", "rotate")
+_VALUES = itertools.product((0.003, 0.01), (0.1, 0.4), (0.0, 1e-6))
+GRID = [{"rate": rate, "dropout": dropout, "decay": decay} for rate, dropout, decay in _VALUES]
+
+
+class DistanceTable(NodeTable):
+    """Embeddings with a further column, -|x|^2 / 2, so that an inner product ranks by squared distance: q . x - |x|^2 / 2."""
+
+    def hidden(self, graph: object, removed: Tensor | None = None, spend_gradient: bool = False) -> Tensor:
+        x = super().hidden(graph, removed)  # type: ignore[arg-type]
+        return torch.cat([x, -0.5 * x.square().sum(1, keepdim=True)], dim=1)
+
+
+class DistanceDecoder(Decoder):
+    """transe: head + relation = tail. rotate: head times the relation's phases, in complex numbers, = tail."""
+
+    def __init__(self, num_relations: int, embedding_dim: int, kind: str):
+        super().__init__(num_relations, embedding_dim, "complex")
+        self.kind = kind
+        with torch.no_grad():
+            self.relation.copy_(0.05 * torch.randn_like(self.relation))
+
+    def tail_query(self, head: Tensor, relation: int | Tensor) -> Tensor:
+        return self._moved(head[:, :-1], self._vectors(relation))
+
+    def head_query(self, tail: Tensor, relation: int | Tensor) -> Tensor:
+        return self._moved(tail[:, :-1], -self._vectors(relation))
+
+    def _moved(self, x: Tensor, by: Tensor) -> Tensor:
+        if self.kind == "transe":
+            x = x + by
+        else:
+            (real, imaginary), phase = x.chunk(2, -1), by.chunk(2, -1)[0]
+            cos, sin = torch.cos(phase), torch.sin(phase)
+            x = torch.cat([real * cos - imaginary * sin, real * sin + imaginary * cos], -1)
+        return torch.cat([x, torch.ones_like(x[:, :1])], -1)
+
+
+def trainee_of(model: str, point: dict[str, float], config: RunConfig, graph: KnowledgeGraph, device: torch.device) -> Trainee:
+    split = split_facts(graph, config.split)
+    if model == "hgt":
+        return build_trainee(config, graph, split, device)
+    config = replace(config, model=replace(config.model, dropout=point["dropout"]))
+    trainee = shallow_trainee("distmult" if model in ("transe", "rotate") else model, config, graph, split, device)
+    if model in ("transe", "rotate"):
+        dim = config.model.embedding_dim
+        trainee.model.encoder = DistanceTable(graph.total_nodes, dim, point["dropout"]).to(device)
+        trainee.model.decoder = DistanceDecoder(len(graph.edge_types), dim, model).to(device)
+    optimizer = torch.optim.Adam(
+        trainee.model.parameters(), lr=point["rate"], weight_decay=point["decay"], fused=True, capturable=device.type == "cuda"
+    )
+    return replace(trainee, optimizer=optimizer)
+
+
+def measure(kg: str, device_type: str, seed: int, minutes: float, model: str, point: dict[str, float], values: dict[str, Any]) -> dict:
+    """{val, typed, all, epochs, steps, seconds}: MRR of validation facts, and of the test facts at the epoch that is best by it."""
+    config = RunConfig.from_flat({"seed": seed, **values})
+    graph = KnowledgeGraph.from_edge_table(read_edge_table(Path(kg)), config.graph)
+    trainee = trainee_of(model, point, config, graph, prepare_device(device_type))
+    split, index, started = split_facts(graph, config.split), FactIndex(graph), time.monotonic()
+    facts = sample_facts(split.of(VAL), config.train.num_val_edges, seed)
+    best, best_epoch, test, epoch = -1.0, -1, {}, 0
+    for epoch in range(config.train.num_epochs):
+        trainee.model.train()
+        step = Steps(trainee)
+        for number, batch in batches_ahead(trainee.batches, epoch, range(trainee.batches.num_batches)):
+            torch.manual_seed(step_seed(seed, epoch, number))
+            step(batch)
+        del step
+        mrr = evaluate_val(trainee, facts, index).typed.mrr
+        if mrr > best:
+            best, best_epoch = mrr, epoch
+            state = {name: tensor.clone() for name, tensor in trainee.model.state_dict().items()}
+        if epoch - best_epoch >= config.train.patience or time.monotonic() - started > 60 * minutes:
+            break
+    seconds = time.monotonic() - started
+    trainee.model.load_state_dict(state)
+    trainee.model.eval()
+    with torch.no_grad():
+        embeddings = trainee.model.encoder.encode(trainee.messages.to(trainee.device))
+    report = rank_facts(embeddings, trainee.model.decoder, split.of(TEST), index)
+    test = {"typed": report.typed.mrr, "all": report.all_nodes.mrr, "typed_hits10": report.typed.hits[10], "macro": report.typed_macro.mrr}
+    return {"val": best, **test, "epochs": best_epoch + 1, "steps": (epoch + 1) * trainee.batches.num_batches, "seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kg", required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--minutes", type=float, default=10.0, help="most training time of one model at one point")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="parameters of the run")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    values = {name: _value(text) for name, text in (pair.split("=", 1) for pair in options.set)}
+    if options.one:
+        seed, model, point = json.loads(options.one)
+        print(json.dumps(measure(options.kg, options.device, seed, options.minutes, model, point, values)))
+        return
+
+    def trained(seed: int, model: str, point: dict[str, float]) -> dict:
+        arguments = ["--kg", options.kg, "--device", options.device, "--minutes", str(options.minutes), "--set", *options.set]
+        found = measure_in_child("tests.bench.quality", [*arguments, "--one", json.dumps([seed, model, point])])
+        figures = "".join(f"{found[name]:>9.4f}" for name in ("val", "typed", "macro", "all"))
+        print(f"{model:<10}{seed:>5}{figures}{found['epochs']:>8}{found['seconds']:>9.0f}  {point or ''}", flush=True)
+        return found
+
+    print(header(options.device), values)
+    print(f"{'model':<10}{'seed':>5}{'val':>9}{'typed':>9}{'macro':>9}{'all':>9}{'epochs':>8}{'seconds':>9}")
+    with ThreadPoolExecutor(options.jobs) as pool:
+        first = [(m, p, pool.submit(trained, options.seeds[0], m, p)) for m in options.models for p in ([{}] if m == "hgt" else GRID)]
+        found = [(m, p, future.result()) for m, p, future in first]
+        chosen = {m: max((f for f in found if f[0] == m), key=lambda f: f[2]["val"]) for m in options.models}
+        more = {m: [pool.submit(trained, seed, m, p) for seed in options.seeds[1:]] for m, p, _ in chosen.values()}
+        over_seeds = {m: [chosen[m][2], *(future.result() for future in futures)] for m, futures in more.items()}
+    print("test facts, mean and standard deviation over the seeds")
+    for m, results in over_seeds.items():
+        told = (f"{statistics.mean(v):>9.4f} +- {statistics.pstdev(v):.4f}" for v in ([r[s] for r in results] for s in ("typed", "all")))
+        print(f"{m:<10}" + "".join(told) + f"  {chosen[m][1] or ''}")
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+if __name__ == "__main__":
+    main()

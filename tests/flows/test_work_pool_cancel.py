@@ -55,9 +55,9 @@ def test_ctrl_c_while_the_run_is_dispatched(pool, when):
 def test_the_parent_is_cancelled_in_the_ui(pool, device):
     run = f"cancelled-{device}"
     deployment = pool.ask("deployments/name/hgt-embeddings/native")["id"]
-    parent = pool.ask(f"deployments/{deployment}/create_flow_run", {
-        "parameters": ENDLESS | {"kg": str(pool.kg), "run_id": run, "device": device}, "state": {"type": "SCHEDULED"},
-    })["id"]  # fmt: skip
+    values = ENDLESS | {"baselines": ["none"], "kg": str(pool.kg), "run_id": run, "device": device}
+    asked = {"parameters": values, "state": {"type": "SCHEDULED"}}
+    parent = pool.ask(f"deployments/{deployment}/create_flow_run", asked)["id"]
     wait_for(lambda: pool.folder(run).events.exists() and pool.epochs(run), 240, f"an epoch of {run}")
     pool.ask(f"flow_runs/{parent}/set_state", {"state": {"type": "CANCELLING"}})
     is_gone_within(pool, run, 15)

@@ -11,7 +11,9 @@ import signal
 import psutil
 import pytest
 
+from flows.services import heartbeat_ages
 from hgt.events import EventReader
+from tasks.dispatch import SILENT_SECONDS
 from tasks.ladder import segments
 from tests.conftest import CHECKOUT, wait_for
 from tests.flows.pool import ENDLESS, FINAL, RUN
@@ -200,6 +202,7 @@ def test_the_worker_is_killed_while_its_container_works_and_then_is_not_there(po
         training.ends(0, "ACCEPTED")
     pool.is_whole(training.run, 5)
     pool.ended(training.run, "FINISHED", parent="COMPLETED", cpu="COMPLETED")
+    wait_for(lambda: min(heartbeat_ages("docker-cpu", pool.api).values()) > SILENT_SECONDS, 60, "the worker's silence")
     with pool.train(RUN | IN_POOL) as training:
         directly(pool, training, "The work pool docker-cpu has no running worker .* Run `hgt up`")
     pool.ended(training.run, "FINISHED", parent="COMPLETED")

@@ -20,6 +20,7 @@ from tasks.home import find_run, new_run_id, run_folder
 from tasks.load import load
 from tasks.plan import plan
 from tasks.probe import probe
+from tasks.registry import register
 from tasks.train import attempts, train
 from tasks.validate import Verdict, validate
 
@@ -46,6 +47,8 @@ def train_embeddings(kg: str | None, resume: str | None, run_id: str | None, out
         run = evaluate(run, tracker)
         run = baselines(run, tracker)
         verdict = validate(run, tracker)
+        if verdict.accepted:
+            register(run, tracker)
     if verdict.accepted:
         return Completed(message=f"run {run} accepted", data=verdict)
     return Failed(name=REJECTED, message=f"run {run} rejected: {'; '.join(verdict.failed)}", data=verdict)

@@ -161,7 +161,12 @@ def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def load_model(model: torch.nn.Module, tensors: dict[str, Tensor]) -> None:
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    model.load_state_dict(model_state(tensors))
+
+
+def model_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The model's part of a checkpoint's tensors, as its `state_dict` names them."""
+    return {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ from hgt.errors import InputError, is_disk_full
 from hgt.facts import EdgeType
 from hgt.layer import HGTLayer
 from hgt.message_graph import MessageGraph, edge_list, edges_into
-from hgt.model import HGTEncoder
+from hgt.model import Decoder, HGTEncoder
 from hgt.whole_file import written_whole
 
 _METADATA_KEY = b"kg-hgt-embeddings"
@@ -46,6 +46,19 @@ class Embeddings:
     edge_types: tuple[EdgeType, ...]
     relations: Float[Tensor, "num_relations dim"]
     origin: dict[str, Any]
+
+    def decoder(self, edge_types: list[EdgeType]) -> Decoder:
+        """Scores facts of these edge types with the table's own relation embeddings; with ones (a plain inner product) where it has none.
+
+        Raises InputError when it has some, but not of every edge type.
+        """
+        decoder = Decoder(len(edge_types), self.vectors.shape[1], self.origin.get("decoder", "distmult") if self.edge_types else "distmult")
+        place = {e: i for i, e in enumerate(self.edge_types)}
+        missing = [" - ".join(e) for e in edge_types if place and e not in place]
+        if missing:
+            raise InputError(f"relations.parquet lacks {', '.join(missing)}, which the graph has. Give the file of the same run.")
+        decoder.relation.data.copy_(self.relations[[place[e] for e in edge_types]] if place else torch.ones_like(decoder.relation))
+        return decoder
 
     def save(self, folder: Path, csv: Path | None = None) -> None:
         """Write `embeddings.parquet`, `embeddings.safetensors` with `nodes.parquet`, `relations.parquet`, and a CSV if wanted."""

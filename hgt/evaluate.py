@@ -21,12 +21,10 @@ from hgt.edge_table import read_edge_table
 from hgt.embeddings import Embeddings
 from hgt.errors import InputError
 from hgt.events import epochs_by_number
-from hgt.facts import EdgeType
 from hgt.geometry import measure_geometry
 from hgt.graph import KnowledgeGraph
 from hgt.leakage import audit_split
 from hgt.memory import memory_limit
-from hgt.model import Decoder
 from hgt.neighbourhoods import measure_neighbourhoods
 from hgt.plots import plot_losses, plot_plane
 from hgt.program import OnEvent, planned_device, planned_phases, run_program
@@ -87,7 +85,7 @@ def report_on(embeddings: Embeddings, graph: KnowledgeGraph, split: EdgeSplit, c
     ranking: RankingReport | None = None
     classification: ClassificationReport | None = None
     if test.shape[1]:
-        decoder, there = _decoder(embeddings, graph.edge_types, config).to(device), vectors.to(device)
+        decoder, there = embeddings.decoder(graph.edge_types).to(device), vectors.to(device)
         ranking = rank_facts(there, decoder, test, index)
         classification = classify_facts(there, decoder, test, index, seed)
     return validate(Measured(geometry, neighbourhoods, ranking, classification), config.validation)
@@ -96,18 +94,6 @@ def report_on(embeddings: Embeddings, graph: KnowledgeGraph, split: EdgeSplit, c
 def write_report(report: ValidationReport, folder: Path) -> None:
     (folder / "validation.json").write_text(json.dumps(report.as_dict(), indent=2) + "\n")
     (folder / "validation.txt").write_text(report.table() + "\n")
-
-
-def _decoder(embeddings: Embeddings, edge_types: list[EdgeType], config: RunConfig) -> Decoder:
-    """The table's own relation embeddings; ones (a plain inner product) where it has none."""
-    decoder = Decoder(len(edge_types), embeddings.vectors.shape[1], config.model.decoder if embeddings.edge_types else "distmult")
-    place = {e: i for i, e in enumerate(embeddings.edge_types)}
-    missing = [" - ".join(e) for e in edge_types if place and e not in place]
-    if missing:
-        raise InputError(f"relations.parquet lacks {', '.join(missing)}, which the graph has. Give the file of the same run.")
-    relations = torch.ones_like(decoder.relation) if not place else embeddings.relations[[place[e] for e in edge_types]]
-    decoder.relation.data.copy_(relations)
-    return decoder
 
 
 def _in_graph_order(embeddings: Embeddings, graph: KnowledgeGraph, path: Path) -> Embeddings:

@@ -1,4 +1,4 @@
-"""MLflow: the only module that knows it. One MLflow run per flow run, in the product's own SQLite store unless
+"""MLflow: with `registry.py` the only module that knows it. One MLflow run per flow run, in the product's own SQLite store unless
 MLFLOW_TRACKING_URI names another. The flow's process alone starts and ends it; a resumed run goes on in the same one.
 """
 
@@ -54,9 +54,9 @@ class Tracker:
         self._id_file = folder.path / "mlflow_run_id"
         known = self._id_file.read_text().strip() if self._id_file.exists() else ""
         self.run_id = known or self._create(folder.path.name)
-        self._epochs = {int(m.step) for m in self._call("get_metric_history", self.run_id, "loss")}
+        self._epochs = {int(m.step) for m in self.call("get_metric_history", self.run_id, "loss")}
 
-    def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+    def call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """A call of MLflow's client, in a thread where no signal can break it off.
 
         Ctrl-C in the middle of a write left SQLite's transaction open, and the run could not be ended: "database is locked".
@@ -65,25 +65,30 @@ class Tracker:
 
     def _create(self, name: str) -> str:
         tags = {MLFLOW_RUN_NAME: name, "hgt.run": name, "prefect.flow_run_id": str(prefect.runtime.flow_run.id or "")}
-        return str(self._call("create_run", self._experiment(), tags=tags).info.run_id)
+        return str(self.call("create_run", self._experiment(), tags=tags).info.run_id)
 
     def _experiment(self) -> str:
-        found = self._call("get_experiment_by_name", EXPERIMENT)
+        found = self.call("get_experiment_by_name", EXPERIMENT)
         if found is not None:
             return str(found.experiment_id)
         own_store = "MLFLOW_TRACKING_URI" not in os.environ
         location = (hgt_home() / "mlartifacts").as_uri() if own_store else None
-        return str(self._call("create_experiment", EXPERIMENT, artifact_location=location))
+        return str(self.call("create_experiment", EXPERIMENT, artifact_location=location))
+
+    @property
+    def artifact_uri(self) -> str:
+        """Where the run's artifacts lie, as MLflow names it."""
+        return str(self.call("get_run", self.run_id).info.artifact_uri)
 
     def remember(self) -> None:
         """Write the run's id into the run folder, so that a resumed run goes on in it."""
         self._id_file.write_text(self.run_id + "\n")
 
     def configuration(self, config: RunConfig, kg: Path | None) -> None:
-        known = self._call("get_run", self.run_id).data.params
+        known = self.call("get_run", self.run_id).data.params
         values = config.to_flat() | ({"kg": str(kg)} if kg else {})
         new = [Param(k, json.dumps(v) if isinstance(v, list) else str(v)) for k, v in values.items() if k not in known]
-        self._call("log_batch", self.run_id, params=new)
+        self.call("log_batch", self.run_id, params=new)
 
     def dataset(self, graph: KnowledgeGraph, kg: Path | None) -> None:
         """The graph as the run's input, with its hash."""
@@ -91,7 +96,7 @@ class Tracker:
         source = json.dumps({"uri": kg.as_uri() if kg else ""})
         name = kg.name if kg else "graph"
         entity = Dataset(name, graph.hash[:_MAX_DIGEST], "local", source, profile=json.dumps(profile))
-        self._call("log_inputs", self.run_id, [DatasetInput(entity, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])])
+        self.call("log_inputs", self.run_id, [DatasetInput(entity, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])])
         self.tags({"graph_hash": graph.hash})
 
     def epoch(self, event: dict[str, Any]) -> None:
@@ -103,20 +108,20 @@ class Tracker:
 
     def metrics(self, values: dict[str, float], step: int = 0, seconds: float | None = None) -> None:
         at = int(1000 * (seconds or time.time()))
-        self._call("log_batch", self.run_id, metrics=[Metric(k, float(v), at, step) for k, v in values.items()])
+        self.call("log_batch", self.run_id, metrics=[Metric(k, float(v), at, step) for k, v in values.items()])
 
     def tags(self, values: dict[str, str]) -> None:
         for key, value in values.items():
-            self._call("set_tag", self.run_id, key, value)
+            self.call("set_tag", self.run_id, key, value)
 
     def text(self, text: str, file: str) -> None:
-        self._call("log_text", self.run_id, text, file)
+        self.call("log_text", self.run_id, text, file)
 
     def artifacts(self, path: Path, into: str | None = None) -> None:
         if path.is_dir():
-            self._call("log_artifacts", self.run_id, str(path), into)
+            self.call("log_artifacts", self.run_id, str(path), into)
         else:
-            self._call("log_artifact", self.run_id, str(path), into)
+            self.call("log_artifact", self.run_id, str(path), into)
 
     def segment(self, number: int, segment: Segment, plan: Path) -> None:
         """Where a stretch of training runs and why, with its plan."""
@@ -126,12 +131,12 @@ class Tracker:
 
     def begin(self) -> None:
         """Running, whatever ended it before."""
-        for tag in _END_TAGS & set(self._call("get_run", self.run_id).data.tags):
-            self._call("delete_tag", self.run_id, tag)
-        self._call("update_run", self.run_id, "RUNNING")
+        for tag in _END_TAGS & set(self.call("get_run", self.run_id).data.tags):
+            self.call("delete_tag", self.run_id, tag)
+        self.call("update_run", self.run_id, "RUNNING")
 
     def end(self, status: str) -> None:
-        self._call("set_terminated", self.run_id, status)
+        self.call("set_terminated", self.run_id, status)
 
 
 @contextmanager

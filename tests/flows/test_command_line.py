@@ -46,6 +46,7 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt, environment, small_kg, t
         "ACCEPTED",
         "leakage audit: ",
         "against the best baseline: ",
+        "ACCEPTED: registered as hgt-embeddings-",
     ):
         assert words in done.stdout
 
@@ -72,6 +73,11 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt, environment, small_kg, t
         *(f"report/{f}" for f in ("validation.json", "baselines.json", "baselines.txt", "losses.png", "pca.png")),
     }
 
+    (model,) = client.search_registered_models()
+    assert model.aliases == {"champion": 1}
+    assert client.get_model_version_by_alias(model.name, "champion").run_id == run.info.run_id
+    assert run.data.tags["registered_alias"] == "champion"
+
     form = planned_form(RunFolder(folder))
     assert form == StepForm.of(RunFolder(folder).load_config()), "this machine has memory enough for the largest form"
     assert str(form) in done.stdout
@@ -96,7 +102,8 @@ def test_rejected_embeddings_end_with_exit_code_3(hgt, environment, small_kg):
     assert done.returncode == 3, done.stdout + done.stderr
     assert "REJECTED" in done.stdout
     assert "typed MRR over chance" in done.stdout.strip().splitlines()[-1]
-    _, (run,) = runs_of(environment)
+    client, (run,) = runs_of(environment)
+    assert not client.search_registered_models()
     assert (run.info.status, run.data.tags["accepted"]) == ("FINISHED", "false")
     assert "typed MRR over chance" in run.data.tags["failed_checks"].split("; ")
     assert {"test/typed/mrr", "test/typed/macro_mrr", "test/all_nodes/macro_hits_at_10", "test/pairs/macro_auprc"} <= set(run.data.metrics)

@@ -32,7 +32,7 @@ def folder(home, tmp_path):
 
 
 def run_of(tracker):
-    return tracker._call("get_run", tracker.run_id)
+    return tracker.call("get_run", tracker.run_id)
 
 
 def test_a_run_ends_as_its_flow_does(folder):
@@ -57,7 +57,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_logs_nothing_twice(folder):
         second.epoch(EPOCH)
         second.epoch(EPOCH | {"epoch": 2})
     assert second.run_id == first.run_id
-    assert [m.step for m in second._call("get_metric_history", second.run_id, "loss")] == [1, 2]
+    assert [m.step for m in second.call("get_metric_history", second.run_id, "loss")] == [1, 2]
     assert run_of(second).info.status == "FINISHED"
     assert "ended_by" not in run_of(second).data.tags
 

@@ -1,0 +1,184 @@
+"""The model registry on a real SQLite store: one registered model per graph, the champion, and predictions of a version loaded by alias."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from hgt.checkpoint import Checkpoint, Progress, model_tensors, save_checkpoint
+from hgt.config import RunConfig
+from hgt.demo_graph import write_demo_graph
+from hgt.edge_table import read_edge_table
+from hgt.embed import embed_run
+from hgt.graph import KnowledgeGraph
+from hgt.model import HGTModel
+from hgt.predictor import Predictor
+from hgt.run_folder import RunFolder
+from hgt.split import split_facts
+from tasks.home import own_store
+from tasks.registry import CANDIDATE, CHAMPION, Score, model_name, register_run
+from tasks.tracking import Tracker
+
+VALUES = {"embedding_dim": 16, "hidden_dim": 16, "num_heads": 2, "device": "cpu"}
+RANDOM = '["random", 0.05, 0.05]'
+METRICS = {"hits": {"1": 0.1, "3": 0.2, "10": 0.3}, "chance_mrr": 0.01, "num_ranks": 4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HGT_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def make_graph(tmp_path_factory):
+    def make(seed):
+        kg = tmp_path_factory.mktemp("graph") / "kg.csv"
+        write_demo_graph(kg, 200, 1_000, 4, seed)
+        return KnowledgeGraph.from_edge_table(read_edge_table(kg), RunConfig().graph)
+
+    return make
+
+
+@pytest.fixture
+def embedded(tmp_path):
+    """`embedded(graph, seed, mrr)`: a run with a model of that seed, said to reach that MRR."""
+
+    def make(graph, seed, mrr, **values):
+        folder = RunFolder(tmp_path / f"run-{len(list(tmp_path.iterdir()))}")
+        folder.report.mkdir(parents=True)
+        config = RunConfig.from_flat(VALUES | values | {"seed": seed})
+        config.save(folder.config)
+        graph.save(folder.graph)
+        split_facts(graph, config.split).save(folder.split, graph)
+        torch.manual_seed(seed)
+        tensors = model_tensors(HGTModel(graph, config.model))
+        save_checkpoint(folder.checkpoints, Checkpoint(tensors, Progress(seed=seed), graph.hash, config.fingerprint()))
+        embed_run(folder, lambda *event, **values: None)
+        report_mrr(folder, mrr)
+        tracker = Tracker(folder)
+        tracker.remember()
+        return folder, tracker
+
+    return make
+
+
+def report_mrr(folder, mrr):
+    of_edge_type = [{"edge_type": ["drug", "treats", "disease"], "mrr": mrr, **METRICS}]
+    ranking = {name: METRICS | {"mrr": mrr} for name in ("typed", "typed_macro", "all_nodes", "all_nodes_macro")}
+    report = {"ranking": ranking | {"by_edge_type": of_edge_type}, "classification": None, "checks": []}
+    (folder.report / "validation.json").write_text(json.dumps(report if mrr is not None else report | {"ranking": None}))
+
+
+def aliases(tracker, graph):
+    return {alias: str(number) for alias, number in tracker.call("get_registered_model", model_name(graph.hash)).aliases.items()}
+
+
+def test_the_champion_is_the_best_of_its_graph(make_graph, embedded):
+    graph = make_graph(1)
+    first = register_run(*(run := embedded(graph, 0, 0.30)))
+    assert (first.version, first.alias) == ("1", CHAMPION)
+    worse = register_run(*embedded(graph, 1, 0.29))
+    assert (worse.name, worse.version, worse.alias) == (first.name, "2", CANDIDATE)
+    assert worse.reason == "typed MRR 0.2900 < 0.3000 of version 1, the champion until now"
+    equal = register_run(*embedded(graph, 2, 0.30))
+    assert equal.alias == CANDIDATE, "only a better one moves it"
+    better_run = embedded(graph, 3, 0.31)
+    better = register_run(*better_run)
+    assert (better.version, better.alias) == ("4", CHAMPION)
+    tracker = better_run[1]
+    assert aliases(tracker, graph) == {CHAMPION: "4", CANDIDATE: "3"}
+    tags = tracker.call("get_run", tracker.run_id).data.tags
+    assert (tags["registered_model"], tags["registered_version"], tags["registered_alias"]) == (first.name, "4", CHAMPION)
+    version = tracker.call("get_model_version", first.name, "4")
+    assert version.run_id == tracker.run_id
+    assert (version.tags["graph_hash"], float(version.tags["typed_mrr"])) == (graph.hash, 0.31)
+    assert version.description.startswith("# Embeddings of a knowledge graph")
+    assert not list(run[0].path.glob(".model*"))
+
+
+def test_other_graphs_and_other_splits_are_not_compared(make_graph, embedded):
+    graph = make_graph(2)
+    register_run(*embedded(graph, 0, 0.30))
+    other_split = embedded(graph, 1, 0.90, test_fraction=0.2)
+    held_out = register_run(*other_split)
+    assert held_out.alias == CANDIDATE
+    assert "was measured on another kind of split" in held_out.reason
+    assert aliases(other_split[1], graph) == {CHAMPION: "1", CANDIDATE: "2"}
+    elsewhere = register_run(*embedded(make_graph(3), 0, 0.10))
+    assert (elsewhere.version, elsewhere.alias) == ("1", CHAMPION), "of its own graph"
+
+
+@pytest.mark.parametrize(
+    ("mine", "champion", "better", "words"),
+    [
+        (Score(0.2, RANDOM), Score(0.1, RANDOM), True, "0.2000 > 0.1000 of version 3"),
+        (Score(0.1, RANDOM), Score(0.1, RANDOM), False, "0.1000 = 0.1000"),
+        (Score(None, RANDOM), Score(0.1, RANDOM), False, "ranked no facts"),
+        (Score(0.2, RANDOM), Score(None, RANDOM), False, "ranked no facts"),
+        (Score(0.2, "other"), Score(0.1, RANDOM), False, "another kind of split"),
+    ],
+)
+def test_what_beats_a_champion(mine, champion, better, words):
+    found, reason = mine.against(Score.from_tags(champion.as_tags()), "3")
+    assert found is better
+    assert words in reason
+
+
+def test_a_resumed_run_registers_new_embeddings_alone(make_graph, embedded):
+    graph = make_graph(4)
+    register_run(*embedded(graph, 0, 0.30))
+    folder, tracker = embedded(graph, 1, 0.20)
+    assert register_run(folder, tracker).alias == CANDIDATE
+    again = register_run(folder, tracker)
+    assert (again.version, again.alias) == ("2", CANDIDATE)
+    tracker.call("set_registered_model_alias", again.name, CHAMPION, "2")
+    assert (register_run(folder, tracker).version, aliases(tracker, graph)) == ("2", {CHAMPION: "2"}), "no longer a candidate"
+    torch.manual_seed(9)
+    config = folder.load_config()
+    tensors = model_tensors(HGTModel(graph, config.model))
+    save_checkpoint(folder.checkpoints, Checkpoint(tensors, Progress(seed=1, epoch=1, best_epoch=1), graph.hash, config.fingerprint()))
+    embed_run(folder, lambda *event, **values: None)
+    report_mrr(folder, 0.40)
+    trained_on = register_run(folder, tracker)
+    assert (trained_on.version, trained_on.alias) == ("3", CHAMPION)
+
+
+_LOADED = """
+import json, sys, mlflow, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(f"models:/{sys.argv[2]}@champion")
+import hgt
+questions = pd.DataFrame({"head": [sys.argv[3], sys.argv[4]], "relation": ["indication", "rev_indication"], "head_type": ["drug", None]})
+answer = model.predict(questions, params={"k": 3})
+print(json.dumps({"code": hgt.__file__, "answer": answer.to_dict("list"), "default": len(model.predict(questions[:1])),
+                  "graph": model.metadata.metadata["graph_hash"]}))
+"""
+
+
+def test_a_version_predicts_after_loading_by_alias(make_graph, embedded, tmp_path):
+    graph = make_graph(5)
+    folder, tracker = embedded(graph, 0, 0.30)
+    made = register_run(folder, tracker)
+    drug, disease = str(graph.node_ids["drug"][0]), str(graph.node_names["disease"][1])
+    command = [sys.executable, "-c", _LOADED, own_store(), made.name, drug, disease]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert "/artifacts/model/code/hgt/" in found["code"], "it brings its own code"
+    assert found["graph"] == graph.hash
+    assert found["default"] == 10
+    predictor = Predictor.load(folder.embeddings / "embeddings.parquet", folder.graph)
+    expected = [predictor.tails(drug, "indication", 3, "drug"), predictor.tails(disease, "rev_indication", 3)]
+    answer = pd.DataFrame(found["answer"])
+    assert answer["query"].tolist() == [0] * 3 + [1] * 3
+    pd.testing.assert_frame_equal(answer.drop(columns="query"), pd.concat(expected, ignore_index=True), check_dtype=False)
+    model = tracker.call("list_artifacts", tracker.run_id, "model/artifacts")
+    assert {f.path.rsplit("/", 1)[-1] for f in model} == {
+        *("embeddings.parquet", "relations.parquet", "weights.safetensors", "config.json", "validation.json", "model_card.md", "graph"),
+    }  # fmt: skip

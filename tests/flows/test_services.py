@@ -159,6 +159,9 @@ def test_a_deployment_run_completes_and_shows_in_mlflow(home, finished_run):
     assert {m["key"]: m["step"] for m in run["data"]["metrics"]}["loss"] == 1
     url = f"{home.mlflow}/get-artifact?path=report/validation.txt&run_uuid={run['info']['run_id']}"
     assert "ACCEPTED" in urllib.request.urlopen(url, timeout=20).read().decode()
+    (model,) = home.ask(f"{home.mlflow}/api/2.0/mlflow/registered-models/search")["registered_models"]
+    assert model["aliases"] == [{"alias": "champion", "version": "1"}]
+    assert [version["run_id"] for version in model["latest_versions"]] == [run["info"]["run_id"]]
     assert (home.path / "mlartifacts").is_dir()
     assert (finished_run / "mlflow_run_id").read_text().strip() == run["info"]["run_id"]
 

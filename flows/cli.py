@@ -50,16 +50,21 @@ def _help(p: Parameter) -> str:
 @cli.command()
 @click.option("--kg", metavar="FILE", help="Knowledge graph: .csv, .csv.gz or Parquet in PrimeKG's columns.")
 @click.option("--resume", metavar="RUN", help="Go on with this run (its id or folder) from its last checkpoint, instead of --kg.")
+@click.option("--run-id", metavar="NAME", help="Name of the new run.  [default: made from the time]")
 @click.option("--output-csv", metavar="FILE", help="Write the embeddings as CSV too.")
 @_with_parameters
-def train(kg: str | None, resume: str | None, output_csv: str | None, **given: Any) -> int:
+def train(kg: str | None, resume: str | None, run_id: str | None, output_csv: str | None, **given: Any) -> int:
     """Learn embeddings of FILE, track them in MLflow and validate them."""
     values = _given(given)
     config = RunConfig.from_flat(values)
     _refuse_early(kg, resume, output_csv, config)
-    from tasks.home import find_run, new_run_id
+    from tasks.home import check_new_run, find_run, new_run_id
 
-    run = find_run(resume) if resume else new_run_id()
+    if run_id:
+        if resume:
+            raise InputError("Give either --run-id, the name of a new run, or --resume, a run to go on with.")
+        check_new_run(run_id)
+    run = find_run(resume) if resume else run_id or new_run_id()
     names = {"resume": run} if resume else {"run_id": run, "kg": kg}
     try:
         return _run_flow(run, {**names, "output_csv": output_csv, **values})
@@ -195,6 +200,26 @@ def plan(kg: Path, **given: Any) -> int:
     click.echo(memory.table())
     refuse_what_cannot_fit(memory, graph, config, probe)
     return ACCEPTED
+
+
+@cli.command()
+@click.option("--kg", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The graph to train on.")
+@click.option("--devices", required=True, metavar="A,B", help="Two of mps, cuda, cpu and docker-cpu, such as cpu,mps.")
+@_with_parameters
+def compare(kg: Path, devices: str, **given: Any) -> int:
+    """Train FILE on two devices with one seed, and hold their time, memory, losses and validation figures against each other.
+
+    Exit code 3: a figure differs by more than 0.05.
+    """
+    from flows.compare import compare as compare_devices
+    from flows.compare import devices_of
+
+    asked, values = devices_of(devices), _given(given)
+    for device in asked:
+        _refuse_early(str(kg), None, None, RunConfig.from_flat({**values, "device": device}))
+    agreement = compare_devices(kg, asked, values, click.echo)
+    click.echo(agreement.table())
+    return REJECTED if agreement.outside else ACCEPTED
 
 
 @cli.command()

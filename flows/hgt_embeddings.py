@@ -16,7 +16,7 @@ from hgt.errors import InputError, explaining_full_disk
 from tasks.baselines import baselines
 from tasks.embed import embed
 from tasks.evaluate import evaluate
-from tasks.home import find_run, new_run_id, run_folder
+from tasks.home import check_new_run, find_run, new_run_id, run_folder
 from tasks.load import load
 from tasks.plan import plan
 from tasks.probe import probe
@@ -58,8 +58,7 @@ def _new_run(kg: str | None, run_id: str | None, values: dict[str, Any]) -> tupl
     if kg is None:
         raise InputError("Give kg, the path of a knowledge graph, or resume, a run to go on with.")
     run = run_id or new_run_id()
-    if run_folder(run).config.exists():
-        raise InputError(f"{run_folder(run).path}: there is a run of this name already. Give another run_id, or resume it.")
+    check_new_run(run)
     return run, RunConfig.from_flat(values)
 
 

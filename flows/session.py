@@ -44,9 +44,12 @@ def run(arguments: list[str]) -> int:
     def forward(signum: int, frame: FrameType | None) -> None:
         child.send_signal(signal.SIGINT)
 
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, forward)
-    return child.wait()
+    before = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        return child.wait()
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def enter() -> None:

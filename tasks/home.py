@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from hgt.errors import InputError
 
 if TYPE_CHECKING:
     from hgt.run_folder import RunFolder
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def hgt_home() -> Path:
@@ -31,6 +34,14 @@ def run_folder(run_id: str) -> RunFolder:
 
 def new_run_id() -> str:
     return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
+
+
+def check_new_run(name: str) -> None:
+    """Raises InputError for a name that is none for a folder and a container, or that another run has."""
+    if not _RUN_NAME.fullmatch(name):
+        raise InputError(f"{name!r}: cannot name a run. Take letters, digits, dots, dashes and underscores, at most 100.")
+    if (hgt_home() / "runs" / name / "config.json").exists():
+        raise InputError(f"{hgt_home() / 'runs' / name}: there is a run of this name already. Give another run_id, or resume it.")
 
 
 def find_run(name: str) -> str:

@@ -1,0 +1,64 @@
+"""`hgt compare`: the same training on two devices, each a run of its own, and their figures beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flows import session
+from hgt.agreement import Agreement, compare_runs
+from hgt.config import RunConfig
+from hgt.errors import HgtError, InputError
+from tasks.home import new_run_id, run_folder
+
+DEVICES = ("mps", "cuda", "cpu", "docker-cpu")
+_TRAINED = (0, 3)  # accepted or not
+_SET = ("device", "patience", "fallback", "baselines")
+
+
+def devices_of(given: str) -> tuple[str, str]:
+    """`"cpu,mps"` as the command line takes it. Raises InputError."""
+    devices = tuple(part.strip() for part in given.split(","))
+    if len(devices) != 2 or not set(devices) <= set(DEVICES):
+        raise InputError(
+            f"--devices {given}: must be two of {', '.join(DEVICES)}, such as cpu,mps. One device twice is two trainings on it."
+        )
+    return devices[0], devices[1]
+
+
+def compare(kg: Path, devices: tuple[str, str], values: Mapping[str, Any], say: Callable[[str], None]) -> Agreement:
+    """Train on both, one after the other, and compare. values: the run's parameters.
+
+    Both train all epochs, on their device or not at all, without baselines. Raises InputError for a parameter that the comparison sets
+    itself, HgtError when a training fails, KeyboardInterrupt when it was interrupted.
+    """
+    if set_here := [name for name in _SET if name in values]:
+        raise InputError(f"--{set_here[0].replace('_', '-')}: is set by the comparison itself. Leave it out.")
+    num_epochs = RunConfig.from_flat(dict(values)).train.num_epochs
+    runs = []
+    for number, device in enumerate(devices, 1):
+        run = f"{new_run_id()}-{device}"
+        say(f"training {number} of 2, on {device}")
+        runs.append(_train(run, kg, {**values, "device": device, "patience": num_epochs, "fallback": "none", "baselines": "none"}))
+    return compare_runs(run_folder(runs[0]), run_folder(runs[1]), devices)
+
+
+def _train(run: str, kg: Path, values: Mapping[str, Any]) -> str:
+    """As `hgt train` does, in a session of its own."""
+    options = [part for name, value in values.items() for part in _option(name, value)]
+    code = session.run(["train", "--kg", str(kg), "--run-id", run, *options])
+    if code == 130:
+        raise KeyboardInterrupt
+    if code not in _TRAINED:
+        raise (InputError if code == InputError.exit_code else HgtError)(
+            f"The training on {values['device']} failed, so there is nothing to compare."
+        )
+    return run
+
+
+def _option(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [part for each in (value if isinstance(value, list) else [value]) for part in (f"--{flag}", str(each))]

@@ -60,7 +60,7 @@ def train(kg: str | None, resume: str | None, run_id: str | None, output_csv: st
     _refuse_early(kg, resume, output_csv, config)
     from tasks.home import check_new_run, find_run, new_run_id
 
-    if run_id:
+    if run_id is not None:
         if resume:
             raise InputError("Give either --run-id, the name of a new run, or --resume, a run to go on with.")
         check_new_run(run_id)

@@ -10,6 +10,7 @@ from flows import session
 from hgt.agreement import Agreement, compare_runs
 from hgt.config import RunConfig
 from hgt.errors import HgtError, InputError
+from tasks import container
 from tasks.home import new_run_id, run_folder
 
 DEVICES = ("mps", "cuda", "cpu", "docker-cpu")
@@ -31,10 +32,12 @@ def compare(kg: Path, devices: tuple[str, str], values: Mapping[str, Any], say: 
     """Train on both, one after the other, and compare. values: the run's parameters.
 
     Both train all epochs, on their device or not at all, without baselines. Raises InputError for a parameter that the comparison sets
-    itself, HgtError when a training fails, KeyboardInterrupt when it was interrupted.
+    itself or a docker-cpu that cannot be had, HgtError when a training fails, KeyboardInterrupt when it was interrupted.
     """
     if set_here := [name for name in _SET if name in values]:
         raise InputError(f"--{set_here[0].replace('_', '-')}: is set by the comparison itself. Leave it out.")
+    if "docker-cpu" in devices and (problem := container.unavailable()):  # known now, not after the first training
+        raise InputError(f"The CPU worker in Docker cannot be started: {problem}")
     num_epochs = RunConfig.from_flat(dict(values)).train.num_epochs
     runs = []
     for number, device in enumerate(devices, 1):

@@ -37,7 +37,9 @@ def running() -> bool:
 
 
 def run(arguments: list[str]) -> int:
-    """`hgt <arguments>` in a new session; returns its exit code. SIGINT and SIGTERM become SIGINT there."""
+    """`hgt <arguments>` in a new session; returns its exit code, 130 also where the interpreter, on its way out, no longer handled
+    the SIGINT. SIGINT and SIGTERM become SIGINT there.
+    """
     command = [sys.executable, "-m", "flows.cli", *arguments]
     child = subprocess.Popen(command, env=os.environ | {_PARENT: str(os.getpid())}, start_new_session=True)
 
@@ -46,7 +48,8 @@ def run(arguments: list[str]) -> int:
 
     before = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        return child.wait()
+        code = child.wait()
+        return 130 if code == -signal.SIGINT else code
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

@@ -52,7 +52,7 @@ def model_card(run: str, config: RunConfig, graph: KnowledgeGraph, report: dict[
 def _held_out(config: RunConfig) -> str:
     s = config.split
     what = f"the {s.holdout_type} nodes, with their facts," if s.holdout_type else "the facts of each edge type"
-    shares = f"{s.val_fraction:.0%} of {what} for early stopping, {s.test_fraction:.0%} for the figures below"
+    shares = f"{100 * s.val_fraction:g}% of {what} for early stopping, {100 * s.test_fraction:g}% for the figures below"
     return f"{shares} (split `{s.split}`, seed {s.seed})"
 
 

@@ -12,7 +12,7 @@ from hgt.edge_table import read_edge_table
 from hgt.graph import KnowledgeGraph
 from hgt.leakage import audit_split
 from hgt.split import EdgeSplit, holdout_edge_types, split_facts
-from tasks.home import run_folder
+from tasks.home import check_new_run, run_folder
 from tasks.reporting import say
 from tasks.tracking import Tracker
 
@@ -28,10 +28,13 @@ def load(kg: str | None, run: str, config: RunConfig, tracker: Tracker) -> str:
         graph = KnowledgeGraph.from_edge_table(read_edge_table(Path(kg)), config.graph)
         split = split_facts(graph, config.split)
         audit = audit_split(graph, split, config.split)
-        graph.save(folder.graph)
-        split.save(folder.split, graph)
-        tracker.remember()
-        config.save(folder.config)  # last: from now on this is a run folder
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with folder.locked():
+            check_new_run(run)  # of two runs that were given one name at once, the first to get here has it
+            graph.save(folder.graph)
+            split.save(folder.split, graph)
+            tracker.remember()
+            config.save(folder.config)  # last: from now on this is a run folder
         say(graph.table())
         for warning in [*_not_held_out(graph, split, config), *audit.twins]:
             say(f"WARNING: {warning}")

@@ -7,6 +7,7 @@ product, beside `tracking.py`.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import shutil
@@ -33,7 +34,7 @@ from hgt.config import RunConfig
 from hgt.graph import KnowledgeGraph
 from hgt.model_card import model_card
 from hgt.run_folder import RunFolder
-from tasks.home import run_folder
+from tasks.home import hgt_home, run_folder
 from tasks.reporting import say
 from tasks.tracking import Tracker
 
@@ -119,16 +120,18 @@ def register_run(folder: RunFolder, tracker: Tracker) -> Registered:
         card = model_card(folder.path.name, config, graph, report, _comparison(folder))
         (folder.report / "model_card.md").write_text(card)
         tracker.artifacts(folder.report / "model_card.md", "report")
+        place = f"model-{digest[:12]}"  # a resumed run's earlier version, perhaps the champion, keeps its own files
         with _saved_model(folder, graph) as model:
-            tracker.artifacts(model, "model")
+            tracker.artifacts(model, place)
         tags = {"run": folder.path.name, "graph_hash": graph.hash, "embeddings_sha256": digest, **score.as_tags()}
-        source, description = f"{tracker.artifact_uri}/model", card[:_MAX_DESCRIPTION]
+        source, description = f"{tracker.artifact_uri}/{place}", card[:_MAX_DESCRIPTION]
         registered = tracker.call("create_model_version", name, source, tracker.run_id, tags=tags, description=description)
     number = str(registered.version)
-    alias, reason = _alias(tracker, name, number, score)
-    tracker.call("set_registered_model_alias", name, alias, number)
-    if alias == CHAMPION and str(tracker.call("get_registered_model", name).aliases.get(CANDIDATE)) == number:
-        tracker.call("delete_registered_model_alias", name, CANDIDATE)  # it was one before it was resumed
+    with _deciding():
+        alias, reason = _alias(tracker, name, number, score)
+        tracker.call("set_registered_model_alias", name, alias, number)
+        if alias == CHAMPION and str(tracker.call("get_registered_model", name).aliases.get(CANDIDATE)) == number:
+            tracker.call("delete_registered_model_alias", name, CANDIDATE)  # it was one before it was resumed
     tracker.tags({"registered_model": name, "registered_version": number, "registered_alias": alias})
     return Registered(name, number, alias, reason)
 
@@ -143,11 +146,19 @@ def _create_registered_model(tracker: Tracker, name: str, graph: KnowledgeGraph)
             raise
 
 
+@contextlib.contextmanager
+def _deciding() -> Iterator[None]:
+    """One run of this HGT_HOME at a time: of two that both beat the old champion the worse might have the last word."""
+    with (hgt_home() / "registry.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # goes with the process, however that ends
+        yield
+
+
 def _alias(tracker: Tracker, name: str, number: str, score: Score) -> tuple[str, str]:
     """Of a version, and why."""
     present = tracker.call("get_registered_model", name).aliases.get(CHAMPION)
     if present is None:
-        return CHAMPION, "the first of its graph"
+        return CHAMPION, "its graph had none"
     if str(present) == number:
         return CHAMPION, "as before"
     better, reason = score.against(Score.from_tags(tracker.call("get_model_version", name, str(present)).tags), str(present))
@@ -183,7 +194,7 @@ def _saved_model(folder: RunFolder, graph: KnowledgeGraph) -> Iterator[Path]:
             mlflow.pyfunc.save_model(
                 str(model),
                 python_model=str(_SERVED_MODEL),
-                artifacts={name: str(file) for name, file in files.items()},
+                artifacts={name: file.as_uri() for name, file in files.items()},  # a plain path is read as one, # and all
                 code_paths=[str(Path(hgt.__file__).parent)],
                 pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in _NEEDS],
                 signature=_SIGNATURE,

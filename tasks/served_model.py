@@ -8,6 +8,7 @@ Needs `hgt` and nothing else of the project; a copy of it travels with the versi
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from hgt.predictor import Predictor
+from hgt.errors import InputError
+from hgt.predictor import COLUMNS, Predictor
 
 QUERY = "query"  # the row of the input that a row of the answer belongs to
 
@@ -27,15 +29,32 @@ class TailPredictor(PythonModel):
         self.predictor = Predictor.load(Path(context.artifacts["embeddings"]), Path(context.artifacts["graph"]))
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """The columns of `Predictor.tails` for each row of the input, and the row's number as `query`."""
-        answers = []
-        for number, row in enumerate(model_input.to_dict("records")):
-            head_type = row.get("head_type")
-            known_type = None if pd.isna(head_type) else head_type
-            tails = self.predictor.tails(row["head"], row["relation"], head_type=known_type, **(params or {}))
-            tails.insert(0, QUERY, number)
-            answers.append(tails)
-        return pd.concat(answers, ignore_index=True)
+        """The columns of `Predictor.tails` for each row of the input, and the row's number as `query`; no rows for no rows.
+
+        params: k and include_known; None keeps the default. Raises InputError, which names the row, as `Predictor.tails` does.
+        """
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        answers = [self._tails(number, row, given) for number, row in enumerate(model_input.to_dict("records"))]
+        return pd.concat(answers, ignore_index=True) if answers else pd.DataFrame(columns=[QUERY, *COLUMNS])
+
+    def _tails(self, number: int, row: dict[Hashable, Any], given: dict[str, Any]) -> pd.DataFrame:
+        """MLflow lets rows of another kind through: numbers, lists, and what pandas makes of a missing value."""
+        asked = {name: row[name] for name in ("head", "relation")}
+        if not _is_missing(row.get("head_type")):
+            asked["head_type"] = row["head_type"]
+        try:
+            for name, value in asked.items():
+                if not isinstance(value, str):
+                    raise InputError(f'{name} {value!r}: is no text. Give one in each row, and a number in quotes, such as "42".')
+            tails = self.predictor.tails(**asked, **given)
+        except InputError as error:
+            raise InputError(f"query {number}: {error}") from error
+        tails.insert(0, QUERY, number)
+        return tails
+
+
+def _is_missing(value: Any) -> bool:
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
 mlflow.models.set_model(TailPredictor())

@@ -134,6 +134,7 @@ def test_checks_that_are_not_required_reject_nothing(hgt, environment, small_kg)
         (["--kg", "{kg}", "--output-csv", "no/such/folder/e.csv"], "its folder does not exist"),
         (["--kg", "{kg}", "--resume", "x"], "either --kg FILE or --resume RUN"),
         (["--kg", "{kg}", "--run-id", "../mine"], "cannot name a run"),
+        (["--kg", "{kg}", "--run-id", ""], "cannot name a run"),
         (["--resume", "x", "--run-id", "mine"], "either --run-id, the name of a new run, or --resume"),
         (["--resume", "no-such-run"], "no such run"),
         ([], "either --kg FILE or --resume RUN"),

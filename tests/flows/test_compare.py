@@ -1,9 +1,12 @@
 """`hgt compare` as a person uses it: two real trainings, one table, exit codes."""
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
+from flows.compare import compare
 from tests.conftest import SMALL, options, runs_of
 from tests.flows.failures import LAX
 
@@ -50,8 +53,26 @@ def test_bad_input(hgt, small_kg, arguments, words):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_worker_that_cannot_be_had_is_told_before_anything_is_trained(hgt, environment, small_kg):
+    done = hgt("compare", "--kg", small_kg, "--devices", "cpu,docker-cpu", *options(SMALL), DOCKER_HOST="unix:///nowhere/docker.sock")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "The CPU worker in Docker cannot be started" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (Path(environment["HGT_HOME"]) / "runs").exists()
+
+
 def test_a_training_that_fails_ends_the_comparison(hgt, environment, small_kg):
     done = hgt("compare", "--kg", small_kg, "--devices", "cpu,cpu", *options(SMALL | LAX | {"memory": "1MB"}))
     assert done.returncode == 2, done.stdout + done.stderr
     assert "nothing to compare" in done.stderr
     assert len(runs_of(environment)[1]) == 1, "the second was not begun"
+
+
+def test_ctrl_c_while_the_training_leaves_is_an_interruption(tmp_path, monkeypatch):
+    """Its interpreter has put the signal's default back by then."""
+    leaving = tmp_path / "python"
+    leaving.write_text(f"#!{sys.executable}\nimport os, signal\nsignal.signal(2, signal.SIG_DFL)\nos.kill(os.getpid(), 2)\n")
+    leaving.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(leaving))
+    with pytest.raises(KeyboardInterrupt):
+        compare(tmp_path / "kg.csv", ("cpu", "cpu"), {}, print)

@@ -61,8 +61,19 @@ def broken(pool):
         fill = "dd if=/dev/zero of=/tmp/filled bs=1M count=600"  # which counts as the container's memory
         pool.container(runs["grows"].run).exec_run(["sh", "-c", fill])
         runs["killed"].says("epoch    1/")
-        pool.container(runs["killed"].run).kill()
+        container = pool.container(runs["killed"].run)
+        look = "ls /hgt/runs; touch /hgt/runs/*/graph/new /new; touch /hgt/runs/*/written && echo written"
+        runs["killed"].saw = container.exec_run(["sh", "-c", look]).output.decode()
+        container.kill()
         yield runs
+
+
+def test_a_container_of_the_pool_sees_its_run_alone_and_the_graph_read_only(broken):
+    run, saw = broken["killed"].run, broken["killed"].saw.splitlines()
+    assert saw[0] == run
+    assert [line.split("'")[1] for line in saw if "Read-only file system" in line] == [f"/hgt/runs/{run}/graph/new", "/new"]
+    assert saw[-1] == "written"
+    assert len(saw) == 4
 
 
 def test_an_exception_in_the_container_is_told_in_its_own_words(pool, broken):

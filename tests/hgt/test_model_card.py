@@ -9,6 +9,8 @@ from hgt.embeddings import Embeddings
 from hgt.evaluate import report_on
 from hgt.model_card import model_card
 
+_NOTHING_MEASURED = {"ranking": None, "classification": None, "checks": []}
+
 
 def test_every_figure_comes_from_the_reports(graph, split, make_config):
     config = make_config(min_mrr_over_chance=1000.0)
@@ -34,8 +36,13 @@ def test_every_figure_comes_from_the_reports(graph, split, make_config):
     assert all(any(line.startswith(f"- {c['name']} is ") for line in lines) for c in failed)
 
 
+def test_shares_that_are_no_whole_percent_are_told(graph, make_config):
+    card = model_card("run", make_config(val_fraction=0.002, test_fraction=0.125), graph, _NOTHING_MEASURED, None)
+    assert "0.2% of the facts of each edge type for early stopping, 12.5% for the figures" in card
+
+
 def test_what_was_not_measured_is_left_out(graph, config):
-    card = model_card("run", config, graph, {"ranking": None, "classification": None, "checks": []}, None)
+    card = model_card("run", config, graph, _NOTHING_MEASURED, None)
     assert "Held-out facts" not in card
     assert "Baselines" not in card
     assert "## Limits" in card

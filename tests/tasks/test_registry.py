@@ -1,25 +1,36 @@
 """The model registry on a real SQLite store: one registered model per graph, the champion, and predictions of a version loaded by alias."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from hgt.checkpoint import Checkpoint, Progress, model_tensors, save_checkpoint
 from hgt.config import RunConfig
 from hgt.demo_graph import write_demo_graph
 from hgt.edge_table import read_edge_table
 from hgt.embed import embed_run
+from hgt.embeddings import Embeddings
+from hgt.errors import InputError
 from hgt.graph import KnowledgeGraph
 from hgt.model import HGTModel
-from hgt.predictor import Predictor
+from hgt.predictor import COLUMNS, Predictor
 from hgt.run_folder import RunFolder
 from hgt.split import split_facts
+from tasks import registry
 from tasks.home import own_store
 from tasks.registry import CANDIDATE, CHAMPION, Score, model_name, register_run
+from tasks.served_model import QUERY, TailPredictor
 from tasks.tracking import Tracker
 
 VALUES = {"embedding_dim": 16, "hidden_dim": 16, "num_heads": 2, "device": "cpu"}
@@ -139,14 +150,71 @@ def test_a_resumed_run_registers_new_embeddings_alone(make_graph, embedded):
     assert (again.version, again.alias) == ("2", CANDIDATE)
     tracker.call("set_registered_model_alias", again.name, CHAMPION, "2")
     assert (register_run(folder, tracker).version, aliases(tracker, graph)) == ("2", {CHAMPION: "2"}), "no longer a candidate"
+    train_on(folder, graph, 0.40)
+    trained_on = register_run(folder, tracker)
+    assert (trained_on.version, trained_on.alias) == ("3", CHAMPION)
+
+
+def train_on(folder, graph, mrr):
+    """As a resumed run does: a later checkpoint, its embeddings, its report."""
     torch.manual_seed(9)
     config = folder.load_config()
     tensors = model_tensors(HGTModel(graph, config.model))
     save_checkpoint(folder.checkpoints, Checkpoint(tensors, Progress(seed=1, epoch=1, best_epoch=1), graph.hash, config.fingerprint()))
     embed_run(folder, lambda *event, **values: None)
-    report_mrr(folder, 0.40)
-    trained_on = register_run(folder, tracker)
-    assert (trained_on.version, trained_on.alias) == ("3", CHAMPION)
+    report_mrr(folder, mrr)
+
+
+def test_a_champion_keeps_its_files_when_its_run_is_trained_on(make_graph, embedded):
+    graph = make_graph(6)
+    folder, tracker = embedded(graph, 0, 0.30)
+    champion = register_run(folder, tracker)
+    before = (folder.embeddings / "embeddings.parquet").read_bytes()
+    train_on(folder, graph, 0.20)
+    assert register_run(folder, tracker).alias == CANDIDATE
+    source = tracker.call("get_model_version", champion.name, champion.version).source
+    kept = Path(local_file_uri_to_path(source)) / "artifacts" / "embeddings.parquet"
+    assert kept.read_bytes() == before
+
+
+def test_of_runs_that_end_together_the_best_becomes_the_champion(make_graph, embedded, monkeypatch):
+    graph = make_graph(7)
+    runs = [embedded(graph, seed, mrr) for seed, mrr in enumerate((0.20, 0.40, 0.30))]
+    decide = registry._alias
+
+    def slowly(*arguments):
+        decided = decide(*arguments)
+        time.sleep(0.5)
+        return decided
+
+    monkeypatch.setattr(registry, "_alias", slowly)
+    with ThreadPoolExecutor(len(runs)) as pool:
+        assert len(list(pool.map(lambda run: register_run(*run), runs))) == len(runs)
+    tracker = runs[0][1]
+    champion = tracker.call("get_model_version_by_alias", model_name(graph.hash), CHAMPION)
+    assert float(champion.tags["typed_mrr"]) == 0.40
+
+
+def test_what_was_deleted_in_mlflow_is_made_anew(make_graph, embedded):
+    graph = make_graph(8)
+    folder, tracker = embedded(graph, 0, 0.30)
+    name = register_run(folder, tracker).name
+    register_run(*embedded(graph, 1, 0.20))
+    tracker.call("delete_model_version", name, "1")
+    third = register_run(*embedded(graph, 2, 0.10))
+    assert (third.version, third.alias, third.reason) == ("3", CHAMPION, "its graph had none")
+    again = register_run(folder, tracker)
+    assert (again.version, again.alias) == ("4", CHAMPION)
+    tracker.call("delete_registered_model", name)
+    assert register_run(folder, tracker).version == "1"
+
+
+def test_a_home_whose_name_looks_like_a_part_of_a_uri(make_graph, embedded, tmp_path):
+    graph = make_graph(9)
+    folder, tracker = embedded(graph, 0, 0.30)
+    odd = RunFolder(tmp_path / "100 % of #7")
+    shutil.copytree(folder.path, odd.path)
+    assert register_run(odd, tracker).alias == CHAMPION
 
 
 _LOADED = """
@@ -170,7 +238,7 @@ def test_a_version_predicts_after_loading_by_alias(make_graph, embedded, tmp_pat
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert "/artifacts/model/code/hgt/" in found["code"], "it brings its own code"
+    assert re.search("/artifacts/model-[0-9a-f]{12}/code/hgt/", found["code"]), "it brings its own code"
     assert found["graph"] == graph.hash
     assert found["default"] == 10
     predictor = Predictor.load(folder.embeddings / "embeddings.parquet", folder.graph)
@@ -178,7 +246,47 @@ def test_a_version_predicts_after_loading_by_alias(make_graph, embedded, tmp_pat
     answer = pd.DataFrame(found["answer"])
     assert answer["query"].tolist() == [0] * 3 + [1] * 3
     pd.testing.assert_frame_equal(answer.drop(columns="query"), pd.concat(expected, ignore_index=True), check_dtype=False)
-    model = tracker.call("list_artifacts", tracker.run_id, "model/artifacts")
+    (place,) = (f.path for f in tracker.call("list_artifacts", tracker.run_id) if f.path.startswith("model-"))
+    model = tracker.call("list_artifacts", tracker.run_id, f"{place}/artifacts")
     assert {f.path.rsplit("/", 1)[-1] for f in model} == {
         *("embeddings.parquet", "relations.parquet", "weights.safetensors", "config.json", "validation.json", "model_card.md", "graph"),
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def served(make_graph):
+    """What a version answers with, on random vectors."""
+    graph = make_graph(10)
+    generator = torch.Generator().manual_seed(0)
+    vectors, relations = (torch.randn(n, 8, generator=generator) for n in (graph.total_nodes, len(graph.edge_types)))
+    served = TailPredictor()
+    served.predictor = Predictor(Embeddings(graph.node_table(), vectors, tuple(graph.edge_types), relations, {}), graph)
+    return served
+
+
+def test_no_questions_have_no_answers(served):
+    answer = served.predict(None, pd.DataFrame({"head": [], "relation": []}, dtype=object))
+    assert (len(answer), list(answer)) == (0, [QUERY, *COLUMNS])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"head": None}, "query 1: head None: is no text"),
+        ({"head": np.nan}, "query 1: head nan: is no text"),
+        ({"head": 3}, "query 1: head 3: is no text"),
+        ({"head": ["disease 3"]}, "query 1: head .*: is no text"),
+        ({"head": "nobody"}, "query 1: head 'nobody': the graph has no node"),
+        ({"relation": None}, "query 1: relation None: is no text"),
+        ({"head_type": 3}, "query 1: head_type 3: is no text"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_is_named(served, changed, words):
+    question = {"head": "disease 3", "relation": "rev_indication", "head_type": None}
+    with pytest.raises(InputError, match=words):
+        served.predict(None, pd.DataFrame([question, question | changed], dtype=object))
+
+
+def test_params_that_are_none_are_the_defaults(served):
+    questions = pd.DataFrame({"head": ["disease 3"], "relation": ["rev_indication"]})
+    pd.testing.assert_frame_equal(served.predict(None, questions, {"k": None, "include_known": None}), served.predict(None, questions))

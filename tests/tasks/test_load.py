@@ -1,0 +1,27 @@
+"""The task `load`: a run folder belongs to the first run that was given its name."""
+
+import pytest
+
+from hgt.config import RunConfig
+from hgt.errors import InputError
+from tasks.home import run_folder
+from tasks.load import load
+
+
+class Untold:
+    """A tracker that writes nothing."""
+
+    def __getattr__(self, name):
+        return lambda *arguments: None
+
+
+def test_of_two_runs_of_one_name_the_second_leaves_the_first_alone(small_kg, tmp_path, monkeypatch):
+    """Both were started before the folder was there."""
+    monkeypatch.setenv("HGT_HOME", str(tmp_path))
+    monkeypatch.setattr("tasks.load.say", print)  # outside of a flow
+    load.fn(str(small_kg), "twin", RunConfig.from_flat({"seed": 1}), Untold())
+    folder = run_folder("twin")
+    before = folder.config.read_bytes(), folder.split.read_bytes()
+    with pytest.raises(InputError, match="there is a run of this name already"):
+        load.fn(str(small_kg), "twin", RunConfig.from_flat({"seed": 2}), Untold())
+    assert (folder.config.read_bytes(), folder.split.read_bytes()) == before

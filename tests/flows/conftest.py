@@ -120,6 +120,6 @@ def pool(tmp_path_factory, worker_image, small_kg, docker_engine):
     finally:
         pool.hgt("down")
         relay.cut()
-        left = docker_engine.containers.list(all=True, filters={"label": f"hgt.services={pool.home}"})
+        left = docker_engine.containers.list(all=True, filters={"label": f"hgt.services={pool.home}"}, ignore_removed=True)
         assert not left
         assert not list((pool.home / "services").glob("*.json"))

@@ -175,7 +175,7 @@ def test_a_run_goes_on_in_a_container_of_the_work_pool(home, finished_run, docke
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert [e["epoch"] for e in events if e["event"] == "epoch"] == [1, 2]
     assert all(path.stat().st_uid == os.getuid() for path in folder.rglob("*"))
-    (container,) = docker_engine.containers.list(all=True, filters={"label": f"hgt.services={home.path}"})
+    (container,) = docker_engine.containers.list(all=True, filters={"label": f"hgt.services={home.path}"}, ignore_removed=True)
     host = container.attrs["HostConfig"]
     assert host["ReadonlyRootfs"]
     assert not host["Privileged"]

@@ -62,7 +62,7 @@ def nothing_stays(tmp_path, worker_image, docker_engine):
 
 
 def containers_of(client, run):
-    return client.containers.list(all=True, filters={"label": f"{RUN_LABEL}={run}"})
+    return client.containers.list(all=True, filters={"label": f"{RUN_LABEL}={run}"}, ignore_removed=True)
 
 
 def guards_of(path):

@@ -196,7 +196,7 @@ class Batches:
         self.relations = sorted(relations, key=lambda r: graph.node_types.index(r.tail_type))
         used = {t for r in self.relations for t in (r.head_type, r.tail_type)}
         self.pools = {t: min(train.num_negatives, n) for t, n in graph.num_nodes.items() if t in used}
-        self.ranges = {t: graph.type_range(t) for t in graph.node_types}
+        self.num_nodes, self.offsets = graph.num_nodes, graph.offsets
         self.contrast = _contrast(graph, split, config)
         self.layout = self._layout()
 
@@ -235,30 +235,36 @@ class Batches:
     def draw(self, epoch: int, batch: int) -> Batch:
         """The batch at this position; the same for every call."""
         rng = np.random.default_rng([self.seed, 1, epoch, batch])
-        pools = {t: np.sort(rng.choice(self.ranges[t].stop - self.ranges[t].start, n, replace=False)) for t, n in self.pools.items()}
-        drawn = [r.draw(self.seed, epoch, batch, pools) for r in self.relations]
-        num_supervised = max(sum(int((d.fact >= 0).sum()) for d in drawn), 1)  # fewer facts than batches leave some batches without any
+        pools = {t: _Pool(rng, self.num_nodes[t], n) for t, n in self.pools.items()}
         contrast = None if self.contrast is None else self.contrast.draw(rng, self.num_parts)
-        pool_nodes = np.concatenate([pools[t] + self.ranges[t].start for t in self.pools])
-        parts = [self._part(i, drawn, pool_nodes, num_supervised, contrast) for i in range(self.num_parts)]
+        fact = np.full((self.num_parts, self.layout.num_facts), -1)
+        width = self.layout.pool_width  # what a small pool lacks of it counts as known, so as no negative
+        tail_known, head_known = (np.ones((*fact.shape, width), dtype=bool) for _ in range(2))
+        for relation, rows in zip(self.relations, self.layout.relations, strict=True):
+            drawn = relation.draw(self.seed, epoch, batch, pools)
+            for whole, part in ((fact, drawn.fact), (tail_known, drawn.tail_known), (head_known, drawn.head_known)):
+                part = part.reshape(self.num_parts, relation.part_size, *part.shape[1:])
+                whole[(slice(None), rows.facts, *(slice(n) for n in part.shape[2:]))] = part
+        num_supervised = max(int((fact >= 0).sum()), 1)  # fewer facts than batches leave some batches without any
+        pool_nodes = np.concatenate([pool.nodes + self.offsets[t] for t, pool in pools.items()])
+        parts = [
+            self._part(i, pool_nodes, fact[i], (tail_known[i], head_known[i]), num_supervised, contrast) for i in range(self.num_parts)
+        ]
         parts = [part.pinned() for part in parts] if self.pins else parts
-        fact = np.concatenate([d.fact for d in drawn])
         messages = None if self.neighbors is None else self.neighbors.draw(self.seed, epoch, batch)
-        return Batch(torch.from_numpy(np.where(fact < 0, self.num_train, fact)), parts, messages)
+        return Batch(torch.from_numpy(np.where(fact < 0, self.num_train, fact).ravel()), parts, messages)
 
-    def _part(self, i: int, drawn: list[_Drawn], pool_nodes: np.ndarray, num_supervised: int, contrast: _Contrast | None) -> MicroBatch:
-        nodes, width = [pool_nodes], self.layout.pool_width
-        facts, tail_known, head_known = [], [], []
-        for d, rows in zip(drawn, self.layout.relations, strict=True):
-            size = rows.facts.stop - rows.facts.start
-            part = slice(i * size, (i + 1) * size)
-            facts.append(d.fact[part])
-            tail_known.append(_padded(d.tail_known[part], width))
-            head_known.append(_padded(d.head_known[part], width))
-        fact = np.concatenate(facts)
+    def _part(
+        self,
+        i: int,
+        pool_nodes: np.ndarray,
+        fact: np.ndarray,
+        known: tuple[np.ndarray, np.ndarray],
+        num_supervised: int,
+        contrast: _Contrast | None,
+    ) -> MicroBatch:
         ends = self.facts[:, np.maximum(fact, 0)]
-        nodes += [ends[0], ends[2]]
-        weight = (fact >= 0) / num_supervised
+        nodes = [pool_nodes, ends[0], ends[2]]
         anchor_weight, anchor_known = np.zeros(0), np.zeros((0, 0), dtype=bool)
         if contrast is not None:
             size = len(contrast.anchor) // self.num_parts
@@ -267,11 +273,11 @@ class Batches:
             anchor_weight, anchor_known = contrast.weight[part], contrast.known[part]
         return MicroBatch(
             torch.from_numpy(np.concatenate(nodes)),
-            torch.from_numpy(weight.astype(np.float32)),
+            torch.from_numpy(((fact >= 0) / num_supervised).astype(np.float32)),
             torch.from_numpy(self.relation),
             torch.from_numpy(self.head_order),
-            torch.from_numpy(np.concatenate(tail_known)),
-            torch.from_numpy(np.concatenate(head_known)),
+            torch.from_numpy(known[0]),
+            torch.from_numpy(known[1]),
             torch.from_numpy(anchor_weight.astype(np.float32)),
             torch.from_numpy(np.ascontiguousarray(anchor_known)),
         )
@@ -292,8 +298,13 @@ def _groups(spans: list[tuple[int, slice]]) -> tuple[tuple[int, int], ...]:
     return tuple(groups)
 
 
-def _padded(known: np.ndarray, width: int) -> np.ndarray:
-    return np.pad(known, ((0, 0), (0, width - known.shape[1])), constant_values=True)
+class _Pool:
+    """Sampled nodes of one type, numbered within it. nodes: sorted; place: [num_nodes] each node's place among them, -1 for none"""
+
+    def __init__(self, rng: np.random.Generator, num_nodes: int, size: int):
+        self.nodes = np.sort(rng.choice(num_nodes, size, replace=False))
+        self.place = np.full(num_nodes, -1, dtype=np.int32)
+        self.place[self.nodes] = np.arange(size, dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -326,12 +337,13 @@ class _Relation:
         """Numbers of the facts of one batch, padded with -1 to `size`: an even share of this epoch's shuffle."""
         return self._pad(self.fact[self._places(seed, epoch, batch)])
 
-    def draw(self, seed: int, epoch: int, batch: int, pools: dict[str, np.ndarray]) -> _Drawn:
+    def draw(self, seed: int, epoch: int, batch: int, pools: dict[str, _Pool]) -> _Drawn:
         places = self._places(seed, epoch, batch)
-        tail_known = _known_in_pool(self.known, self.head[places], pools[self.tail_type])
-        head_known = _known_in_pool(self.known_transposed, self.tail[places], pools[self.head_type])
-        missing = ((0, self.size - len(places)), (0, 0))
-        return _Drawn(self._pad(self.fact[places]), np.pad(tail_known, missing), np.pad(head_known, missing))
+        return _Drawn(
+            self._pad(self.fact[places]),
+            _known_in_pool(self.known, self.head[places], pools[self.tail_type], self.size),
+            _known_in_pool(self.known_transposed, self.tail[places], pools[self.head_type], self.size),
+        )
 
     def _places(self, seed: int, epoch: int, batch: int) -> np.ndarray:
         if self.shuffled is None or self.shuffled[0] != (
@@ -345,7 +357,9 @@ class _Relation:
         return order[start:stop]
 
     def _pad(self, fact: np.ndarray) -> np.ndarray:
-        return np.pad(fact, (0, self.size - len(fact)), constant_values=-1)
+        padded = np.full(self.size, -1)
+        padded[: len(fact)] = fact
+        return padded
 
 
 def known_matrix(head: np.ndarray, tail: np.ndarray, graph: KnowledgeGraph, relation: int) -> scipy.sparse.csr_array:
@@ -357,15 +371,18 @@ def known_matrix(head: np.ndarray, tail: np.ndarray, graph: KnowledgeGraph, rela
     return scipy.sparse.csr_array((np.ones(len(head), dtype=bool), (head, tail)), shape=shape)
 
 
-def _known_in_pool(known: scipy.sparse.csr_array, rows: np.ndarray, pool: np.ndarray) -> np.ndarray:
-    """[rows, pool] whether the pool's node is known to go with the row. `pool` is sorted."""
+def _known_in_pool(known: scipy.sparse.csr_array, rows: np.ndarray, pool: _Pool, size: int) -> np.ndarray:
+    """[size, pool] whether the pool's node is known to go with the row; nothing is, from the last row on."""
     distinct, inverse = np.unique(rows, return_inverse=True)
-    facts = known[distinct].tocoo()
-    place = np.minimum(np.searchsorted(pool, facts.col), len(pool) - 1)
-    hit = pool[place] == facts.col
-    mask = np.zeros((len(distinct), len(pool)), dtype=bool)
-    mask[facts.row[hit], place[hit]] = True
-    return mask[inverse]
+    start = known.indptr[distinct]
+    count = known.indptr[distinct + 1] - start
+    row = np.repeat(np.arange(len(distinct)), count)
+    place = pool.place[known.indices[np.arange(len(row)) + (start - np.cumsum(count) + count)[row]]]
+    of_distinct = np.zeros((len(distinct), len(pool.nodes)), dtype=bool)
+    of_distinct[row[place >= 0], place[place >= 0]] = True
+    mask = np.zeros((size, len(pool.nodes)), dtype=bool)
+    mask[: len(rows)] = of_distinct[inverse]
+    return mask
 
 
 @dataclass(frozen=True)

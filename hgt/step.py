@@ -163,7 +163,8 @@ class _RecordedStep:
         torch.cuda.empty_cache()  # a recording takes memory of its own; what earlier steps freed would lie unused beside it
         self.inputs = inputs
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # thread_local: with "global" the recording would fail over the pinned memory of the next batch, which a thread draws meanwhile
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.losses = step_on_device(trainee, inputs)
 
     def __call__(self, inputs: StepInputs) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hgt.attention import Attention, sum_backward
+from hgt.attention import Attention, Tables, sum_backward
 from hgt.message_graph import MessageGraph
 from hgt.node_kernels import KEY, MAX_REDUCTION_ROWS, QUERY, VALUE, Nodes, Weights, node_kernels
 
@@ -46,6 +46,7 @@ class HGTLayer(nn.Module):
         recompute: keep nothing but the input for the backward pass ("gradient checkpointing"): less memory, same result.
 
         The attribute `keep_projections`: keep keys, queries and values as well, instead of computing them again: more memory, less time.
+        On the CPU, where the graph is small, the tables that they are gathered and transformed in too.
         """
         super().__init__()
         num_types, head_dim = len(node_types), hidden_dim // num_heads
@@ -90,8 +91,8 @@ class HGTLayer(nn.Module):
         w, x = Weights(*self._weights()), x[slice(*targets)]
         kernels, nodes = node_kernels(x.device.type), self._undisturbed(x, _clipped(graph, targets))
         attention = Attention(graph, w.key_transform, w.value_transform, w.prior, None)
-        scores, highest = attention.scores(kernels.project(x, w, QUERY, nodes), key_value[0])
-        message, _ = attention.messages(scores, highest, key_value[1])
+        scores, highest, _ = attention.scores(kernels.project(x, w, QUERY, nodes), key_value[0])
+        message, *_ = attention.messages(scores, highest, key_value[1])
         return kernels.update(x, message, w, nodes)
 
     @torch.no_grad()
@@ -164,16 +165,22 @@ class _Layer(torch.autograd.Function):
         grad_sum, through_total = sum_backward(grad_message, attended.message, attended.total)
         del grad_message, attended.message
         value = kernels.project(x, w, VALUE, nodes) if attended.value is None else attended.value
-        grad_value, grads.value_transform = attention.message_backward(attended.weights, grad_sum, through_total, value)
-        del grad_sum, value, attended.value
-        kernels.project_backward(grad_value, x, w, grads, VALUE, nodes, grad_x)
-        del grad_value
+        tables = attended.value_tables
+        grad_value, grads.value_transform = attention.message_backward(attended.weights, grad_sum, through_total, value, tables)
+        del grad_sum, value, attended.value, tables, attended.value_tables
+        joined = kernels.joins and how.keep_projections
+        if not joined:
+            kernels.project_backward(grad_value, x, w, grads, VALUE, nodes, grad_x)
+            del grad_value
         query = kernels.project(x, w, QUERY, nodes) if attended.query is None else attended.query
         key = kernels.project(x, w, KEY, nodes) if attended.key is None else attended.key
-        grad_query, grad_key, grads.key_transform, grads.prior = attention.score_backward(attended.weights, query, key)
+        grad_query, grad_key, grads.key_transform, grads.prior = attention.score_backward(attended.weights, query, key, attended.key_tables)
         del query, key, attended
-        kernels.project_backward(grad_query, x, w, grads, QUERY, nodes, grad_x)
-        kernels.project_backward(grad_key, x, w, grads, KEY, nodes, grad_x)
+        if joined:
+            kernels.project_backward_joined((grad_key, grad_query, grad_value), x, w, grads, nodes, grad_x)
+        else:
+            kernels.project_backward(grad_query, x, w, grads, QUERY, nodes, grad_x)
+            kernels.project_backward(grad_key, x, w, grads, KEY, nodes, grad_x)
         of_parameters = (
             *(grads.projection, grads.projection_bias, grads.out, grads.out_bias, grads.skip),
             *(grads.prior, grads.key_transform, grads.value_transform),
@@ -183,7 +190,9 @@ class _Layer(torch.autograd.Function):
 
 @dataclass
 class _Attended:
-    """weights: [E, H]; message: [N, hidden]; total: [N, H]; query, key, value: [N, hidden], or None if they are computed again"""
+    """weights: [E, H]; message: [N, hidden]; total: [N, H]; query, key, value: [N, hidden], or None if they are computed again
+    key_tables, value_tables: what `Attention.scores` and `Attention.messages` return to be kept
+    """
 
     weights: Tensor
     message: Tensor
@@ -191,18 +200,20 @@ class _Attended:
     query: Tensor | None
     key: Tensor | None
     value: Tensor | None
+    key_tables: list[Tables]
+    value_tables: list[Tables]
 
 
 def _attend(x: Tensor, w: Weights, how: _How) -> _Attended:
     kernels, keep = node_kernels(x.device.type), how.keep_projections
-    attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed)
+    attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed, keep)
     query, key = kernels.project(x, w, QUERY, how.nodes), kernels.project(x, w, KEY, how.nodes)
-    weights, highest = attention.scores(query, key)
+    weights, highest, key_tables = attention.scores(query, key)
     kept_query, kept_key = (query, key) if keep else (None, None)
     del query, key
     value = kernels.project(x, w, VALUE, how.nodes)
-    message, total = attention.messages(weights, highest, value)
-    return _Attended(weights, message, total, kept_query, kept_key, value if keep else None)
+    message, total, value_tables = attention.messages(weights, highest, value)
+    return _Attended(weights, message, total, kept_query, kept_key, value if keep else None, key_tables, value_tables)
 
 
 def _clipped(graph: MessageGraph, targets: tuple[int, int]) -> tuple[tuple[int, int], ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
 
-from hgt.edge_kernels import ACCELERATOR_CHUNK, CPU_CHUNK
+from hgt.edge_kernels import ACCELERATOR_CHUNK, CPU_CHUNK, CPU_KEPT_ROWS
 from hgt.memory_counts import Asked, Counts, MessageType
 from hgt.message_graph import MAX_SEGMENT_EDGES, GroupLimits, block_rows_of
 from hgt.node_kernels import MAX_REDUCTION_ROWS
@@ -99,26 +99,28 @@ class _GroupBytes:
     """Sizes in bytes of what one group's edges take on the way.
 
     table: [H, table_rows, D]; matrices: one [D, D] for each block and head; weights: [edges, H]; targets: [edges] int64
-    edge_dot: what the kernel of this name takes; sums, ordered_sums: what a weighted sum takes beside its result, with edges in the
-    group's order or in another
+    edge_dot, add_table: what the kernels of these names take; sums, ordered_sums: what a weighted sum takes beside its result, with
+    edges in the group's order or in another
     """
 
     def __init__(self, c: Counts, g: _Group):
         self.by_source = g.transforms_source
+        self.rows = g.rows
         self.table = g.rows * c.hidden * _FLOAT
         self.matrices = g.blocks * c.hidden**2 // c.heads * _FLOAT
         self.weights = g.edges * c.heads * _FLOAT
         self.targets = g.edges * _LONG
         chunk = min(CPU_CHUNK if c.device == "cpu" else ACCELERATOR_CHUNK, g.edges)
         gathered = chunk * (c.hidden + c.heads) * _FLOAT  # with their places
-        self.edge_dot = self.sums = self.ordered_sums = 0
+        self.edge_dot = self.sums = self.ordered_sums = self.add_table = 0
         if c.device != "cuda":  # ChunkedKernels
             self.edge_dot, self.sums, self.ordered_sums = 2 * gathered, gathered, gathered + self.weights
-        if c.device == "cpu":  # FusedKernels: places and weights of all heads; sums of each node before they are added
+        if c.device == "cpu":  # FusedKernels: places and weights of all heads; sums of each node, and these turned to be added
             sums = g.nodes * c.hidden * _FLOAT
-            self.sums, self.ordered_sums = 2 * self.weights + sums, 3 * self.weights + sums
-            if c.item == _FLOAT:  # products head by head with one head's rows and places, then turned into the group's order
-                self.edge_dot = self.weights + max(sums // c.heads + 2 * g.edges * _INT, self.weights + g.edges * _LONG)
+            self.add_table = self.table
+            self.sums = self.ordered_sums = max(2 * self.weights, sums) + sums
+            if c.item == _FLOAT:  # the nodes' rows with their places, products of all heads, and the edges' order
+                self.edge_dot = sums + max(g.nodes * c.heads * _LONG, self.weights + g.edges * _LONG)
         self.graph = g.edges * 5 * _INT + self.segments(g) * 2 + (g.rows + g.blocks) * _LONG
         self.same_in_draws = g.edges * _INT + self.segments(g) + (g.rows + g.blocks) * _LONG
 
@@ -149,6 +151,11 @@ class _Bytes:
         self.graph = sum(g.graph for g in self.groups) + self.facts
         self.same_in_draws = sum(g.same_in_draws for g in self.groups)
         self.edges = edges
+        self.joins = c.device == "cpu"  # gradients of queries, keys and values, where these are kept
+        self.key_tables = self.value_tables = 0  # kept with them
+        if c.device == "cpu" and sum(g.rows for g in self.groups) <= CPU_KEPT_ROWS:
+            self.key_tables = sum(2 * g.rows for g in self.groups) * c.hidden * c.item
+            self.value_tables = sum((2 if g.by_source else 1) * g.rows for g in self.groups) * c.hidden * c.item
 
     def largest(self, moment: Callable[[_GroupBytes, int], int]) -> int:
         """Over all groups. A group begins while the table of the one before is still there, whose size is the second argument."""
@@ -167,7 +174,7 @@ class _Bytes:
         """`Attention.messages`, without values: scores, highest, total and messages."""
 
         def moment(g: _GroupBytes, before: int) -> int:
-            return g.targets + max(before + g.weights, before + 2 * g.table + g.matrices, g.table + g.sums)
+            return g.targets + max(before + g.weights, before + 2 * g.table + max(g.matrices, g.add_table), g.table + g.sums)
 
         return self.weights + 2 * self.per_head + self.node + self.transforms + self.largest(moment)
 
@@ -178,7 +185,10 @@ class _Bytes:
             tables = 2 if g.by_source else 3
             products = max(before + 2 * g.table, 3 * g.table) if g.by_source else before + 3 * g.table
             return g.weights + max(
-                products + g.matrices, 2 * g.table + g.edge_dot, 2 * g.table + g.ordered_sums, tables * g.table + g.weights + g.targets
+                products + max(g.matrices, g.add_table),
+                2 * g.table + g.edge_dot,
+                2 * g.table + g.ordered_sums,
+                tables * g.table + g.weights + g.targets,
             )
 
         return 2 * self.transforms + self.largest(moment)
@@ -187,7 +197,7 @@ class _Bytes:
         """`Attention.score_backward` beside node-sized tensors."""
 
         def moment(g: _GroupBytes, before: int) -> int:
-            return max(max(before, g.table) + 2 * g.table + g.matrices, 2 * g.table + g.ordered_sums)
+            return max(max(before, g.table) + 2 * g.table + max(g.matrices, g.add_table), 2 * g.table + g.ordered_sums)
 
         return 2 * self.transforms + self.largest(moment)
 
@@ -202,7 +212,7 @@ def _batch_bytes(c: Counts, form: StepForm) -> int:
 
 def _step_parts(c: Counts, b: _Bytes, form: StepForm) -> dict[str, int]:
     """The worst moment of a step, beyond weights, Adam, graph and batch."""
-    attended = b.node + b.weights + b.per_head + (3 * b.compute if form.keeps_projections else 0)
+    attended = _attended(b, form.keeps_projections)
     kept_per_layer = b.kept + (0 if form.recompute_layers else attended)
     saved = c.layers * kept_per_layer + (c.layers - 1) * b.node  # and the inputs of all layers but the first
     moments = [
@@ -215,9 +225,15 @@ def _step_parts(c: Counts, b: _Bytes, form: StepForm) -> dict[str, int]:
     return max(moments, key=lambda parts: sum(parts.values()))
 
 
+def _attended(b: _Bytes, keeps: bool) -> int:
+    """What `_attend` of a layer returns."""
+    return b.node + b.weights + b.per_head + (3 * b.compute + b.key_tables + b.value_tables if keeps else 0)
+
+
 def _attend(b: _Bytes, keeps: bool) -> int:
     """`_attend` of a layer: scores from queries and keys; messages from values."""
-    return max(2 * b.compute + b.scores(), (3 if keeps else 1) * b.compute + b.messages())
+    tables = b.key_tables + b.value_tables if keeps else 0  # one group's are among those of `scores` and `messages`
+    return max(2 * b.compute + b.scores(), (3 if keeps else 1) * b.compute + b.messages() + tables)
 
 
 def _forward(b: _Bytes, form: StepForm, saved: int, attended: int) -> dict[str, int]:
@@ -263,7 +279,7 @@ def _backward(c: Counts, b: _Bytes, form: StepForm, saved: int, attended: int, g
         # without messages: gradients of the sums and of the values, values
         b.node + b.per_head + half + (0 if keeps else b.compute) + b.message_backward(),
         # without messages (and values): queries and keys and their gradients
-        b.node + (-b.compute if keeps else 2 * b.compute) + b.score_backward(),
+        b.node + (b.node * b.joins - b.compute - b.value_tables if keeps else 2 * b.compute) + b.score_backward(),
     )
     if form.recompute_layers:
         working = max(attended + working, _attend(b, keeps=False))
@@ -290,7 +306,7 @@ def _inference(c: Counts, b: _Bytes) -> int:
 def _validation(c: Counts, b: _Bytes, form: StepForm) -> int:
     """After an epoch: a forward pass, then ranks."""
     inputs = b.node if c.layers > 1 else 0
-    attended = b.node + b.weights + b.per_head + (3 * b.compute if form.keeps_projections else 0)
+    attended = _attended(b, form.keeps_projections)
     embeddings = c.nodes * c.dim * _FLOAT
     projected = embeddings * (1 if c.nodes <= MAX_REDUCTION_ROWS else 2)  # in parts, then as one
     return max(

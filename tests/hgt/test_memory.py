@@ -10,7 +10,7 @@ import re
 import pytest
 import torch
 
-from hgt import attention, embeddings, memory_moments
+from hgt import attention, embeddings, layer, memory_moments
 from hgt.batches import Batches, batch_sizes
 from hgt.config import RunConfig
 from hgt.device import DeviceProbe
@@ -22,6 +22,7 @@ from hgt.graph import KnowledgeGraph
 from hgt.memory import MemoryPlan, memory_limit, plan_memory, plan_of_form, probe_for_plan, refuse_what_cannot_fit
 from hgt.message_graph import EdgeList, edges_into, training_message_graph
 from hgt.model import HGTModel
+from hgt.node_kernels import CpuNodeKernels, NodeKernels
 from hgt.ranking import FactIndex, rank_facts, sample_facts
 from hgt.split import TEST, VAL, split_facts
 from hgt.step import build_trainee, step_inputs, train_step
@@ -116,6 +117,7 @@ PHASES = ["step", "evaluation", "inference"]
 TOLERANCE = 0.1  # of the plan
 BESIDE_TENSORS = ("libraries", "process", "graph, split and filters", "drawing of edges")
 KERNELS = {"cuda": ChunkedKernels(1024), "cpu": FusedKernels()}  # CUDA's own, measured here on the CPU, take nothing on the way
+NODE_KERNELS = {"cuda": NodeKernels(), "cpu": CpuNodeKernels()}
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,7 @@ def measure(case, device="cuda"):
     form = dataclasses.replace(StepForm.of(config), **fields)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "edge_kernels", lambda _: KERNELS[device])
+        patch.setattr(layer, "node_kernels", lambda _: NODE_KERNELS[device])
         patch.setattr(memory_moments, "_READING_FACTOR", 1)  # Arrow's memory
         patch.setattr(memory_moments, "_GAPS", 0.0)
         live = live_peaks(graph, config, form, device, patch)

@@ -10,13 +10,13 @@ import time
 
 import torch
 
-from hgt.config import RunConfig, parse_bytes
+from hgt.config import parse_bytes
 from hgt.device import peak_memory, prepare_device, probe_device
 from hgt.memory import plan_memory
 from hgt.split import split_facts
 from hgt.step import Steps, build_trainee
 from tests.bench.graphs import primekg_like
-from tests.bench.harness import header, nodes_and_facts, synchronize
+from tests.bench.harness import bench_config, header, nodes_and_facts, synchronize
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--cap", default="10GB", help="set_per_process_memory_fraction; planned for as well")
     parser.add_argument("--max-batches", type=int)
     options = parser.parse_args()
-    graph, config = primekg_like(*nodes_and_facts(options.size)), RunConfig()
+    graph, config = primekg_like(*nodes_and_facts(options.size)), bench_config()
     cap = parse_bytes(options.cap)
     probe = probe_device(options.device, cap)
     plan = plan_memory(graph, config, probe)

@@ -15,12 +15,11 @@ import json
 
 import numpy as np
 
-from hgt.config import RunConfig
 from hgt.device import memory_in_use, prepare_device
 from hgt.split import split_facts
 from hgt.step import Steps, Trainee, build_trainee
 from tests.bench.graphs import primekg_like
-from tests.bench.harness import ChildFailed, header, measure_in_child, peak_bytes, reset_peak, seconds, warm_up_calls
+from tests.bench.harness import ChildFailed, bench_config, header, measure_in_child, peak_bytes, reset_peak, seconds, warm_up_calls
 
 
 def measure(num_nodes: int, num_edges: int, device: str, repeats: int) -> dict:
@@ -38,7 +37,7 @@ def measure(num_nodes: int, num_edges: int, device: str, repeats: int) -> dict:
 
 def _trainee(num_nodes: int, num_edges: int, device: str) -> Trainee:
     """Every training fact is two message edges."""
-    config = RunConfig()
+    config = bench_config()
     held_out = config.split.val_fraction + config.split.test_fraction
     graph = primekg_like(num_nodes, round(num_edges / 2 / (1 - held_out)))
     return build_trainee(config, graph, split_facts(graph, config.split), prepare_device(device))

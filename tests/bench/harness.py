@@ -16,13 +16,25 @@ from typing import Any, TypeVar
 
 import torch
 
+from hgt.config import RunConfig
 from hgt.device import chip_name, peak_memory
 
 Result = TypeVar("Result")
 
+# What tables of time and memory are measured with, so that one can be compared with another, whatever the defaults have become since.
+_MODEL_OF_TABLES = {
+    "num_layers": 2, "dropout": 0.1, "decoder": "distmult", "num_negatives": 256, "num_other_negatives": 0, "average_decay": 0.0,
+    "learning_rate": 0.001,
+}  # fmt: skip
+
 
 class ChildFailed(RuntimeError):
     """A measurement's process ended with an error; says which."""
+
+
+def bench_config(**values: Any) -> RunConfig:
+    """The configuration of the README's tables of time and memory, with other values where given."""
+    return RunConfig.from_flat(_MODEL_OF_TABLES | values)
 
 
 def header(device: str) -> str:

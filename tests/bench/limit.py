@@ -17,14 +17,23 @@ import json
 import torch
 
 from hgt.batches import Batch
-from hgt.config import RunConfig
 from hgt.device import prepare_device
 from hgt.node_kernels import MAX_REDUCTION_ROWS
 from hgt.split import split_facts
 from hgt.step import Steps, build_trainee, removed_edges, train_step
 from tests.bench.counts import Work, encoder_parts, message_sizes, step_parts, supervised_sizes, total
 from tests.bench.graphs import primekg_like
-from tests.bench.harness import ChildFailed, copy_bandwidth, header, matmul_flops, measure_in_child, nodes_and_facts, seconds, warm_up_calls
+from tests.bench.harness import (
+    ChildFailed,
+    bench_config,
+    copy_bandwidth,
+    header,
+    matmul_flops,
+    measure_in_child,
+    nodes_and_facts,
+    seconds,
+    warm_up_calls,
+)
 
 _IN_A_ROW = 10  # recorded steps, timed together
 ENCODER, STEP, RECORDED = "encoder, all nodes", "whole train_step", "train_step, recorded"
@@ -32,7 +41,7 @@ ENCODER, STEP, RECORDED = "encoder, all nodes", "whole train_step", "train_step,
 
 def measure(size: str, device: str, repeats: int, square: int) -> dict:
     """Counts and times of one size, the machine's peaks among them."""
-    graph, config = primekg_like(*nodes_and_facts(size)), RunConfig()
+    graph, config = primekg_like(*nodes_and_facts(size)), bench_config()
     trainee = build_trainee(config, graph, split_facts(graph, config.split), prepare_device(device))
     trainee.model.train()
     encoder, m = trainee.model.encoder, config.model

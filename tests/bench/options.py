@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from hgt.config import RunConfig
 from hgt.device import prepare_device
 from hgt.edge_table import read_edge_table
 from hgt.graph import KnowledgeGraph
@@ -24,7 +23,7 @@ from hgt.ranking import FactIndex, sample_facts
 from hgt.split import VAL, split_facts
 from hgt.step import Steps, build_trainee
 from hgt.train import evaluate_val
-from tests.bench.harness import header, measure_in_child, peak_bytes, reset_peak, synchronize
+from tests.bench.harness import bench_config, header, measure_in_child, peak_bytes, reset_peak, synchronize
 
 VARIANTS: dict[str, dict] = {
     "default": {},
@@ -38,7 +37,7 @@ VARIANTS: dict[str, dict] = {
 
 def measure(kg: str, variant: str, device_type: str, num_epochs: int, seed: int) -> dict:
     """{step_seconds, bytes, mrr}; the time of a step without drawing batches."""
-    config = RunConfig.from_flat({"seed": seed, **VARIANTS[variant]})
+    config = bench_config(seed=seed, **VARIANTS[variant])
     graph = KnowledgeGraph.from_edge_table(read_edge_table(Path(kg)), config.graph)
     split = split_facts(graph, config.split)
     device = prepare_device(device_type)

@@ -31,7 +31,7 @@ from hgt.split import TEST, VAL, EdgeSplit, split_facts
 from hgt.step import Steps, Trainee, build_trainee
 from hgt.train import evaluate_val
 from tests.bench.graphs import PRIMEKG_SIZE, primekg_like, write_csv
-from tests.bench.harness import Result, header, synchronize, timed, warm_up_calls
+from tests.bench.harness import Result, bench_config, header, synchronize, timed, warm_up_calls
 
 
 class Phases:
@@ -127,7 +127,7 @@ def main() -> None:
     options = parser.parse_args()
     started = time.perf_counter()
     print(header(options.device))
-    phase, config = Phases(options.device), RunConfig.from_flat({"device": options.device})
+    phase, config = Phases(options.device), bench_config(device=options.device)
     with tempfile.TemporaryDirectory() as temporary:
         folder, path = Path(temporary), options.kg or Path(temporary) / "kg.csv"
         if options.kg is None:

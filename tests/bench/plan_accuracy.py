@@ -16,7 +16,6 @@ import sys
 
 import torch
 
-from hgt.config import RunConfig
 from hgt.device import peak_memory, prepare_device, probe_device
 from hgt.embeddings import infer_layerwise
 from hgt.memory import plan_of_form
@@ -26,7 +25,7 @@ from hgt.step import build_trainee, train_step
 from hgt.step_form import StepForm
 from hgt.train import evaluate_val
 from tests.bench.graphs import primekg_like
-from tests.bench.harness import header
+from tests.bench.harness import bench_config, header
 
 # nodes, facts, parameters of the run, fields of the step's form
 CASES = {
@@ -54,7 +53,7 @@ def measure(case: tuple, device_type: str) -> dict:
     """{phase: (planned, measured)}; on the CPU only "process"."""
     num_nodes, num_facts, values, fields = case
     graph = primekg_like(num_nodes, num_facts)
-    config = RunConfig.from_flat(values)
+    config = bench_config(**values)
     probe = probe_device(device_type)
     form = dataclasses.replace(StepForm.of(config), **fields)
     plan = plan_of_form(graph, config, probe, form)

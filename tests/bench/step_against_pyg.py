@@ -13,14 +13,13 @@ import json
 
 import torch
 
-from hgt.config import RunConfig
 from hgt.device import prepare_device
 from hgt.message_graph import message_edge_types, training_message_graph
 from hgt.model import HGTEncoder
 from hgt.split import split_facts
 from hgt.step_form import StepForm
 from tests.bench.graphs import primekg_like
-from tests.bench.harness import ChildFailed, header, measure_in_child, nodes_and_facts, peak_bytes, seconds
+from tests.bench.harness import ChildFailed, bench_config, header, measure_in_child, nodes_and_facts, peak_bytes, seconds
 from tests.bench.pyg_encoder import PygEncoder, edge_index_dict
 
 VARIANTS = ("ours", "repaired", "stock")
@@ -29,7 +28,7 @@ VARIANTS = ("ours", "repaired", "stock")
 def measure(variant: str, size: str, device: str, repeats: int) -> dict:
     """{seconds, bytes} of one step."""
     graph = primekg_like(*nodes_and_facts(size), symmetric=False)
-    config = RunConfig.from_flat({"dropout": 0.0})
+    config = bench_config(dropout=0.0)
     messages = training_message_graph(graph, split_facts(graph, config.split))
     m = config.model
     prepare_device(device)  # the same allocator for all

@@ -61,6 +61,7 @@ class Layout:
     relations: in the order of their facts, which is that of their tails' types
     tail_groups: (pool, number of facts) of facts in a row that compete with the same pool of tails; head_groups: the same for heads, of
     the facts in `MicroBatch.head_order`
+    others: (pool, number of its first nodes) of every type, which every fact competes with besides; its own type's are filtered out
     """
 
     relations: tuple[RelationRows, ...]
@@ -72,6 +73,12 @@ class Layout:
     tail: int
     num_facts: int
     pool_width: int
+    others: tuple[tuple[int, int], ...]
+
+    @property
+    def width(self) -> int:
+        """Nodes that a fact's end competes with, filtered ones among them."""
+        return self.pool_width + sum(n for _, n in self.others)
 
     @property
     def num_rows(self) -> int:
@@ -87,9 +94,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """nodes: global numbers of the embeddings it needs; weight: 1 / (facts in the batch), 0 for padding
+    """nodes: global numbers of the embeddings it needs, of 32 bits, as the pools come with every micro-batch
+    weight: 1 / (facts in the batch), 0 for padding
     relation: of each fact; head_order: the facts sorted by their heads' types
-    tail_known, head_known: [num_facts, pool_width] pool nodes that would make a true fact (filtered out of the negatives)
+    tail_known, head_known: [num_facts, width] sampled nodes that would make a true fact (filtered out of the negatives), and what is none
     anchor_weight: 1 / (anchors in the batch), 0 for padding; anchor_known: pool nodes that are alike to the anchor, or itself
     """
 
@@ -97,8 +105,8 @@ class MicroBatch:
     weight: Float[Tensor, " num_facts"]
     relation: Int[Tensor, " num_facts"]
     head_order: Int[Tensor, " num_facts"]
-    tail_known: Bool[Tensor, "num_facts pool"]
-    head_known: Bool[Tensor, "num_facts pool"]
+    tail_known: Bool[Tensor, "num_facts width"]
+    head_known: Bool[Tensor, "num_facts width"]
     anchor_weight: Float[Tensor, " num_anchors"]
     anchor_known: Bool[Tensor, "num_anchors contrast_pool"]
 
@@ -113,21 +121,24 @@ class MicroBatch:
 @dataclass(frozen=True)
 class Batch:
     """supervised: numbers of its training facts, padded with `num_train` to a fixed length; micro_batches: its parts
+    number: how many batches of the run come before it
     messages: the edges drawn for its messages; None: all of the training message graph
     """
 
     supervised: Int[Tensor, " _"]
     micro_batches: list[MicroBatch]
+    number: int
     messages: MessageGraph | None = None
 
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """How large a run's batches are, known before anything is drawn. per_batch: {relation: facts}; pools: {node type: nodes}"""
+    """How large a run's batches are, known before anything is drawn. per_batch: {relation: facts}; pools, others: {node type: nodes}"""
 
     num_batches: int
     per_batch: dict[int, int]
     pools: dict[str, int]
+    others: dict[str, int]
     contrast: tuple[int, int] | None  # anchors and pool
 
     def facts(self, num_parts: int) -> int:
@@ -140,8 +151,9 @@ class BatchSizes:
         return sum(self.pools.values()) + 2 * self.facts(num_parts) + contrast
 
     @property
-    def pool_width(self) -> int:
-        return max(self.pools.values(), default=0)
+    def width(self) -> int:
+        """Nodes that a fact's end competes with."""
+        return max(self.pools.values(), default=0) + sum(self.others.values())
 
     def projects_first(self, num_nodes: int) -> bool:
         """Whether projecting all nodes to embeddings once is less work than projecting a batch's rows."""
@@ -155,12 +167,19 @@ def batch_sizes(graph: KnowledgeGraph, config: RunConfig) -> BatchSizes:
     num_batches = num_batches_per_epoch(max(counts.values(), default=0), config)
     contrast_nodes = graph.num_nodes.get(train.contrastive_node_type, 0) if train.contrastive_weight else 0
     used = {t for e in graph.edge_types for t in (e[0], e[2])}
+    pools = {t: min(train.num_negatives, n) for t, n in graph.num_nodes.items() if t in used}
     return BatchSizes(
         num_batches,
         {r: math.ceil(n / num_batches) for r, n in counts.items() if n},
-        {t: min(train.num_negatives, n) for t, n in graph.num_nodes.items() if t in used},
+        pools,
+        _others(pools, train.num_other_negatives),
         (min(_MAX_ANCHORS, contrast_nodes), min(_MAX_CONTRAST_POOL, contrast_nodes)) if contrast_nodes else None,
     )
+
+
+def _others(pools: dict[str, int], most: int) -> dict[str, int]:
+    """Of each type's pool, how many nodes facts of other types compete with as well."""
+    return {t: min(most, n) for t, n in pools.items()} if most and len(pools) > 1 else {}
 
 
 def num_batches_per_epoch(largest_edge_type: int, config: RunConfig) -> int:
@@ -196,6 +215,7 @@ class Batches:
         self.relations = sorted(relations, key=lambda r: graph.node_types.index(r.tail_type))
         used = {t for r in self.relations for t in (r.head_type, r.tail_type)}
         self.pools = {t: min(train.num_negatives, n) for t, n in graph.num_nodes.items() if t in used}
+        self.others = _others(self.pools, train.num_other_negatives)
         self.num_nodes, self.offsets = graph.num_nodes, graph.offsets
         self.contrast = _contrast(graph, split, config)
         self.layout = self._layout()
@@ -220,7 +240,7 @@ class Batches:
         by_head = sorted(relations, key=lambda r: r.head_pool)
         self.relation = np.repeat([r.relation for r in relations], [r.facts.stop - r.facts.start for r in relations])
         self.head_order = np.concatenate([np.arange(r.facts.start, r.facts.stop) for r in by_head])
-        return Layout(
+        layout = Layout(
             relations=tuple(relations),
             tail_groups=_groups([(r.tail_pool, r.facts) for r in relations]),
             head_groups=_groups([(r.head_pool, r.facts) for r in by_head]),
@@ -230,7 +250,22 @@ class Batches:
             tail=tail,
             num_facts=at,
             pool_width=max(self.pools.values()),
+            others=tuple((pools[t], n) for t, n in self.others.items()),
         )
+        self.no_tail = self._no_negatives(layout, [r.tail_type for r in self.relations])
+        self.no_head = self._no_negatives(layout, [r.head_type for r in self.relations])
+        return layout
+
+    def _no_negatives(self, layout: Layout, node_types: list[str]) -> np.ndarray:
+        """[num_facts, width] what is no negative whatever is drawn: all of the pool as yet, and of the others those of the facts' own type.
+
+        node_types: each relation's, of the end that is asked for
+        """
+        own = np.ones((layout.num_facts, layout.width), dtype=bool)
+        types = np.repeat(list(self.others), list(self.others.values()))
+        for node_type, rows in zip(node_types, layout.relations, strict=True):
+            own[rows.facts, layout.pool_width :] = types == node_type
+        return own
 
     def draw(self, epoch: int, batch: int) -> Batch:
         """The batch at this position; the same for every call."""
@@ -238,8 +273,8 @@ class Batches:
         pools = {t: _Pool(rng, self.num_nodes[t], n) for t, n in self.pools.items()}
         contrast = None if self.contrast is None else self.contrast.draw(rng, self.num_parts)
         fact = np.full((self.num_parts, self.layout.num_facts), -1)
-        width = self.layout.pool_width  # what a small pool lacks of it counts as known, so as no negative
-        tail_known, head_known = (np.ones((*fact.shape, width), dtype=bool) for _ in range(2))
+        # what a small pool lacks counts as known, so as no negative
+        tail_known, head_known = (np.repeat(known[None], self.num_parts, 0) for known in (self.no_tail, self.no_head))
         for relation, rows in zip(self.relations, self.layout.relations, strict=True):
             drawn = relation.draw(self.seed, epoch, batch, pools)
             for whole, part in ((fact, drawn.fact), (tail_known, drawn.tail_known), (head_known, drawn.head_known)):
@@ -252,7 +287,8 @@ class Batches:
         ]
         parts = [part.pinned() for part in parts] if self.pins else parts
         messages = None if self.neighbors is None else self.neighbors.draw(self.seed, epoch, batch)
-        return Batch(torch.from_numpy(np.where(fact < 0, self.num_train, fact).ravel()), parts, messages)
+        supervised = torch.from_numpy(np.where(fact < 0, self.num_train, fact).ravel())
+        return Batch(supervised, parts, epoch * self.num_batches + batch, messages)
 
     def _part(
         self,
@@ -272,7 +308,7 @@ class Batches:
             nodes += [contrast.anchor[part], contrast.positive[part], contrast.pool]
             anchor_weight, anchor_known = contrast.weight[part], contrast.known[part]
         return MicroBatch(
-            torch.from_numpy(np.concatenate(nodes)),
+            torch.from_numpy(np.concatenate(nodes).astype(np.int32)),
             torch.from_numpy(((fact >= 0) / num_supervised).astype(np.float32)),
             torch.from_numpy(self.relation),
             torch.from_numpy(self.head_order),
@@ -299,10 +335,13 @@ def _groups(spans: list[tuple[int, slice]]) -> tuple[tuple[int, int], ...]:
 
 
 class _Pool:
-    """Sampled nodes of one type, numbered within it. nodes: sorted; place: [num_nodes] each node's place among them, -1 for none"""
+    """Sampled nodes of one type, numbered within it.
+
+    nodes: in no order, so that the first of them are a sample too; place: [num_nodes] each node's place among them, -1 for none
+    """
 
     def __init__(self, rng: np.random.Generator, num_nodes: int, size: int):
-        self.nodes = np.sort(rng.choice(num_nodes, size, replace=False))
+        self.nodes = rng.choice(num_nodes, size, replace=False)
         self.place = np.full(num_nodes, -1, dtype=np.int32)
         self.place[self.nodes] = np.arange(size, dtype=np.int32)
 

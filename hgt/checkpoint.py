@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: `model.<name>` and `optimizer.<number>.<name>`, all on the CPU."""
+    """tensors: `model.<name>`, `optimizer.<number>.<name>` and, where the model is an average, `training.<name>`; all on the CPU."""
 
     tensors: dict[str, Tensor]
     progress: Progress
@@ -156,17 +157,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+def state_tensors(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A model's `state_dict` as the part of a checkpoint with this name."""
+    return {f"{part}.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
-def load_model(model: torch.nn.Module, tensors: dict[str, Tensor]) -> None:
-    model.load_state_dict(model_state(tensors))
-
-
-def model_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The model's part of a checkpoint's tensors, as its `state_dict` names them."""
-    return {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+def state_of(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a checkpoint's tensors with this name, as `state_dict` names them."""
+    return {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
 
 
 def _newest_first(folder: Path) -> list[Path]:

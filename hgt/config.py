@@ -74,11 +74,11 @@ class ModelConfig:
 
     embedding_dim: int = _parameter(512, "size of the final embeddings; never changed automatically", "dimensions")
     hidden_dim: int = _parameter(256, "size of the input embeddings and of the HGT layers", "dimensions")
-    num_layers: int = _parameter(2, "HGT layers", "layers")
+    num_layers: int = _parameter(3, "HGT layers", "layers")
     num_heads: int = _parameter(8, "attention heads; divides hidden_dim", "heads")
-    dropout: float = _parameter(0.1, "dropout on the output of each HGT layer while training")
+    dropout: float = _parameter(0.2, "dropout on the output of each HGT layer while training")
     mixed_precision: bool = _parameter(False, "compute dense products and gathered rows in bfloat16; sums and softmax stay in float32")
-    decoder: str = _parameter("distmult", "relation decoder on the final embeddings", choices=("distmult", "complex"))
+    decoder: str = _parameter("complex", "relation decoder on the final embeddings", choices=("distmult", "complex"))
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,10 @@ class TrainConfig:
     """Batches, losses, optimizer and where to run."""
 
     num_epochs: int = _parameter(100, "epochs; one supervises every training edge exactly once", "epochs", changes_result=False)
-    learning_rate: float = _parameter(0.001, "Adam's learning rate")
+    learning_rate: float = _parameter(0.002, "Adam's learning rate")
+    average_decay: float = _parameter(
+        0.99, "decay per step of the moving average of the weights, which is what is evaluated and kept; 0 keeps the last weights"
+    )
     device: str | None = _parameter(
         None,
         "mps, cuda or cpu of this machine, or docker-cpu, the CPU worker in Docker; found automatically when not given",
@@ -122,7 +125,8 @@ class TrainConfig:
         None, "memory of the CPU worker's container, such as 16GB; nine tenths of what Docker has when not given", changes_result=False
     )
     min_batches_per_epoch: int = _parameter(10, "least number of optimizer steps per epoch", "batches")
-    num_negatives: int = _parameter(256, "sampled nodes of the right type that a true tail (and head) competes with", "nodes")
+    num_negatives: int = _parameter(512, "sampled nodes of the right type that a true tail (and head) competes with", "nodes")
+    num_other_negatives: int = _parameter(16, "sampled nodes of every other type that it competes with besides", "nodes")
     contrastive_weight: float = _parameter(0.5, "share of the contrastive loss in the loss")
     contrastive_node_type: str = _parameter("disease", "node type of the contrastive loss; ignored when the graph lacks it")
     contrastive_temperature: float = _parameter(0.1, "temperature of InfoNCE")
@@ -154,7 +158,7 @@ class BaselineConfig:
     """What the embeddings' ranks are compared with; it does not touch them."""
 
     baselines: tuple[str, ...] = _parameter(
-        ("random", "degree", "distmult"),
+        ("random", "degree", "complex"),
         "what the ranks are compared with: random vectors, degrees in training, shallow models (distmult, complex); or none",
         choices=("random", "degree", "distmult", "complex", "none"),
         changes_result=False,
@@ -361,7 +365,8 @@ def _check_ranges(config: RunConfig) -> None:
         require(0 <= flat[name] <= 1, name, "between 0 and 1")
     for name in _NOT_NEGATIVE:
         require(0 <= flat[name] < float("inf"), name, "0 or more")
-    require(0 <= flat["dropout"] < 1, "dropout", "at least 0 and below 1")
+    for name in ("dropout", "average_decay"):
+        require(0 <= flat[name] < 1, name, "at least 0 and below 1")
     require(0 <= flat["seed"] < 2**31, "seed", "between 0 and 2147483647")
     of_type = flat["split"].endswith(_HOLDOUT) and flat["split"] != _HOLDOUT
     require(flat["split"] == "random" or of_type, "split", "random or <node type>-holdout, such as disease-holdout")
@@ -370,7 +375,8 @@ def _check_ranges(config: RunConfig) -> None:
     require(0 < flat["baseline_time"] <= 10, "baseline_time", "above 0 and at most 10")
     require(len(set(flat["baselines"])) == len(flat["baselines"]) > 0, "baselines", "one or several, each once")
     require("none" not in flat["baselines"] or len(flat["baselines"]) == 1, "baselines", "none alone, or others")
-    require(flat["max_shrinks"] >= 0, "max_shrinks", "0 or more")
+    for name in ("max_shrinks", "num_other_negatives"):
+        require(flat[name] >= 0, name, "0 or more")
     for name in ("memory", "docker_memory"):
         if flat[name] is not None:
             parse_bytes(flat[name], name)

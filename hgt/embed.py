@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hgt.checkpoint import best_checkpoint, load_model
+from hgt.checkpoint import best_checkpoint, state_of
 from hgt.device import DeviceMemory, prepare_device, probe_device
 from hgt.embeddings import Embeddings, infer_layerwise
 from hgt.memory import memory_limit
@@ -27,7 +27,7 @@ def embed_run(folder: RunFolder, on_event: OnEvent, csv: Path | None = None) -> 
     probe = probe_device(planned_device(folder), limit)
     device = prepare_device(probe.type, limit)
     model = HGTModel(graph, config.model)
-    load_model(model, checkpoint.tensors)
+    model.load_state_dict(state_of("model", checkpoint.tensors))
     memory = DeviceMemory(probe.type, planned_phases(folder), limit)
     with memory.phase("inference"):
         vectors = infer_layerwise(model.encoder.to(device), messages.to(device), config.train.node_batch_size).cpu()

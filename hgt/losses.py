@@ -46,22 +46,28 @@ def micro_batch_loss(
 
 
 def _link_loss(sections: tuple[Tensor, ...], micro: MicroBatch, layout: Layout, decoder: Decoder) -> Tensor:
-    """Mean over facts and both sides of: -log softmax of the true end among the sampled ones of its type, true ones left out."""
+    """Mean over facts and both sides of: -log softmax of the true end among sampled nodes, those left out that are true as well."""
     head, tail = sections[layout.head], sections[layout.tail]
     tail_query = decoder.tail_query(head, micro.relation)
     head_query = decoder.head_query(tail, micro.relation).index_select(0, micro.head_order)
     true = (tail_query * tail).sum(-1)
-    of_tails = _softmax_loss(true, _among(tail_query, sections, layout.tail_groups, layout.pool_width), micro.tail_known)
-    among_heads = _among(head_query, sections, layout.head_groups, layout.pool_width)
+    others = torch.cat([sections[pool][:n] for pool, n in layout.others]) if layout.others else None
+    of_tails = _softmax_loss(true, _among(tail_query, sections, layout.tail_groups, layout.pool_width, others), micro.tail_known)
+    among_heads = _among(head_query, sections, layout.head_groups, layout.pool_width, others)
     order = micro.head_order
     of_heads = _softmax_loss(true.index_select(0, order), among_heads, micro.head_known.index_select(0, order))
     return 0.5 * ((of_tails * micro.weight).sum() + (of_heads * micro.weight.index_select(0, order)).sum())
 
 
-def _among(query: Tensor, sections: tuple[Tensor, ...], groups: tuple[tuple[int, int], ...], width: int) -> Tensor:
-    """[num_facts, width] scores of each fact's pool; a small type's pool is padded."""
-    parts = zip(query.split([n for _, n in groups]), (sections[pool] for pool, _ in groups), strict=True)
-    return torch.cat([functional.pad(q @ pool.T, (0, width - len(pool))) for q, pool in parts])
+def _among(
+    query: Tensor, sections: tuple[Tensor, ...], groups: tuple[tuple[int, int], ...], pool_width: int, others: Tensor | None
+) -> Tensor:
+    """[num_facts, pool_width + len(others)] scores of each fact's pool, a small type's padded, and of nodes of all types."""
+    parts = []
+    for q, (pool, _) in zip(query.split([n for _, n in groups]), groups, strict=True):
+        scores = functional.pad(q @ sections[pool].T, (0, pool_width - len(sections[pool])))
+        parts.append(scores if others is None else torch.cat([scores, q @ others.T], 1))
+    return torch.cat(parts)
 
 
 def _softmax_loss(true: Tensor, others: Tensor, known: Tensor) -> Tensor:

@@ -33,8 +33,10 @@ def worst_moments(c: Counts, form: StepForm) -> tuple[dict[str, int], dict[str, 
     gaps = _GAPS if c.device == "cpu" else 0.0
     drawing = _drawing_bytes(c, b, step) if c.device == "cpu" and c.draws_edges else 0
     libraries = _LIBRARY_BYTES.get(c.device, 0)
+    average = b.parameters if c.device == "cpu" and c.averages else 0  # elsewhere it is not on the device
     tensors = {
         **({"drawing of edges": drawing} if drawing else {}),
+        **({"average of the weights": average} if average else {}),
         "weights and Adam": 3 * b.parameters,
         "message graph": step_graph,
         "batch": batch if c.device == "mps" else 2 * batch,  # on CUDA that of the recorded step too, on the CPU that of the next
@@ -42,10 +44,10 @@ def worst_moments(c: Counts, form: StepForm) -> tuple[dict[str, int], dict[str, 
     }
     worst = {
         "step": sum(tensors.values()),
-        "optimizer": drawing + 4 * b.parameters + step_graph + tensors["batch"],
+        "optimizer": average + drawing + 4 * b.parameters + step_graph + tensors["batch"],
         "inference": b.parameters + _inference(c, b),
         # the last step's gradients stay until the next step begins
-        "evaluation": max(drawing + 4 * b.parameters + evaluation_graph + _validation(c, b, form), _test(c)),
+        "evaluation": max(average + drawing + 4 * b.parameters + evaluation_graph + _validation(c, b, form), _test(c)),
     }
     beside = sum(host.values()) + libraries
     phases = {name: beside + n + int(gaps * n) for name, n in worst.items()}
@@ -206,8 +208,8 @@ def _batch_bytes(c: Counts, form: StepForm) -> int:
     """`MicroBatch`es: nodes; weights, relations, order and filters of both sides; anchors, their weights and filters."""
     parts = form.accumulation_steps
     anchors, pool = c.batch.contrast or (0, 0)
-    of_facts = c.batch.facts(parts) * (_FLOAT + 2 * _LONG + 2 * c.batch.pool_width)
-    return parts * (c.batch.rows(parts) * _LONG + of_facts) + anchors * (pool + _FLOAT)
+    of_facts = c.batch.facts(parts) * (_FLOAT + 2 * _LONG + 2 * c.batch.width)
+    return parts * (c.batch.rows(parts) * _INT + of_facts) + anchors * (pool + _FLOAT)
 
 
 def _step_parts(c: Counts, b: _Bytes, form: StepForm) -> dict[str, int]:
@@ -244,10 +246,10 @@ def _forward(b: _Bytes, form: StepForm, saved: int, attended: int) -> dict[str, 
 
 def _decoder(c: Counts, b: _Bytes, form: StepForm, saved: int) -> list[dict[str, int]]:
     """The loss of a micro-batch; and where all nodes are projected, the way back through the projection."""
-    rows, facts, width = c.batch.rows(form.accumulation_steps), c.batch.facts(form.accumulation_steps), c.batch.pool_width
+    rows, facts, width = c.batch.rows(form.accumulation_steps), c.batch.facts(form.accumulation_steps), c.batch.width
     first = c.batch.projects_first(c.nodes)
     dim, hidden = c.dim * _FLOAT, c.hidden * _FLOAT
-    own = rows * (dim if first else hidden)
+    own = rows * (_LONG + (dim if first else hidden))  # with their numbers
     before = 2 * own if form.accumulation_steps > 1 else 0  # rows and gradient of the micro-batch before, which its loss still holds
     embeddings = 0 if first else rows * dim
     # Queries and relations of both sides, conjugated relations and products of parts too where numbers are complex.

@@ -20,6 +20,10 @@ from hgt.graph import KnowledgeGraph
 from hgt.layer import HGTLayer, linear_by_rows
 from hgt.message_graph import MessageGraph, build_message_graph, message_edge_types
 
+# Standard deviation of a node's own part of its input. A smaller one learns more slowly but overfits later: on an excerpt of Hetionet, 0.3
+# ended at a typed MRR of 0.074 and rising where 1 had turned at 0.069 (README, benchmarks).
+_SPREAD = 0.3
+
 
 class HGTEncoder(nn.Module):
     """Every node has an identity: inputs that are equal for all nodes of a type would collapse (FACTS.md 1)."""
@@ -106,12 +110,12 @@ class HGTEncoder(nn.Module):
 
 
 def _initial_inputs(num_nodes: Mapping[str, int], hidden_dim: int) -> Float[Tensor, "num_nodes hidden"]:
-    """Each type's nodes spread around a point of its own, both with unit variance.
+    """Each type's nodes spread around a point of its own, of unit variance.
 
-    Measured on the demo graph: with a 16th of the variance, three epochs reached MRR 0.04 instead of 0.21; without the points,
-    nearest neighbours in the PCA plane had the right type for 0.23 of the nodes instead of 0.38, at the same MRR.
+    Measured on the demo graph: without the points, nearest neighbours in the PCA plane had the right type for 0.23 of the nodes instead of
+    0.38, at the same MRR.
     """
-    return torch.cat([torch.randn(hidden_dim) + torch.randn(n, hidden_dim) for n in num_nodes.values()])
+    return torch.cat([torch.randn(hidden_dim) + _SPREAD * torch.randn(n, hidden_dim) for n in num_nodes.values()])
 
 
 class Decoder(nn.Module):

@@ -21,12 +21,12 @@ from hgt.batches import Batch, Batches
 from hgt.checkpoint import (
     Checkpoint,
     Progress,
-    load_model,
     load_newest,
     load_optimizer,
-    model_tensors,
     optimizer_tensors,
     save_checkpoint,
+    state_of,
+    state_tensors,
 )
 from hgt.device import DeviceMemory, prepare_device, probe_device
 from hgt.errors import DiskFull, HgtError, TrainingDiverged, is_disk_full
@@ -44,8 +44,9 @@ from hgt.step import Steps, Trainee, build_trainee
 def evaluate_val(trainee: Trainee, facts: Tensor, index: FactIndex) -> RankingReport:
     """Ranks of held-out facts with the embeddings as they are now, from all message edges."""
     trainee.model.eval()
-    embeddings = trainee.model.encoder.encode(trainee.messages.to(trainee.device))
-    return rank_facts(embeddings, trainee.model.decoder, facts, index)
+    with trainee.averaged():
+        embeddings = trainee.model.encoder.encode(trainee.messages.to(trainee.device))
+        return rank_facts(embeddings, trainee.model.decoder, facts, index)
 
 
 def batches_ahead(batches: Batches, epoch: int, numbers: range) -> Iterator[tuple[int, Batch]]:
@@ -104,7 +105,7 @@ class Training:
             if skipped:
                 self.on_event("resume", epoch=0, batch=0)
             return
-        load_model(self.trainee.model, checkpoint.tensors)
+        load_weights(self.trainee, checkpoint.tensors)
         load_optimizer(self.trainee.optimizer, checkpoint.tensors)
         self.progress = checkpoint.progress
         told = epochs_by_number(self.folder.events)
@@ -173,7 +174,7 @@ class Training:
         self.memory.clear_cache()
 
     def _save(self) -> None:
-        tensors = model_tensors(self.trainee.model) | optimizer_tensors(self.trainee.optimizer)
+        tensors = weight_tensors(self.trainee) | optimizer_tensors(self.trainee.optimizer)
         checkpoint = Checkpoint(tensors, self.progress, self.graph.hash, self.config.fingerprint())
         try:
             path = save_checkpoint(self.folder.checkpoints, checkpoint)
@@ -185,6 +186,20 @@ class Training:
             ) from error
         self.saved_at = time.monotonic()
         self.on_event("checkpoint", file=path.name, epoch=self.progress.epoch, batch=self.progress.batch)
+
+
+def weight_tensors(trainee: Trainee) -> dict[str, Tensor]:
+    """A checkpoint's `model.*`, what the run would keep; and where that is an average, the `training.*` that goes on."""
+    if trainee.average is None:
+        return state_tensors("model", trainee.model.state_dict())
+    return state_tensors("model", trainee.average.tensors) | state_tensors("training", trainee.model.state_dict())
+
+
+def load_weights(trainee: Trainee, tensors: dict[str, Tensor]) -> None:
+    """What `weight_tensors` gave."""
+    if trainee.average is not None:
+        trainee.average.load(state_of("model", tensors))
+    trainee.model.load_state_dict(state_of("model" if trainee.average is None else "training", tensors))
 
 
 def step_seed(seed: int, epoch: int, batch: int) -> int:

@@ -29,7 +29,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import hgt
-from hgt.checkpoint import best_checkpoint, model_state
+from hgt.checkpoint import best_checkpoint, state_of
 from hgt.config import RunConfig
 from hgt.graph import KnowledgeGraph
 from hgt.model_card import model_card
@@ -179,7 +179,7 @@ def _saved_model(folder: RunFolder, graph: KnowledgeGraph) -> Iterator[Path]:
     work.mkdir()
     try:
         weights, model = work / "weights.safetensors", work / "model"
-        safetensors.torch.save_file(model_state(best_checkpoint(folder.checkpoints).tensors), weights)
+        safetensors.torch.save_file(state_of("model", best_checkpoint(folder.checkpoints).tensors), weights)
         files = {
             "embeddings": folder.embeddings / "embeddings.parquet",
             "relations": folder.embeddings / "relations.parquet",

@@ -117,7 +117,9 @@ class Pool:
 
     def container(self, run):
         """The running one of the run, through the pool."""
-        (found,) = self.engine.containers.list(filters={"label": f"io.prefect.flow-run-id={self.flow_runs(run)['cpu']['id']}"}, ignore_removed=True)
+        (found,) = self.engine.containers.list(
+            filters={"label": f"io.prefect.flow-run-id={self.flow_runs(run)['cpu']['id']}"}, ignore_removed=True
+        )
         return found
 
     def mlflow(self, run):

@@ -62,7 +62,7 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt, environment, small_kg, t
     assert json.loads(dataset.profile)["sha256"] == graph_hash
     for metric in ("loss", "link_loss", "contrastive_loss", "val_mrr", "learning_rate", "peak_memory_bytes"):
         assert [m.step for m in client.get_metric_history(run.info.run_id, metric)] == [1, 2]
-    for name in ("random", "degree", "distmult"):
+    for name in ("random", "degree", "complex"):
         assert run.data.metrics[f"baseline/{name}/typed_mrr"] > 0
         assert run.data.metrics[f"baseline/{name}/hgt_over_typed_mrr"] == pytest.approx(
             run.data.metrics["test/typed/mrr"] / run.data.metrics[f"baseline/{name}/typed_mrr"]

@@ -86,6 +86,9 @@ def test_shapes_are_the_same_from_batch_to_batch(graph, split, make_config, step
 def test_filters_hide_every_true_training_fact_and_nothing_else(graph, split, config):
     batches = Batches(graph, split, config)
     true = true_pairs(graph, split.of(TRAIN))
+    width = batches.layout.pool_width
+    types_of_others = [t for t, n in batches.others.items() for _ in range(n)]
+    assert len(set(types_of_others)) == len(graph.node_types)
     masked = 0
     for micro in (m for b in range(batches.num_batches) for m in batches.draw(1, b).micro_batches):
         sections = micro.nodes.split(batches.layout.sections)
@@ -104,11 +107,13 @@ def test_filters_hide_every_true_training_fact_and_nothing_else(graph, split, co
                 pool = sections[r.tail_pool].tolist()
                 known = micro.tail_known[r.facts][i]
                 assert known[: len(pool)].tolist() == [(heads[i], r.relation, n) in true for n in pool]
-                assert known[len(pool) :].all(), "places beyond a small type's nodes are no negatives"
+                assert known[len(pool) : width].all(), "places beyond a small type's nodes are no negatives"
+                assert known[width:].tolist() == [t == tail_type for t in types_of_others], "of its own type it has the whole pool"
                 pool = sections[r.head_pool].tolist()
                 known = micro.head_known[r.facts][i]
                 assert known[: len(pool)].tolist() == [(n, r.relation, tails[i]) in true for n in pool]
-                assert known[len(pool) :].all()
+                assert known[len(pool) : width].all()
+                assert known[width:].tolist() == [t == head_type for t in types_of_others]
                 masked += 1
     assert masked == split.of(TRAIN).shape[1]
 

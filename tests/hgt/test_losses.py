@@ -20,8 +20,10 @@ def score(decoder, head, relation, tail):
     return (h * r * t.conj()).sum().real
 
 
-def naive_link_loss(embeddings, batch, facts, graph, batches, decoder):
-    """Mean over the batch's facts and both sides of -log softmax among the pool, true facts left out; one fact at a time."""
+def naive_link_loss(embeddings, batch, facts, graph, batches, decoder, num_others):
+    """Mean over the batch's facts and both sides of -log softmax among the pool and some nodes of each other type, true facts left out;
+    one fact at a time.
+    """
     true = set(map(tuple, split_both_ways(facts, graph)))
     pools = {}
     sections = batch.micro_batches[0].nodes.split(batches.layout.sections)
@@ -33,11 +35,17 @@ def naive_link_loss(embeddings, batch, facts, graph, batches, decoder):
         h, r, t = facts[:, f].tolist()
         head_type, _, tail_type = graph.edge_types[r]
         own = score(decoder, embeddings[h], r, embeddings[t])
-        tails = [score(decoder, embeddings[h], r, embeddings[n]) for n in pools[tail_type] if (h, r, n) not in true]
-        heads = [score(decoder, embeddings[n], r, embeddings[t]) for n in pools[head_type] if (n, r, t) not in true]
+        tails = [(h, r, n) for n in competing(pools, tail_type, num_others) if (h, r, n) not in true]
+        heads = [(n, r, t) for n in competing(pools, head_type, num_others) if (n, r, t) not in true]
         for others in (tails, heads):
-            losses.append(torch.logsumexp(torch.stack([own, *others]), 0) - own)
+            scores = [score(decoder, embeddings[a], b, embeddings[c]) for a, b, c in others]
+            losses.append(torch.logsumexp(torch.stack([own, *scores]), 0) - own)
     return torch.stack(losses).mean()
+
+
+def competing(pools, node_type, num_others):
+    """All sampled nodes of the type, and the first ones of every other."""
+    return pools[node_type] + [n for other, pool in pools.items() if other != node_type for n in pool[:num_others]]
 
 
 def split_both_ways(facts, graph):
@@ -53,16 +61,16 @@ def summed(embeddings, batch, batches, decoder, train):
 
 
 @pytest.mark.parametrize("kind", ["distmult", "complex"])
-@pytest.mark.parametrize("steps", [1, 3])
-def test_link_loss_equals_a_naive_loop(graph, split, make_config, kind, steps):
-    config = make_config(accumulation_steps=steps, min_batches_per_epoch=20, num_negatives=12)
+@pytest.mark.parametrize(("steps", "num_others"), [(1, 3), (3, 3), (1, 0), (3, 20)])
+def test_link_loss_equals_a_naive_loop(graph, split, make_config, kind, steps, num_others):
+    config = make_config(accumulation_steps=steps, min_batches_per_epoch=20, num_negatives=12, num_other_negatives=num_others)
     batches = Batches(graph, split, config)
     torch.manual_seed(0)
     decoder, embeddings = Decoder(len(graph.edge_types), 8, kind), torch.randn(graph.total_nodes, 8)
     with torch.no_grad():
         decoder.relation.add_(torch.randn_like(decoder.relation))
         batch = batches.draw(1, 4)
-        expected = naive_link_loss(embeddings, batch, split.of(TRAIN), graph, batches, decoder)
+        expected = naive_link_loss(embeddings, batch, split.of(TRAIN), graph, batches, decoder, num_others)
         got = summed(embeddings, batch, batches, decoder, config.train)
     torch.testing.assert_close(got["link"], expected, atol=1e-5, rtol=1e-5)
     w = config.train.contrastive_weight

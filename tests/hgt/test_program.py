@@ -73,7 +73,7 @@ def test_the_phases_of_embedding_and_evaluation(tmp_path, small_kg, monkeypatch)
     folder = make_run(tmp_path / "run", small_kg)
     folder.plan.write_text(json.dumps({"phases": PHASES}))
     monkeypatch.setattr(embed, "best_checkpoint", lambda path: type("Empty", (), {"tensors": {}}))
-    monkeypatch.setattr(embed, "load_model", lambda model, tensors: None)
+    monkeypatch.setattr(embed.HGTModel, "load_state_dict", lambda model, state: None)
     monkeypatch.setattr(embed, "infer_layerwise", too_much)
     assert run_program("embed", [str(folder.path)], embed.embed_run) == 4
     event = error_of(folder)

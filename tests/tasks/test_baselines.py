@@ -61,7 +61,7 @@ def test_out_of_memory_ends_the_comparison_alone(run):
         raise OutOfMemory("cuda ran out of memory")
 
     tracker, said, files = run(program)
-    assert said == ["WARNING: memory ran out, so there is no comparison with random, degree, distmult: cuda ran out of memory"]
+    assert said == ["WARNING: memory ran out, so there is no comparison with random, degree, complex: cuda ran out of memory"]
     assert not tracker.figures
     assert not files, "an earlier comparison would pass for this one"
 

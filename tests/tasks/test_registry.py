@@ -15,7 +15,7 @@ import pytest
 import torch
 from mlflow.utils.file_utils import local_file_uri_to_path
 
-from hgt.checkpoint import Checkpoint, Progress, model_tensors, save_checkpoint
+from hgt.checkpoint import Checkpoint, Progress, save_checkpoint, state_tensors
 from hgt.config import RunConfig
 from hgt.demo_graph import write_demo_graph
 from hgt.edge_table import read_edge_table
@@ -68,7 +68,7 @@ def embedded(tmp_path):
         graph.save(folder.graph)
         split_facts(graph, config.split).save(folder.split, graph)
         torch.manual_seed(seed)
-        tensors = model_tensors(HGTModel(graph, config.model))
+        tensors = state_tensors("model", HGTModel(graph, config.model).state_dict())
         save_checkpoint(folder.checkpoints, Checkpoint(tensors, Progress(seed=seed), graph.hash, config.fingerprint()))
         embed_run(folder, lambda *event, **values: None)
         report_mrr(folder, mrr)
@@ -159,7 +159,7 @@ def train_on(folder, graph, mrr):
     """As a resumed run does: a later checkpoint, its embeddings, its report."""
     torch.manual_seed(9)
     config = folder.load_config()
-    tensors = model_tensors(HGTModel(graph, config.model))
+    tensors = state_tensors("model", HGTModel(graph, config.model).state_dict())
     save_checkpoint(folder.checkpoints, Checkpoint(tensors, Progress(seed=1, epoch=1, best_epoch=1), graph.hash, config.fingerprint()))
     embed_run(folder, lambda *event, **values: None)
     report_mrr(folder, mrr)

@@ -1,7 +1,7 @@
 """The loss of one micro-batch, from the embeddings of its nodes alone.
 
-`(1 - contrastive_weight) * link + contrastive_weight * contrastive` (DESIGN.md 4). Summed over the micro-batches of a batch,
-the parts are the batch's loss: every weight is 1 / (rows of the whole batch).
+`(1 - contrastive_weight) * link + contrastive_weight * contrastive` (DESIGN.md 4), and for shallow models N3. Summed over the micro-batches
+of a batch, the parts are the batch's loss: every weight is 1 / (rows of the whole batch).
 """
 
 from __future__ import annotations
@@ -36,13 +36,21 @@ def micro_batch_loss(
     sections = rows.split(layout.sections)  # one split: each slice's gradient would be a full-size tensor of zeros
     link = _link_loss(sections, micro, layout, decoder)
     if layout.contrast is None:
-        return LossParts(link, link, torch.zeros_like(link))
+        return LossParts(link + _n3(sections, micro, layout, decoder), link, torch.zeros_like(link))
     contrast = layout.contrast
     anchor, positive, pool = (sections[s] for s in (contrast.anchor, contrast.positive, contrast.pool))
     contrastive = info_nce(anchor, positive, pool, micro.anchor_known, config.contrastive_temperature)
     contrastive = (contrastive * micro.anchor_weight).sum()
     weight = config.contrastive_weight
-    return LossParts((1 - weight) * link + weight * contrastive, link, contrastive)
+    total = (1 - weight) * link + weight * contrastive + _n3(sections, micro, layout, decoder)
+    return LossParts(total, link, contrastive)
+
+
+def _n3(sections: tuple[Tensor, ...], micro: MicroBatch, layout: Layout, decoder: Decoder) -> Tensor | float:
+    """`decoder.n3` times the facts' mean nuclear 3-norm."""
+    if not decoder.n3:
+        return 0.0
+    return decoder.n3 * (decoder.cubes(sections[layout.head], micro.relation, sections[layout.tail]) * micro.weight).sum()
 
 
 def _link_loss(sections: tuple[Tensor, ...], micro: MicroBatch, layout: Layout, decoder: Decoder) -> Tensor:

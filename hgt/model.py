@@ -123,11 +123,13 @@ class Decoder(nn.Module):
 
     distmult: sum_d h_d r_d t_d (Yang et al. 2015). complex: Re(sum_d h_d r_d conj(t_d)) (Trouillon et al. 2016), which tells
     (a, r, b) from (b, r, a); the first half of the dimensions are real parts, the second half imaginary ones.
+    n3: weight of the nuclear 3-norm of the facts' vectors in the loss (Lacroix et al. 2018), for embeddings that nothing else holds back.
     """
 
-    def __init__(self, num_relations: int, embedding_dim: int, kind: str):
+    def __init__(self, num_relations: int, embedding_dim: int, kind: str, n3: float = 0.0):
         super().__init__()
         self.kind = kind
+        self.n3 = n3
         self.relation = nn.Parameter(1 + 0.1 * torch.randn(num_relations, embedding_dim))
 
     def tail_query(self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
@@ -139,6 +141,13 @@ class Decoder(nn.Module):
         """What a head's embedding is multiplied with to score it; one relation for all or one for each."""
         r = self._vectors(relation)
         return tail * r if self.kind == "distmult" else _complex_product(tail, _conjugate(r))
+
+    def cubes(self, head: Float[Tensor, "n dim"], relation: Int[Tensor, " n"], tail: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
+        """Sum of |x|^3 over a fact's three vectors, complex numbers by their modulus: what `n3` weighs."""
+        return torch.stack([self._squares(x).pow(1.5).sum(-1) for x in (head, self._vectors(relation), tail)]).sum(0)
+
+    def _squares(self, x: Tensor) -> Tensor:
+        return x.square() if self.kind == "distmult" else torch.stack(x.chunk(2, -1)).square().sum(0)
 
     def _vectors(self, relation: int | Tensor) -> Tensor:
         return self.relation[relation] if isinstance(relation, int) else self.relation.index_select(0, relation)

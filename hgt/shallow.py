@@ -36,9 +36,9 @@ class NodeTable(nn.Module):
 
 
 class ShallowModel(nn.Module):
-    """decoder: distmult or complex"""
+    """decoder: distmult or complex; n3: see `Decoder`"""
 
-    def __init__(self, num_nodes: int, num_relations: int, embedding_dim: int, dropout: float, decoder: str):
+    def __init__(self, num_nodes: int, num_relations: int, embedding_dim: int, dropout: float, decoder: str, n3: float):
         super().__init__()
         self.encoder = NodeTable(num_nodes, embedding_dim, dropout)
-        self.decoder = Decoder(num_relations, embedding_dim, decoder)
+        self.decoder = Decoder(num_relations, embedding_dim, decoder, n3)

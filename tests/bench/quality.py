@@ -18,7 +18,6 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,14 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import hgt.step
 from hgt.baselines import shallow_trainee
-from hgt.batches import Layout, MicroBatch
-from hgt.config import RunConfig, TrainConfig
+from hgt.config import RunConfig
 from hgt.device import prepare_device
 from hgt.edge_table import read_edge_table
 from hgt.graph import KnowledgeGraph
-from hgt.losses import LossParts, micro_batch_loss
 from hgt.model import Decoder
 from hgt.ranking import FactIndex, rank_facts, sample_facts
 from hgt.shallow import NodeTable
@@ -88,25 +84,6 @@ class DistanceDecoder(Decoder):
         return torch.cat([x, torch.ones_like(x[:, :1])], -1)
 
 
-def with_n3(weight: float) -> Callable[..., LossParts]:
-    """The loss of a micro-batch and N3 of its facts: `weight` times their mean sum of cubes of |head|, |relation| and |tail|."""
-
-    def loss(rows: Tensor, micro: MicroBatch, layout: Layout, decoder: Decoder, config: TrainConfig) -> LossParts:
-        parts, sections = micro_batch_loss(rows, micro, layout, decoder, config), rows.split(layout.sections)
-        told = (sections[layout.head], decoder.relation.index_select(0, micro.relation), sections[layout.tail])
-        cubes = torch.stack([_modulus_squared(x, decoder.kind).pow(1.5).sum(-1) for x in told]).sum(0)
-        return replace(parts, total=parts.total + weight * (cubes * micro.weight).sum())
-
-    return loss
-
-
-def _modulus_squared(x: Tensor, kind: str) -> Tensor:
-    if kind == "distmult":
-        return x.square()
-    real, imaginary = x.chunk(2, -1)
-    return real.square() + imaginary.square()
-
-
 def trainee_of(model: str, point: dict[str, float], config: RunConfig, graph: KnowledgeGraph, device: torch.device) -> Trainee:
     split = split_facts(graph, config.split)
     if model == "hgt":
@@ -117,8 +94,7 @@ def trainee_of(model: str, point: dict[str, float], config: RunConfig, graph: Kn
         dim = config.model.embedding_dim
         trainee.model.encoder = DistanceTable(graph.total_nodes, dim, point["dropout"]).to(device)
         trainee.model.decoder = DistanceDecoder(len(graph.edge_types), dim, model).to(device)
-    if point["n3"]:
-        hgt.step.micro_batch_loss = with_n3(point["n3"])  # this process trains nothing else
+    trainee.model.decoder.n3 = point["n3"]
     optimizer = torch.optim.Adam(trainee.model.parameters(), lr=point["rate"], fused=True, capturable=device.type == "cuda")
     return replace(trainee, optimizer=optimizer)
 

@@ -77,6 +77,23 @@ def test_link_loss_equals_a_naive_loop(graph, split, make_config, kind, steps, n
     torch.testing.assert_close(got["total"], (1 - w) * got["link"] + w * got["contrastive"])
 
 
+@pytest.mark.parametrize("kind", ["distmult", "complex"])
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_n3_is_the_mean_sum_of_cubes_of_a_batchs_facts(graph, split, make_config, kind, weight):
+    config = make_config(accumulation_steps=3, contrastive_weight=weight)
+    batches = Batches(graph, split, config)
+    torch.manual_seed(0)
+    plain, decoder = Decoder(len(graph.edge_types), 8, kind), Decoder(len(graph.edge_types), 8, kind, n3=0.3)
+    plain.load_state_dict(decoder.state_dict())
+    embeddings, batch = torch.randn(graph.total_nodes, 8), batches.draw(0, 0)
+    without, told = (summed(embeddings, batch, batches, d, config.train) for d in (plain, decoder))
+    facts = split.of(TRAIN)[:, batch.supervised[batch.supervised < batches.num_train]]
+    vectors = torch.cat([embeddings[facts[0]], decoder.relation[facts[1]], embeddings[facts[2]]])
+    moduli = vectors.abs() if kind == "distmult" else torch.complex(*vectors.chunk(2, -1)).abs()
+    torch.testing.assert_close(told["total"] - without["total"], 0.3 * moduli.pow(3).sum() / facts.shape[1], rtol=1e-4, atol=1e-4)
+    assert torch.equal(told["link"], without["link"])
+
+
 def test_contrastive_loss_equals_a_naive_loop(graph, split, make_config):
     config = make_config(accumulation_steps=3)
     batches = Batches(graph, split, config)

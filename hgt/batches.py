@@ -19,15 +19,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hgt.config import RunConfig
+from hgt.contrast import MAX_ANCHORS, MAX_POOL, ContrastDraw, contrast_source
 from hgt.graph import KnowledgeGraph
 from hgt.message_graph import MessageGraph
 from hgt.neighbor_sampling import NeighborSampling
 from hgt.node_kernels import MAX_REDUCTION_ROWS
-from hgt.similarity import jaccard, neighbour_sets, similar_pairs
 from hgt.split import TRAIN, EdgeSplit
-
-_MAX_ANCHORS = 256  # anchors of the contrastive loss per batch
-_MAX_CONTRAST_POOL = 512  # nodes that a positive competes with
 
 
 @dataclass(frozen=True)
@@ -173,7 +170,7 @@ def batch_sizes(graph: KnowledgeGraph, config: RunConfig) -> BatchSizes:
         {r: math.ceil(n / num_batches) for r, n in counts.items() if n},
         pools,
         _others(pools, train.num_other_negatives),
-        (min(_MAX_ANCHORS, contrast_nodes), min(_MAX_CONTRAST_POOL, contrast_nodes)) if contrast_nodes else None,
+        (min(MAX_ANCHORS, contrast_nodes), min(MAX_POOL, contrast_nodes)) if contrast_nodes else None,
     )
 
 
@@ -217,7 +214,7 @@ class Batches:
         self.pools = {t: min(train.num_negatives, n) for t, n in graph.num_nodes.items() if t in used}
         self.others = _others(self.pools, train.num_other_negatives)
         self.num_nodes, self.offsets = graph.num_nodes, graph.offsets
-        self.contrast = _contrast(graph, split, config)
+        self.contrast = contrast_source(graph, split, config)
         self.layout = self._layout()
 
     def _layout(self) -> Layout:
@@ -297,7 +294,7 @@ class Batches:
         fact: np.ndarray,
         known: tuple[np.ndarray, np.ndarray],
         num_supervised: int,
-        contrast: _Contrast | None,
+        contrast: ContrastDraw | None,
     ) -> MicroBatch:
         ends = self.facts[:, np.maximum(fact, 0)]
         nodes = [pool_nodes, ends[0], ends[2]]
@@ -422,51 +419,3 @@ def _known_in_pool(known: scipy.sparse.csr_array, rows: np.ndarray, pool: _Pool,
     mask = np.zeros((size, len(pool.nodes)), dtype=bool)
     mask[: len(rows)] = of_distinct[inverse]
     return mask
-
-
-@dataclass(frozen=True)
-class _Contrast:
-    """The contrastive rows of one batch, anchors padded (weight 0) to a multiple of the number of micro-batches."""
-
-    anchor: np.ndarray
-    positive: np.ndarray
-    pool: np.ndarray
-    weight: np.ndarray
-    known: np.ndarray
-
-
-class _ContrastSource:
-    """Draws anchors with a positive each, and a pool, from one node type."""
-
-    def __init__(self, sets: scipy.sparse.csr_array, similar: scipy.sparse.csr_array, threshold: float, start: int):
-        self.sets = sets
-        self.similar = similar
-        self.threshold = threshold
-        self.start = start
-        self.candidates = np.flatnonzero(np.diff(similar.indptr))
-        self.num_anchors = min(_MAX_ANCHORS, len(self.candidates))
-        self.pool_size = min(_MAX_CONTRAST_POOL, similar.shape[0])
-
-    def draw(self, rng: np.random.Generator, num_parts: int) -> _Contrast:
-        anchor = rng.choice(self.candidates, self.num_anchors, replace=False)
-        ptr = self.similar.indptr
-        positive = self.similar.indices[ptr[anchor] + (rng.random(len(anchor)) * (ptr[anchor + 1] - ptr[anchor])).astype(np.int64)]
-        pool = np.sort(rng.choice(self.similar.shape[0], self.pool_size, replace=False))
-        alike = jaccard(self.sets, anchor, pool)  # not `similar`, which leaves out a hub's less similar ones
-        known = (alike >= self.threshold) & (alike > 0)  # the anchor itself among them
-        missing = -len(anchor) % num_parts
-        weight = np.pad(np.full(len(anchor), 1 / len(anchor)), (0, missing))
-        anchor, positive = np.pad(anchor, (0, missing)), np.pad(positive, (0, missing))
-        known = np.pad(known, ((0, missing), (0, 0)))
-        return _Contrast(anchor + self.start, positive + self.start, pool + self.start, weight, known)
-
-
-def _contrast(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> _ContrastSource | None:
-    """None where the weight is 0, the graph lacks the node type, or no two of its nodes are alike."""
-    node_type = config.train.contrastive_node_type
-    if config.train.contrastive_weight == 0 or node_type not in graph.num_nodes:
-        return None
-    threshold = config.train.similarity_threshold
-    sets = neighbour_sets(graph, split, node_type)
-    similar = similar_pairs(sets, threshold)
-    return _ContrastSource(sets, similar, threshold, graph.offsets[node_type]) if similar.nnz else None

@@ -1,12 +1,12 @@
 """Benchmark 6: HGT against regularised and tuned shallow models on the same split: ranks of the test facts at each one's best epoch.
 
     python -m tests.bench.quality --kg FILE [--device cuda] [--seeds 0 1 2] [--models hgt distmult complex transe rotate] [--jobs 2]
-        [--minutes 10] [--set num_layers=3 ...]
+        [--minutes 10] [--set num_layers=3 ...] [--hgt '{}' '{"dropout": 0.3}' ...] [--every 2] [--curves FOLDER]
 
 Every model is trained with the same batches, negatives and softmax loss until its validation MRR has not risen for `patience` epochs, or
 the minutes are up. Shallow models go over a grid of learning rate, dropout and N3 (Lacroix et al. 2018, of a batch's facts; none where
-scores are distances) with the first seed; the best by validation MRR goes over the other seeds. --set changes parameters of the run,
-HGT's own and those that all share. DistMult (Yang et al. 2015), ComplEx (Trouillon et al. 2016), TransE (Bordes et al. 2013) and RotatE
+scores are distances), HGT over the points that --hgt gives, with the first seed; the best by validation MRR goes over the other seeds.
+--set changes parameters of all runs. DistMult (Yang et al. 2015), ComplEx (Trouillon et al. 2016), TransE (Bordes et al. 2013) and RotatE
 (Sun et al. 2019), the latter two with squared distances.
 """
 
@@ -39,14 +39,13 @@ from hgt.step import Steps, Trainee, build_trainee
 from hgt.train import batches_ahead, evaluate_val, step_seed
 from tests.bench.harness import header, measure_in_child
 
+Point = dict[str, Any]  # of a shallow model rate, dropout and n3; of HGT parameters of the run
 MODELS = ("hgt", "distmult", "complex", "transe", "rotate")
 DISTANCES = ("transe", "rotate")
 
 
-def grid(model: str) -> list[dict[str, float]]:
-    """The points that a model is tuned over; HGT has one, the defaults."""
-    if model == "hgt":
-        return [{}]
+def grid(model: str) -> list[Point]:
+    """The points that a shallow model is tuned over."""
     weights = (0.0,) if model in DISTANCES else (0.0, 0.03, 0.2)
     return [{"rate": rate, "dropout": dropout, "n3": n3} for rate, dropout, n3 in itertools.product((0.003, 0.01), (0.1, 0.4), weights)]
 
@@ -84,7 +83,7 @@ class DistanceDecoder(Decoder):
         return torch.cat([x, torch.ones_like(x[:, :1])], -1)
 
 
-def trainee_of(model: str, point: dict[str, float], config: RunConfig, graph: KnowledgeGraph, device: torch.device) -> Trainee:
+def trainee_of(model: str, point: Point, config: RunConfig, graph: KnowledgeGraph, device: torch.device) -> Trainee:
     split = split_facts(graph, config.split)
     if model == "hgt":
         return build_trainee(config, graph, split, device)
@@ -99,14 +98,18 @@ def trainee_of(model: str, point: dict[str, float], config: RunConfig, graph: Kn
     return replace(trainee, optimizer=optimizer)
 
 
-def measure(kg: str, device_type: str, seed: int, minutes: float, model: str, point: dict[str, float], values: dict[str, Any]) -> dict:
-    """{val, typed, all, epochs, steps, seconds}: MRR of validation facts, and of the test facts at the epoch that is best by it."""
-    config = RunConfig.from_flat({"seed": seed, **values})
-    graph = KnowledgeGraph.from_edge_table(read_edge_table(Path(kg)), config.graph)
-    trainee = trainee_of(model, point, config, graph, prepare_device(device_type))
+def measure(options: argparse.Namespace, seed: int, model: str, point: Point, values: dict[str, Any]) -> dict:
+    """{val, typed, all, epochs, steps, seconds, curve}: MRR of validation facts, and of the test facts at the epoch that is best by it.
+
+    curve: (steps, MRR of validation facts among nodes of the type, and among all, seconds) of each epoch that was looked at
+    """
+    config = RunConfig.from_flat({"seed": seed, **values, **(point if model == "hgt" else {})})
+    graph = KnowledgeGraph.from_edge_table(read_edge_table(Path(options.kg)), config.graph)
+    trainee = trainee_of(model, point, config, graph, prepare_device(options.device))
     split, index, started = split_facts(graph, config.split), FactIndex(graph), time.monotonic()
     facts = sample_facts(split.of(VAL), config.train.num_val_edges, seed)
     best, best_epoch, test, epoch = -1.0, -1, {}, 0
+    curve: list[tuple[int, float, float, int]] = []
     for epoch in range(config.train.num_epochs):
         trainee.model.train()
         step = Steps(trainee)
@@ -114,12 +117,16 @@ def measure(kg: str, device_type: str, seed: int, minutes: float, model: str, po
             torch.manual_seed(step_seed(seed, epoch, number))
             step(batch)
         del step
-        mrr = evaluate_val(trainee, facts, index).typed.mrr
-        if mrr > best:
-            best, best_epoch = mrr, epoch
+        if epoch % options.every:
+            continue
+        report = evaluate_val(trainee, facts, index)
+        spent = time.monotonic() - started
+        curve.append(((epoch + 1) * trainee.batches.num_batches, report.typed.mrr, report.all_nodes.mrr, round(spent)))
+        if report.typed.mrr > best:
+            best, best_epoch = report.typed.mrr, epoch
             with trainee.averaged():
                 state = {name: tensor.clone() for name, tensor in trainee.model.state_dict().items()}
-        if epoch - best_epoch >= config.train.patience or time.monotonic() - started > 60 * minutes:
+        if epoch - best_epoch >= config.train.patience or spent > 60 * options.minutes:
             break
     seconds = time.monotonic() - started
     trainee.model.load_state_dict(state)
@@ -128,7 +135,8 @@ def measure(kg: str, device_type: str, seed: int, minutes: float, model: str, po
         embeddings = trainee.model.encoder.encode(trainee.messages.to(trainee.device))
     report = rank_facts(embeddings, trainee.model.decoder, split.of(TEST), index)
     test = {"typed": report.typed.mrr, "all": report.all_nodes.mrr, "typed_hits10": report.typed.hits[10], "macro": report.typed_macro.mrr}
-    return {"val": best, **test, "epochs": best_epoch + 1, "steps": (epoch + 1) * trainee.batches.num_batches, "seconds": seconds}
+    steps = (epoch + 1) * trainee.batches.num_batches
+    return {"val": best, **test, "epochs": best_epoch + 1, "steps": steps, "seconds": seconds, "curve": curve}
 
 
 def main() -> None:
@@ -140,17 +148,25 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="most training time of one model at one point")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="parameters of the run")
+    parser.add_argument("--hgt", type=json.loads, nargs="+", default=[{}], metavar="JSON", help="HGT's points: parameters of the run")
+    parser.add_argument("--every", type=int, default=1, help="epochs from one look at the validation facts to the next")
+    parser.add_argument("--curves", type=Path, help="folder for what each training reached on the way")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     values = {name: _value(text) for name, text in (pair.split("=", 1) for pair in options.set)}
     if options.one:
         seed, model, point = json.loads(options.one)
-        print(json.dumps(measure(options.kg, options.device, seed, options.minutes, model, point, values)))
+        print(json.dumps(measure(options, seed, model, point, values)))
         return
+    points = {m: options.hgt if m == "hgt" else grid(m) for m in options.models}
 
-    def trained(seed: int, model: str, point: dict[str, float]) -> dict:
-        arguments = ["--kg", options.kg, "--device", options.device, "--minutes", str(options.minutes), "--set", *options.set]
-        found = measure_in_child("tests.bench.quality", [*arguments, "--one", json.dumps([seed, model, point])])
+    def trained(seed: int, model: str, point: Point) -> dict:
+        limits = ["--device", options.device, "--minutes", str(options.minutes), "--every", str(options.every)]
+        arguments = ["--kg", options.kg, *limits, "--set", *options.set, "--one", json.dumps([seed, model, point])]
+        found = measure_in_child("tests.bench.quality", arguments)
+        if options.curves:
+            options.curves.mkdir(parents=True, exist_ok=True)
+            (options.curves / f"{model}-{points[model].index(point)}-{seed}.json").write_text(json.dumps([point, found]))
         figures = "".join(f"{found[name]:>9.4f}" for name in ("val", "typed", "macro", "all"))
         print(f"{model:<10}{seed:>5}{figures}{found['epochs']:>8}{found['seconds']:>9.0f}  {point or ''}", flush=True)
         return found
@@ -158,7 +174,7 @@ def main() -> None:
     print(header(options.device), values)
     print(f"{'model':<10}{'seed':>5}{'val':>9}{'typed':>9}{'macro':>9}{'all':>9}{'epochs':>8}{'seconds':>9}")
     with ThreadPoolExecutor(options.jobs) as pool:
-        first = [(m, p, pool.submit(trained, options.seeds[0], m, p)) for m in options.models for p in grid(m)]
+        first = [(m, p, pool.submit(trained, options.seeds[0], m, p)) for m in options.models for p in points[m]]
         found = [(m, p, future.result()) for m, p, future in first]
         chosen = {m: max((f for f in found if f[0] == m), key=lambda f: f[2]["val"]) for m in options.models}
         more = {m: [pool.submit(trained, seed, m, p) for seed in options.seeds[1:]] for m, p, _ in chosen.values()}

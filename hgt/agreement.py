@@ -14,7 +14,7 @@ from hgt.events import EventReader, epochs_by_number
 from hgt.run_folder import RunFolder
 
 BAND = 0.05
-_LOSSES = {"loss": "loss", "link_loss": "link loss", "contrastive_loss": "contrastive loss", "val_mrr": "validation MRR"}
+_LOSSES = {"loss": "loss", **{f"{part}_loss": f"{part} loss" for part in ("link", "contrastive", "isotropy")}, "val_mrr": "validation MRR"}
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,8 @@ def shallow_trainee(
 
     The contrastive loss serves the embeddings' geometry, not the ranks that are compared: a baseline with it would be a weaker one.
     """
-    train = replace(config.train, contrastive_weight=0.0, num_neighbors=None, learning_rate=_RATE_OVER_HGT * config.train.learning_rate)
+    rate = _RATE_OVER_HGT * config.train.learning_rate
+    train = replace(config.train, contrastive_weight=0.0, isotropy_weight=0.0, num_neighbors=None, learning_rate=rate)
     config = replace(config, train=train)
     torch.manual_seed(config.split.seed)
     model = ShallowModel(graph.total_nodes, len(graph.edge_types), config.model.embedding_dim, config.model.dropout, kind, _N3)

@@ -26,6 +26,8 @@ from hgt.neighbor_sampling import NeighborSampling
 from hgt.node_kernels import MAX_REDUCTION_ROWS
 from hgt.split import TRAIN, EdgeSplit
 
+_DIRECTIONS = 128  # nodes of each type that the isotropy loss compares
+
 
 @dataclass(frozen=True)
 class RelationRows:
@@ -59,6 +61,7 @@ class Layout:
     tail_groups: (pool, number of facts) of facts in a row that compete with the same pool of tails; head_groups: the same for heads, of
     the facts in `MicroBatch.head_order`
     others: (pool, number of its first nodes) of every type, which every fact competes with besides; its own type's are filtered out
+    directions: (pool, number of its first nodes, the type's share of all nodes): whose directions the isotropy loss compares
     """
 
     relations: tuple[RelationRows, ...]
@@ -71,6 +74,7 @@ class Layout:
     num_facts: int
     pool_width: int
     others: tuple[tuple[int, int], ...]
+    directions: tuple[tuple[int, int, float], ...]
 
     @property
     def width(self) -> int:
@@ -235,6 +239,7 @@ class Batches:
             part = math.ceil(self.contrast.num_anchors / self.num_parts)
             contrast = ContrastRows(take(part), take(part), take(self.contrast.pool_size))
         by_head = sorted(relations, key=lambda r: r.head_pool)
+        num_nodes = sum(self.num_nodes[t] for t in self.pools)
         self.relation = np.repeat([r.relation for r in relations], [r.facts.stop - r.facts.start for r in relations])
         self.head_order = np.concatenate([np.arange(r.facts.start, r.facts.stop) for r in by_head])
         layout = Layout(
@@ -248,6 +253,7 @@ class Batches:
             num_facts=at,
             pool_width=max(self.pools.values()),
             others=tuple((pools[t], n) for t, n in self.others.items()),
+            directions=tuple((pools[t], min(n, _DIRECTIONS), self.num_nodes[t] / num_nodes) for t, n in self.pools.items()),
         )
         self.no_tail = self._no_negatives(layout, [r.tail_type for r in self.relations])
         self.no_head = self._no_negatives(layout, [r.head_type for r in self.relations])

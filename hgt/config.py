@@ -127,7 +127,10 @@ class TrainConfig:
     min_batches_per_epoch: int = _parameter(10, "least number of optimizer steps per epoch", "batches")
     num_negatives: int = _parameter(512, "sampled nodes of the right type that a true tail (and head) competes with", "nodes")
     num_other_negatives: int = _parameter(16, "sampled nodes of every other type that it competes with besides", "nodes")
-    contrastive_weight: float = _parameter(0.5, "share of the contrastive loss in the loss")
+    contrastive_weight: float = _parameter(0.0, "share of the contrastive loss in the loss; it costs ranks (README, measured)")
+    isotropy_weight: float = _parameter(
+        1.0, "weight of the mean squared cosine among sampled nodes in the loss, which keeps embeddings from sharing few directions"
+    )
     contrastive_node_type: str = _parameter("disease", "node type of the contrastive loss; ignored when the graph lacks it")
     contrastive_temperature: float = _parameter(0.1, "temperature of InfoNCE")
     similarity_threshold: float = _parameter(0.1, "Jaccard similarity of neighbour sets from which two nodes attract")
@@ -346,7 +349,7 @@ _SHARES = (
     *("max_dead_dimensions", "min_type_spread", "max_tiny_norms", "min_silhouette", "min_disease_cosine", "max_disease_cosine"),
     *("min_similarity_correlation", "max_untrained_nodes"),
 )
-_NOT_NEGATIVE = ("min_mrr_over_chance", "min_effective_rank", "max_norm_ratio", "min_plane_accuracy_over_chance")
+_NOT_NEGATIVE = ("isotropy_weight", "min_mrr_over_chance", "min_effective_rank", "max_norm_ratio", "min_plane_accuracy_over_chance")
 
 
 def _check_ranges(config: RunConfig) -> None:

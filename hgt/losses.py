@@ -1,12 +1,13 @@
-"""The loss of one micro-batch, from the embeddings of its nodes alone.
+"""The losses of a batch, from the embeddings of its nodes alone.
 
-`(1 - contrastive_weight) * link + contrastive_weight * contrastive` (DESIGN.md 4), and for shallow models N3. Summed over the micro-batches
-of a batch, the parts are the batch's loss: every weight is 1 / (rows of the whole batch).
+`(1 - contrastive_weight) * link + contrastive_weight * contrastive` (DESIGN.md 4), and for shallow models N3, micro-batch by micro-batch:
+summed over these, the parts are the batch's loss, as every weight is 1 / (rows of the whole batch). The isotropy loss is the batch's own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -20,30 +21,30 @@ from hgt.model import Decoder, normalized
 _FILTERED = -1e30
 
 
-@dataclass(frozen=True)
-class LossParts:
-    """Scalars on the device: the loss to minimise, and its two parts as they are logged."""
-
-    total: Float[Tensor, ""]
-    link: Float[Tensor, ""]
-    contrastive: Float[Tensor, ""]
+Losses = dict[str, Tensor]  # scalars on the device: "total", what is minimised, and the parts of it as they are logged
 
 
 def micro_batch_loss(
     rows: Float[Tensor, "num_rows dim"], micro: MicroBatch, layout: Layout, decoder: Decoder, config: TrainConfig
-) -> LossParts:
+) -> Losses:
     """rows: the embeddings of `micro.nodes`. Without a contrastive part the link loss is the whole loss."""
     sections = rows.split(layout.sections)  # one split: each slice's gradient would be a full-size tensor of zeros
     link = _link_loss(sections, micro, layout, decoder)
     if layout.contrast is None:
-        return LossParts(link + _n3(sections, micro, layout, decoder), link, torch.zeros_like(link))
+        return {"total": link + _n3(sections, micro, layout, decoder), "link": link}
     contrast = layout.contrast
     anchor, positive, pool = (sections[s] for s in (contrast.anchor, contrast.positive, contrast.pool))
     contrastive = info_nce(anchor, positive, pool, micro.anchor_known, config.contrastive_temperature)
     contrastive = (contrastive * micro.anchor_weight).sum()
     weight = config.contrastive_weight
     total = (1 - weight) * link + weight * contrastive + _n3(sections, micro, layout, decoder)
-    return LossParts(total, link, contrastive)
+    return {"total": total, "link": link, "contrastive": contrastive}
+
+
+def isotropy_loss(rows: Float[Tensor, "num_rows dim"], layout: Layout, config: TrainConfig) -> Losses:
+    """rows: the embeddings of the nodes in `Layout.directions`."""
+    found = isotropy(rows.split([n for _, n, _ in layout.directions]), [share for _, _, share in layout.directions])
+    return {"total": config.isotropy_weight * found, "isotropy": found}
 
 
 def _n3(sections: tuple[Tensor, ...], micro: MicroBatch, layout: Layout, decoder: Decoder) -> Tensor | float:
@@ -82,6 +83,18 @@ def _softmax_loss(true: Tensor, others: Tensor, known: Tensor) -> Tensor:
     """[n] cross-entropy of `true` [n] against `others` [n, k], those that are `known` to be true as well left out."""
     others = others.masked_fill(known, _FILTERED)
     return torch.logsumexp(torch.cat([true.unsqueeze(1), others], dim=1), dim=1) - true
+
+
+def isotropy(by_type: Sequence[Float[Tensor, "_ dim"]], shares: Sequence[float]) -> Float[Tensor, ""]:
+    """Mean squared cosine over all pairs of nodes, from a sample of each type's; each sampled node with itself is among the pairs.
+
+    Of one sample it is the frame potential (Benedetto and Fickus 2003) over n^2: 1 where all rows have one direction, 1 / dim where none is
+    preferred. Small means both a small mean cosine and many principal components.
+    by_type: [sampled nodes, dim] of each type; shares: of all nodes
+    """
+    x = torch.cat([normalized(rows) * math.sqrt(share / len(rows)) for rows, share in zip(by_type, shares, strict=True)])
+    products = x @ x.T if len(x) < x.shape[1] else x.T @ x  # their squares have the same sum
+    return products.square().sum()
 
 
 def info_nce(

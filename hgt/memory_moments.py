@@ -250,14 +250,13 @@ def _decoder(c: Counts, b: _Bytes, form: StepForm, saved: int) -> list[dict[str,
     first = c.batch.projects_first(c.nodes)
     dim, hidden = c.dim * _FLOAT, c.hidden * _FLOAT
     own = rows * (_LONG + (dim if first else hidden))  # with their numbers
-    before = 2 * own if form.accumulation_steps > 1 else 0  # rows and gradient of the micro-batch before, which its loss still holds
     embeddings = 0 if first else rows * dim
     # Queries and relations of both sides, conjugated relations and products of parts too where numbers are complex.
     queries = 5 if c.complex else 4
     # Of both sides the scores with the true one; on the way there also as they are and filtered, on the way back three as large.
     scores = width * _FLOAT
     losses = (
-        before + facts * max((queries + 1) * dim * c.complex, queries * dim + 4 * scores + width),
+        facts * max((queries + 1) * dim * c.complex, queries * dim + 4 * scores + width),
         facts * (queries * dim + 5 * scores + width),
         rows * dim + facts * (queries + 1) * dim,  # gradients of all rows by section, and those of queries
     )

@@ -18,8 +18,8 @@ def plot_losses(epochs: list[dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     left = figure.subplots()
     number = [e["epoch"] for e in epochs]
-    for key, label in (("loss", "loss"), ("link_loss", "link loss"), ("contrastive_loss", "contrastive loss")):
-        left.plot(number, [e[key] for e in epochs], label=label)
+    for key in ("loss", "link_loss", "contrastive_loss", "isotropy_loss"):
+        left.plot(number, [e[key] for e in epochs], label=key.replace("_", " "))
     left.set_xlabel("epoch")
     left.set_ylabel("loss")
     right = left.twinx()

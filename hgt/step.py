@@ -6,7 +6,8 @@ Device-neutral: fixed shapes from step to step, no host synchronisation inside. 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +18,7 @@ from hgt.average import WeightAverage
 from hgt.batches import Batch, Batches, MicroBatch
 from hgt.config import RunConfig
 from hgt.graph import KnowledgeGraph
-from hgt.losses import micro_batch_loss
+from hgt.losses import Losses, isotropy_loss, micro_batch_loss
 from hgt.message_graph import MessageGraph, training_message_graph
 from hgt.model import HGTModel
 from hgt.neighbor_sampling import NeighborSampling
@@ -69,44 +70,60 @@ def step_inputs(trainee: Trainee, batch: Batch) -> StepInputs:
 def train_step(trainee: Trainee, batch: Batch) -> dict[str, Tensor]:
     """One optimizer step: one encoder pass, the micro-batches' gradients added up on the embeddings, one way back.
 
-    Returns the batch's losses ("total", "link", "contrastive") and gradient norm ("grad_norm") as scalars on the device.
+    Returns the batch's losses ("total", "link", "contrastive", "isotropy") and gradient norm ("grad_norm") as scalars on the device.
     """
     return step_on_device(trainee, step_inputs(trainee, batch))
 
 
 def step_on_device(trainee: Trainee, inputs: StepInputs) -> dict[str, Tensor]:
     """`train_step` without what comes from the host: fixed shapes, no host synchronisation."""
-    model, layout = trainee.model, trainee.batches.layout
+    model = trainee.model
+    trainee.optimizer.zero_grad()  # first: what the step before left would lie beside the forward pass
     hidden = model.encoder.hidden(inputs.messages, inputs.removed, spend_gradient=True)
     way_back = torch.autograd.graph.get_gradient_edge(hidden)  # the backward pass needs the way only, not these node-sized values
-    hidden = hidden.detach()
-    # Whichever is less work: project all nodes once, or the rows of each micro-batch.
+    grad, losses = _gradient_of_losses(trainee, inputs, hidden.detach())
+    del hidden
+    torch.autograd.backward((way_back,), (grad,))
+    losses["grad_norm"] = nn.utils.clip_grad_norm_(model.parameters(), trainee.config.train.max_grad_norm)
+    trainee.optimizer.step()
+    return losses
+
+
+def _gradient_of_losses(trainee: Trainee, inputs: StepInputs, hidden: Tensor) -> tuple[Tensor, Losses]:
+    """The gradient of the batch's loss by the last layer's output [num_nodes, hidden], worked out part by part; and the losses.
+
+    Gradients of the projection and the decoder are left in their parameters.
+    """
+    model, layout, train = trainee.model, trainee.batches.layout, trainee.config.train
+    # Whichever is less work: project all nodes once, or the rows of each part.
     projected = None
     if layout.rows_of_batch(len(inputs.micro_batches)) >= len(hidden):
         projected = model.encoder.project(hidden.requires_grad_())
     states = hidden if projected is None else projected.detach()
     grad = torch.zeros_like(states, requires_grad=False)
-    sums = {name: torch.zeros((), device=trainee.device) for name in ("total", "link", "contrastive")}
-    trainee.optimizer.zero_grad()
-    for micro in inputs.micro_batches:
-        nodes = micro.nodes.long()
+    sums = {name: torch.zeros((), device=trainee.device) for name in ("total", "link", "contrastive", "isotropy")}
+
+    def add(nodes: Tensor, losses_of: Callable[[Tensor], Losses]) -> None:
+        """What these nodes' embeddings cost."""
+        nodes = nodes.long()
         rows = states.index_select(0, nodes).requires_grad_()
-        embeddings = model.encoder.project(rows) if projected is None else rows
-        loss = micro_batch_loss(embeddings, micro, layout, model.decoder, trainee.config.train)
-        loss.total.backward()
+        losses = losses_of(model.encoder.project(rows) if projected is None else rows)
+        losses["total"].backward()
         assert rows.grad is not None, "the loss depends on its rows"
         grad.index_add_(0, nodes, rows.grad)
-        for name in sums:
-            sums[name] += getattr(loss, name).detach()
-    if projected is not None:
-        projected.backward(grad)
-        assert hidden.grad is not None, "the projection depends on its input"
-        grad = hidden.grad
-    del hidden, states, projected, nodes, rows, embeddings, loss
-    torch.autograd.backward((way_back,), (grad,))
-    sums["grad_norm"] = nn.utils.clip_grad_norm_(model.parameters(), trainee.config.train.max_grad_norm)
-    trainee.optimizer.step()
-    return sums
+        for name, loss in losses.items():
+            sums[name] += loss.detach()
+
+    if train.isotropy_weight:
+        pools = inputs.micro_batches[0].nodes.split(layout.sections)  # every micro-batch has them
+        add(torch.cat([pools[pool][:n] for pool, n, _ in layout.directions]), functools.partial(isotropy_loss, layout=layout, config=train))
+    for micro in inputs.micro_batches:
+        add(micro.nodes, functools.partial(micro_batch_loss, micro=micro, layout=layout, decoder=model.decoder, config=train))
+    if projected is None:
+        return grad, sums
+    projected.backward(grad)
+    assert hidden.grad is not None, "the projection depends on its input"
+    return hidden.grad, sums
 
 
 def removed_edges(trainee: Trainee, batch: Batch) -> Tensor:

@@ -86,7 +86,7 @@ class Training:
         self.on_event(
             "start", device=self.probe.type, epoch=self.progress.epoch, batch=self.progress.batch,
             num_epochs=self.config.train.num_epochs, num_batches=self.trainee.batches.num_batches,
-            contrastive=self.trainee.batches.contrast is not None,
+            contrastive=self.trainee.batches.contrast is not None, contrastive_weight=self.config.train.contrastive_weight,
         )  # fmt: skip
         if self.progress.epoch == 0 and self.progress.batch == 0:
             self._save()  # so that there is a valid checkpoint from the first moment on
@@ -158,6 +158,7 @@ class Training:
             "loss": means["total"],
             "link_loss": means["link"],
             "contrastive_loss": means["contrastive"],
+            "isotropy_loss": means["isotropy"],
             "grad_norm": means["grad_norm"],
             "learning_rate": self.trainee.optimizer.param_groups[0]["lr"],
             "val_mrr": val.typed.mrr if val else None,

@@ -73,8 +73,8 @@ class TrainingProgress:
 
     def _start(self, event: dict[str, Any]) -> None:
         self._num_epochs, self._num_batches = event["num_epochs"], event["num_batches"]
-        if not event["contrastive"]:
-            say("no contrastive loss: its weight is 0, or the graph lacks its node type, or no two of its nodes are alike")
+        if event["contrastive_weight"] and not event["contrastive"]:
+            say("no contrastive loss: the graph lacks its node type, or no two of its nodes are alike")
         done = event["epoch"] * self._num_batches + event["batch"]
         if self._bar:
             self._bar.start()
@@ -87,7 +87,8 @@ class TrainingProgress:
 
     def _epoch(self, event: dict[str, Any]) -> None:
         mrr = "-" if event["val_mrr"] is None else f"{event['val_mrr']:.4f}"
-        losses = f"link {event['link_loss']:.4f}  contrastive {event['contrastive_loss']:.4f}  total {event['loss']:.4f}  val MRR {mrr}"
+        parts = [f"{name} {loss:.4f}" for name in ("link", "contrastive", "isotropy") if (loss := event[f"{name}_loss"])]
+        losses = f"loss {event['loss']:.4f} ({', '.join(parts)})  val MRR {mrr}"
         line = f"epoch {event['epoch']:>4}/{self._num_epochs}  {losses}  {event['step_seconds']:.2f} s/step"
         if self._bar and self._row is not None:
             self._bar.update(self._row, losses=losses)

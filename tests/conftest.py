@@ -17,7 +17,10 @@ DATA = CHECKOUT.parent / "shared" / "data"
 HGT = [sys.executable, "-m", "flows.cli"]
 PREFECT = [sys.executable, "-m", "prefect"]
 QUIET = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-SMALL = {"embedding_dim": 32, "hidden_dim": 16, "num_heads": 2, "num_epochs": 2, "num_negatives": 16, "min_batches_per_epoch": 2}
+SMALL = {
+    "embedding_dim": 32, "hidden_dim": 16, "num_heads": 2, "num_epochs": 2, "num_negatives": 16, "min_batches_per_epoch": 2,
+    "contrastive_weight": 0.5,
+}  # fmt: skip
 
 
 def options(values):

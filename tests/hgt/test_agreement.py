@@ -46,7 +46,7 @@ def trained(graph, make_config, tmp_path):
         graph.save(folder.graph)
         on_event = EventWriter(folder.events)
         on_event("start", num_batches=3)
-        of_loss = {"loss": loss, "link_loss": loss, "contrastive_loss": 0.5, "val_mrr": 0.3}
+        of_loss = {"loss": loss, "link_loss": loss, "contrastive_loss": 0.5, "isotropy_loss": 0.1, "val_mrr": 0.3}
         for epoch, peak in ((1, 2_000_000_000), (2, 1_000_000_000)):
             on_event("epoch", epoch=epoch, step_seconds=seconds, val_seconds=0.5, peak_memory_bytes=peak, **of_loss)
         metrics = {"mrr": mrr, "hits": {"1": 0.1, "10": 0.5}}

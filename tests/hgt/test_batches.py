@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hgt.batches import Batches
-from hgt.losses import micro_batch_loss
+from hgt.losses import isotropy_loss, micro_batch_loss
 from hgt.message_graph import build_message_graph, message_edge_types, training_message_graph
 from hgt.split import TRAIN, split_facts
 from hgt.step import build_trainee, removed_edges, train_step
@@ -246,12 +246,16 @@ def test_gradients_equal_those_of_one_plain_backward(graph, split, make_config, 
     projected = []
     stepped.model.encoder.projection.register_forward_hook(lambda module, inputs, output: projected.append(len(output)))
     train_step(stepped, batch)
-    assert projected == ([stepped.batches.layout.num_rows] if values is FEW_ROWS else [graph.total_nodes])
+    of_step = stepped.batches.layout
+    assert projected == ([sum(n for _, n, _ in of_step.directions), of_step.num_rows] if values is FEW_ROWS else [graph.total_nodes])
     embeddings = plain.model.encoder.encode(plain.messages, removed_edges(plain, batch))
     losses = [
         micro_batch_loss(embeddings[m.nodes], m, plain.batches.layout, plain.model.decoder, config.train) for m in batch.micro_batches
     ]
-    sum(loss.total for loss in losses).backward()
+    pools, layout = batch.micro_batches[0].nodes.split(plain.batches.layout.sections), plain.batches.layout
+    compared = torch.cat([pools[pool][:n] for pool, n, _ in layout.directions])
+    losses.append(isotropy_loss(embeddings[compared], layout, config.train))
+    sum(loss["total"] for loss in losses).backward()
     for a, b in zip(stepped.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(a.grad, torch.zeros_like(a) if b.grad is None else b.grad, atol=1e-5, rtol=1e-5)
 

@@ -137,7 +137,9 @@ def test_a_run_folder_gets_its_report_and_pictures(embedded_run, embeddings, gra
     folder = embedded_run
     on_event = EventWriter(folder.events)
     for epoch in (1, 2):
-        on_event("epoch", epoch=epoch, loss=2.0, link_loss=3.0, contrastive_loss=1.0, val_mrr=0.1 if epoch == 2 else None)
+        on_event(
+            "epoch", epoch=epoch, loss=2.0, link_loss=3.0, contrastive_loss=1.0, isotropy_loss=0.1, val_mrr=0.1 if epoch == 2 else None
+        )
     evaluate_run(folder, on_event)
     on_event.close()
     told = json.loads((folder.report / "validation.json").read_text())

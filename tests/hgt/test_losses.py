@@ -1,12 +1,14 @@
-"""Link loss and InfoNCE against loops, their optimum, and when the link loss is the whole loss."""
+"""Link loss, InfoNCE and isotropy against loops, their optimum, and when the link loss is the whole loss."""
 
+import itertools
 import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from hgt.batches import Batches
-from hgt.losses import info_nce, micro_batch_loss
+from hgt.losses import info_nce, isotropy, isotropy_loss, micro_batch_loss
 from hgt.model import Decoder
 from hgt.split import TRAIN
 
@@ -57,7 +59,7 @@ def split_both_ways(facts, graph):
 
 def summed(embeddings, batch, batches, decoder, train):
     parts = [micro_batch_loss(embeddings[m.nodes], m, batches.layout, decoder, train) for m in batch.micro_batches]
-    return {name: sum(getattr(p, name) for p in parts) for name in ("total", "link", "contrastive")}
+    return {name: sum(p.get(name, torch.zeros(())) for p in parts) for name in ("total", "link", "contrastive")}
 
 
 @pytest.mark.parametrize("kind", ["distmult", "complex"])
@@ -181,7 +183,7 @@ def test_padding_and_filtered_nodes_get_no_gradient(graph, split, make_config):
     (micro,) = batches.draw(0, 0).micro_batches
     assert (micro.weight == 0).any(), "this batch has padding"
     rows = torch.randn(len(micro.nodes), 8, requires_grad=True)
-    micro_batch_loss(rows, micro, batches.layout, Decoder(len(graph.edge_types), 8, "distmult"), config.train).total.backward()
+    micro_batch_loss(rows, micro, batches.layout, Decoder(len(graph.edge_types), 8, "distmult"), config.train)["total"].backward()
     grads = rows.grad.split(batches.layout.sections)
     for r in batches.layout.relations:
         padding = micro.weight[r.facts] == 0
@@ -189,3 +191,51 @@ def test_padding_and_filtered_nodes_get_no_gradient(graph, split, make_config):
         assert (head[padding] == 0).all()
         assert (tail[padding] == 0).all()
         assert (head[~padding] != 0).any(1).all()
+
+
+@pytest.mark.parametrize("dim", [8, 64], ids=["fewer dimensions than rows", "more"])
+def test_isotropy_is_the_mean_squared_cosine_of_all_pairs(dim):
+    """Each type's pairs count by its share of all nodes, however many of them are sampled."""
+    torch.manual_seed(0)
+    by_type, shares = [torch.randn(n, dim) * torch.rand(n, 1) for n in (5, 20, 1, 12)], [0.5, 0.3, 0.05, 0.15]
+    expected = torch.zeros(())
+    for (a, share), (b, other) in itertools.product(zip(by_type, shares, strict=True), repeat=2):
+        expected += share * other * functional.cosine_similarity(a[:, None], b[None], dim=-1).square().mean()
+    torch.testing.assert_close(isotropy(by_type, shares), expected)
+
+
+def test_isotropy_is_one_in_one_direction_and_least_where_none_is_preferred():
+    direction = torch.randn(1, 16)
+    assert isotropy([direction * torch.tensor([[1.0], [2.0], [-3.0]])], [1.0]).item() == pytest.approx(1)
+    assert isotropy([3 * torch.eye(16).repeat(4, 1)], [1.0]).item() == pytest.approx(1 / 16)
+    assert isotropy([torch.randn(2_000, 16) + 5 * direction], [1.0]).item() > 0.5 > 0.1 > isotropy([torch.randn(2_000, 16)], [1.0]).item()
+
+
+def test_the_isotropy_loss_spreads_what_points_one_way(graph, split, make_config):
+    """Descent along it alone: a cloud far from the origin in four of sixteen dimensions comes to fill all of them."""
+    torch.manual_seed(0)
+    config = make_config(isotropy_weight=7.0)
+    layout = Batches(graph, split, config).layout
+    num_rows = sum(n for _, n, _ in layout.directions)
+    rows = (torch.randn(num_rows, 4) @ torch.randn(4, 16) + 4 * torch.randn(1, 16)).requires_grad_()
+    optimizer, found = torch.optim.Adam([rows], lr=0.1), []
+    for _ in range(200):
+        optimizer.zero_grad()
+        losses = isotropy_loss(rows, layout, config.train)
+        assert losses["total"].item() == pytest.approx(7 * losses["isotropy"].item())
+        losses["total"].backward()
+        optimizer.step()
+        found.append(losses["isotropy"].item())
+    assert found[0] > 0.4
+    assert found[-1] < 0.1
+
+
+def test_every_type_shows_the_isotropy_loss_some_of_its_nodes(graph, split, config):
+    batches = Batches(graph, split, config)
+    parts = [micro.nodes.split(batches.layout.sections) for micro in batches.draw(0, 0).micro_batches]
+    compared, *others = (torch.cat([sections[pool][:n] for pool, n, _ in batches.layout.directions]) for sections in parts)
+    assert all(torch.equal(compared, other) for other in others), "each micro-batch has them"
+    assert sum(share for _, _, share in batches.layout.directions) == pytest.approx(1)
+    for node_type in graph.node_types:
+        span = graph.type_range(node_type)
+        assert ((compared >= span.start) & (compared < span.stop)).sum() == min(20, graph.num_nodes[node_type])  # pools are of 20 nodes

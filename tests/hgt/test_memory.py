@@ -76,6 +76,7 @@ def test_live_bytes_counts_what_lives():
 CASES = {
     "few nodes": (1_000, 10_000, {"embedding_dim": 64}, {}),
     "defaults": (3_000, 20_000, {}, {}),
+    "contrastive loss": (3_000, 20_000, {"contrastive_weight": 0.5}, {}),
     "narrow": (3_000, 20_000, {"embedding_dim": 64, "hidden_dim": 64}, {}),
     "four layers": (3_000, 15_000, {"num_layers": 4, "hidden_dim": 128}, {}),
     "four layers computed again": (3_000, 15_000, {"num_layers": 4, "hidden_dim": 128}, COMPUTED_AGAIN),

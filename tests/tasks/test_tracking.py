@@ -14,7 +14,16 @@ from tasks import tracking
 from tasks.home import own_store
 from tasks.tracking import Tracker, tracked
 
-EPOCH = {"epoch": 1, "time": 1.0e9, "loss": 1.0, "link_loss": 1.0, "contrastive_loss": 1.0, "learning_rate": 0.1, "grad_norm": 1.0}
+EPOCH = {
+    "epoch": 1,
+    "time": 1.0e9,
+    "loss": 1.0,
+    "link_loss": 1.0,
+    "contrastive_loss": 1.0,
+    "isotropy_loss": 0.1,
+    "learning_rate": 0.1,
+    "grad_norm": 1.0,
+}
 EPOCH |= {"val_mrr": None, "val_mrr_all_nodes": None, "val_hits_at_10": None, "peak_memory_bytes": 1, "step_seconds": 1.0}
 
 

@@ -222,7 +222,7 @@ def _type_checks(g: Geometry, config: ValidationConfig) -> list[Check]:
     ]  # fmt: skip
     if cosine is None:
         return checks
-    meaning = "seed.md's band; the contrastive loss spreads diseases wider"
+    meaning = "seed.md's band; a contrastive loss spreads them wider"
     band = f"{low} - {high}"
     return [*checks, _check(config, "disease_cosine", "mean cosine among diseases", cosine, band, low <= cosine <= high, meaning)]
 

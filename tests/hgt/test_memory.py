@@ -335,7 +335,7 @@ def test_each_smaller_form_plans_no_more_than_the_one_before(size, values, devic
     config = RunConfig.from_flat(values)
     planned = [plan_of_form(graph_of_size(*size), config, limited(80 << 30, device), form).phases["step"] for form in forms(config)]
     assert all(smaller <= MORE_PARTS * larger for larger, smaller in itertools.pairwise(planned)), planned
-    assert planned[-1] < planned[0] or config.train.recompute_layers
+    assert min(planned) < planned[0] or config.train.recompute_layers  # the last may be above: pools come with every micro-batch
 
 
 def test_more_micro_batches_never_take_more():

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -43,6 +44,18 @@ def wait_for(condition, seconds, what):
         time.sleep(0.2)
     pytest.fail(f"waited {seconds} s for {what}")
     return None
+
+
+def living_processes(*words):
+    """Those whose command line has a part with each of the words. A zombie has no command line any more, one of another user may
+    not be asked for it: psutil gives None for both.
+    """
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        parts = process.info["cmdline"] or []
+        if process.info["status"] != psutil.STATUS_ZOMBIE and all(any(word in part for part in parts) for word in words):
+            found.append(process)
+    return found
 
 
 @contextlib.contextmanager

@@ -9,11 +9,10 @@ import subprocess
 import time
 import urllib.request
 
-import psutil
 
 from hgt.events import EventReader
 from hgt.run_folder import RunFolder
-from tests.conftest import CHECKOUT, HGT, QUIET, SMALL, free_port, options, runs_of, wait_for
+from tests.conftest import CHECKOUT, HGT, QUIET, SMALL, free_port, living_processes, options, runs_of, wait_for
 from tests.flows.failures import LAX
 
 RUN = SMALL | LAX | {"baselines": "none", "num_epochs": 1, "dropout": 0.1, "patience": 100_000}
@@ -130,13 +129,6 @@ class Pool:
         )
         return client, found
 
-    def processes(self, run):
-        found = []
-        for process in psutil.process_iter(["cmdline", "status"]):
-            if process.info["status"] != psutil.STATUS_ZOMBIE and any(run in part for part in process.info["cmdline"] or []):
-                found.append(process)
-        return found
-
     def left_behind(self, run):
         """Containers, processes and heartbeats of the run."""
         flows = self.ask("flow_runs/filter", {})
@@ -146,7 +138,7 @@ class Pool:
             for label in [*labels, f"kg-hgt-embeddings.run={run}"]
             for c in self.engine.containers.list(all=True, filters={"label": label})
         ]
-        return containers + self.processes(run) + list(self.folder(run).path.glob(".heartbeat*"))
+        return containers + living_processes(run) + list(self.folder(run).path.glob(".heartbeat*"))
 
     def ended(self, run, mlflow, **states):
         """The run ended so everywhere, and nothing of it is left."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 import polars as pl
-import psutil
 import pytest
 
 from flows import session
@@ -19,7 +18,7 @@ from hgt.events import EventReader
 from hgt.program import planned_form, planned_phases
 from hgt.run_folder import RunFolder
 from hgt.step_form import StepForm
-from tests.conftest import CHECKOUT, HGT, SMALL, data_file, options, runs_of, wait_for
+from tests.conftest import CHECKOUT, HGT, SMALL, data_file, living_processes, options, runs_of, wait_for
 
 
 def run_folder_of(environment):
@@ -232,7 +231,7 @@ def test_a_killed_trainer_is_told_of_and_resumed(environment, hgt, small_kg, tmp
         child = subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdout=out, stderr=out)
     wait_for(lambda: "epoch    1/4" in log.read_text() or child.poll() is not None, 100, f"the first epoch ({log})")
     folder = run_folder_of(environment)
-    (trainer,) = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"][1:] == ["-m", "hgt.train", str(folder)]]
+    (trainer,) = living_processes("hgt.train", str(folder))
     trainer.kill()
     assert child.wait(30) == 1
     assert "was killed (exit code -9), most likely for memory" in log.read_text()

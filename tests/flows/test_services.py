@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from flows.containers import engine_problem
-from tests.conftest import CHECKOUT, HGT, PREFECT, QUIET, SMALL, free_port, wait_for
+from tests.conftest import CHECKOUT, HGT, PREFECT, QUIET, SMALL, free_port, living_processes, wait_for
 
 LAX = {"min_components_90": 1, "min_effective_rank": 0, "min_type_accuracy": 0, "min_mrr_over_chance": 0, "max_mean_cosine": 1}
 ENGINE = engine_problem() is None
@@ -201,7 +201,7 @@ def test_only_what_was_killed_is_started_again(home):
 
 def test_after_a_crash_of_all_down_leaves_nothing(home, small_kg):
     home.start_run(kg=small_kg, **SMALL | {"num_epochs": 10_000, "patience": 10_000})
-    wait_for(lambda: any("hgt.train" in p.cmdline() for p in home.processes()), 60, "the training")
+    wait_for(lambda: living_processes("hgt.train", str(home.path)), 60, "the training")
     for process in home.processes():
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -12,7 +12,6 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -24,7 +23,7 @@ from tasks import container, engine
 from tasks.child import run_child
 from tasks.container import RUN_LABEL, engine_memory_bytes, remove_leftovers, run_container, unavailable
 from tasks.image import SOURCE_LABEL
-from tests.conftest import CHECKOUT, wait_for
+from tests.conftest import CHECKOUT, living_processes, wait_for
 from tests.hgt.test_train import losses, make_run
 from tests.relay import Relay
 
@@ -66,12 +65,7 @@ def containers_of(client, run):
 
 
 def guards_of(path):
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if "tasks.container_guard" in command and str(path) in command[-1]:
-            found.append(process)
-    return found
+    return living_processes("tasks.container_guard", str(path))
 
 
 class Stop(Exception):

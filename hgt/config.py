@@ -129,7 +129,7 @@ class TrainConfig:
     num_other_negatives: int = _parameter(16, "sampled nodes of every other type that it competes with besides", "nodes")
     contrastive_weight: float = _parameter(0.0, "share of the contrastive loss in the loss; it costs ranks (README, measured)")
     isotropy_weight: float = _parameter(
-        1.0, "weight of the mean squared cosine among sampled nodes in the loss, which keeps embeddings from sharing few directions"
+        10.0, "weight in the loss of what the embeddings' mean cosine and their concentration on few components have too much"
     )
     contrastive_node_type: str = _parameter("disease", "node type of the contrastive loss; ignored when the graph lacks it")
     contrastive_temperature: float = _parameter(0.1, "temperature of InfoNCE")

@@ -9,7 +9,6 @@ import subprocess
 import time
 import urllib.request
 
-
 from hgt.events import EventReader
 from hgt.run_folder import RunFolder
 from tests.conftest import CHECKOUT, HGT, QUIET, SMALL, free_port, living_processes, options, runs_of, wait_for

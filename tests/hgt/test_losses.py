@@ -3,12 +3,13 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from hgt.batches import Batches
-from hgt.losses import info_nce, isotropy, isotropy_loss, micro_batch_loss
+from hgt.losses import anisotropy, concentration, info_nce, isotropy_loss, micro_batch_loss
 from hgt.model import Decoder
 from hgt.split import TRAIN
 
@@ -194,30 +195,54 @@ def test_padding_and_filtered_nodes_get_no_gradient(graph, split, make_config):
 
 
 @pytest.mark.parametrize("dim", [8, 64], ids=["fewer dimensions than rows", "more"])
-def test_isotropy_is_the_mean_squared_cosine_of_all_pairs(dim):
-    """Each type's pairs count by its share of all nodes, however many of them are sampled."""
+def test_concentration_is_that_of_all_nodes_directions(dim):
+    """Each type counts by its share of all nodes, however many of them are sampled."""
     torch.manual_seed(0)
-    by_type, shares = [torch.randn(n, dim) * torch.rand(n, 1) for n in (5, 20, 1, 12)], [0.5, 0.3, 0.05, 0.15]
+    by_type, shares = [1 + torch.randn(n, dim) * torch.rand(n, 1) for n in (5, 20, 1, 12)], [0.5, 0.3, 0.05, 0.15]
     expected = torch.zeros(())
     for (a, share), (b, other) in itertools.product(zip(by_type, shares, strict=True), repeat=2):
-        expected += share * other * functional.cosine_similarity(a[:, None], b[None], dim=-1).square().mean()
-    torch.testing.assert_close(isotropy(by_type, shares), expected)
+        expected += share * other * functional.cosine_similarity(a[:, None], b[None], dim=-1).mean()
+    nodes = np.concatenate([functional.normalize(x, dim=1).numpy() for x in by_type])
+    weights = np.concatenate([np.full(len(x), share / len(x)) for x, share in zip(by_type, shares, strict=True)])
+    variances = np.linalg.eigvalsh(np.cov(nodes.T, aweights=weights, ddof=0))
+    cosine, concentrated = concentration(by_type, shares)
+    torch.testing.assert_close(cosine, expected)
+    assert 1 / concentrated.item() == pytest.approx(variances.sum() ** 2 / np.square(variances).sum(), rel=1e-4)
 
 
-def test_isotropy_is_one_in_one_direction_and_least_where_none_is_preferred():
-    direction = torch.randn(1, 16)
-    assert isotropy([direction * torch.tensor([[1.0], [2.0], [-3.0]])], [1.0]).item() == pytest.approx(1)
-    assert isotropy([3 * torch.eye(16).repeat(4, 1)], [1.0]).item() == pytest.approx(1 / 16)
-    assert isotropy([torch.randn(2_000, 16) + 5 * direction], [1.0]).item() > 0.5 > 0.1 > isotropy([torch.randn(2_000, 16)], [1.0]).item()
+@pytest.mark.parametrize("used", [1, 4, 16])
+def test_directions_used_alike_are_as_many_as_the_components(used):
+    """Both ways along each of them, so that their mean is zero."""
+    rows = torch.eye(16)[:used].repeat(4, 1)
+    cosine, concentrated = concentration([3 * rows, -rows], [0.5, 0.5])
+    assert cosine.item() == pytest.approx(0, abs=1e-6)
+    assert 1 / concentrated.item() == pytest.approx(used)
+
+
+def test_anisotropy_is_zero_where_directions_are_enough():
+    torch.manual_seed(0)
+    spread, few = torch.randn(500, 64), torch.randn(500, 4) @ torch.randn(4, 64)
+    assert anisotropy([spread], [1.0]).item() == 0
+    assert anisotropy([spread + 0.5], [1.0]).item() == 0, "a mean cosine of 0.2"
+    assert anisotropy([spread + 1], [1.0]).item() == pytest.approx(0.5 - 0.3, abs=0.02)
+    assert 1 / 4 - 1 / 16 < anisotropy([few], [1.0]).item() < 1 / 2, "16 components of 64 dimensions are asked for, there are at most 4"
+
+
+def test_anisotropy_of_one_single_direction_is_finite():
+    rows = torch.ones(100, 16, requires_grad=True)
+    found = anisotropy([rows], [1.0])
+    found.backward()
+    assert found.item() == pytest.approx(1 - 0.3)
+    assert rows.grad.isfinite().all()
 
 
 def test_the_isotropy_loss_spreads_what_points_one_way(graph, split, make_config):
-    """Descent along it alone: a cloud far from the origin in four of sixteen dimensions comes to fill all of them."""
+    """Descent along it alone: a cloud far from the origin in four of 64 dimensions comes to lie around it in many."""
     torch.manual_seed(0)
     config = make_config(isotropy_weight=7.0)
     layout = Batches(graph, split, config).layout
     num_rows = sum(n for _, n, _ in layout.directions)
-    rows = (torch.randn(num_rows, 4) @ torch.randn(4, 16) + 4 * torch.randn(1, 16)).requires_grad_()
+    rows = (torch.randn(num_rows, 4) @ torch.randn(4, 64) + 4 * torch.randn(1, 64)).requires_grad_()
     optimizer, found = torch.optim.Adam([rows], lr=0.1), []
     for _ in range(200):
         optimizer.zero_grad()
@@ -227,7 +252,7 @@ def test_the_isotropy_loss_spreads_what_points_one_way(graph, split, make_config
         optimizer.step()
         found.append(losses["isotropy"].item())
     assert found[0] > 0.4
-    assert found[-1] < 0.1
+    assert found[-1] == pytest.approx(0, abs=0.01)
 
 
 def test_every_type_shows_the_isotropy_loss_some_of_its_nodes(graph, split, config):

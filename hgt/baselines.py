@@ -244,7 +244,7 @@ def _train_shallow(name: str, run: _Run, limit_seconds: float) -> Baseline:
 
 def _train_epoch(trainee: Trainee, epoch: int, limit_seconds: float, memory: DeviceMemory) -> tuple[int, float]:
     """Number of steps made, at least one, and their seconds."""
-    started, step, number = time.monotonic(), Steps(trainee), 0
+    started, step, number = time.monotonic(), Steps(trainee, epoch), 0
     losses: dict[str, Tensor] = {}
     trainee.model.train()
     for number, batch in batches_ahead(trainee.batches, epoch, range(trainee.batches.num_batches)):

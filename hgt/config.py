@@ -87,6 +87,9 @@ class TrainConfig:
 
     num_epochs: int = _parameter(100, "epochs; one supervises every training edge exactly once", "epochs", changes_result=False)
     learning_rate: float = _parameter(0.002, "Adam's learning rate")
+    rate_decay_epochs: int = _parameter(
+        60, "epochs over which the learning rate falls to a fiftieth, along half a cosine; 0 keeps it as it is", "epochs"
+    )
     average_decay: float = _parameter(
         0.99, "decay per step of the moving average of the weights, which is what is evaluated and kept; 0 keeps the last weights"
     )
@@ -378,7 +381,7 @@ def _check_ranges(config: RunConfig) -> None:
     require(0 < flat["baseline_time"] <= 10, "baseline_time", "above 0 and at most 10")
     require(len(set(flat["baselines"])) == len(flat["baselines"]) > 0, "baselines", "one or several, each once")
     require("none" not in flat["baselines"] or len(flat["baselines"]) == 1, "baselines", "none alone, or others")
-    for name in ("max_shrinks", "num_other_negatives"):
+    for name in ("max_shrinks", "num_other_negatives", "rate_decay_epochs"):
         require(flat[name] >= 0, name, "0 or more")
     for name in ("memory", "docker_memory"):
         if flat[name] is not None:

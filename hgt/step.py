@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from hgt.average import WeightAverage
 from hgt.batches import Batch, Batches, MicroBatch
-from hgt.config import RunConfig
+from hgt.config import RunConfig, TrainConfig
 from hgt.graph import KnowledgeGraph
 from hgt.losses import Losses, isotropy_loss, micro_batch_loss
 from hgt.message_graph import MessageGraph, training_message_graph
@@ -25,6 +26,8 @@ from hgt.neighbor_sampling import NeighborSampling
 from hgt.shallow import ShallowModel
 from hgt.split import EdgeSplit
 from hgt.step_form import StepForm
+
+_LEAST_RATE = 0.02  # of the learning rate, once it has fallen
 
 
 @dataclass(frozen=True)
@@ -158,15 +161,27 @@ def build_trainee(
     return Trainee(config, device, model, optimizer, messages, batches)
 
 
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """Of an epoch, counted from 0: falling along half a cosine (Loshchilov & Hutter 2017, without restarts).
+
+    A function of the epoch alone: a run that is resumed, also with more epochs or on another device, goes on as it would have.
+    """
+    passed = min(1.0, epoch / config.rate_decay_epochs) if config.rate_decay_epochs else 0.0
+    return config.learning_rate * (_LEAST_RATE + (1 - _LEAST_RATE) * (1 + math.cos(math.pi * passed)) / 2)
+
+
 class Steps:
-    """Makes one step after another: `steps(batch)` is `train_step(trainee, batch)`, and the weights' average follows.
+    """Makes one step of an epoch after another: `steps(batch)` is `train_step(trainee, batch)` at the epoch's learning rate, and the
+    weights' average follows.
 
     On CUDA the second step is recorded as a graph and replayed from then on: the same kernels in the same order, started by the device
     instead of by Python (66,903 nodes, 200,000 facts on an H100: 0.021 s a step instead of 0.054). A recording takes some 100 MB of its
     own (inputs, cuBLAS's work space); where they are not to be had, steps go on as they are. Holds the step's memory while it lives.
     """
 
-    def __init__(self, trainee: Trainee):
+    def __init__(self, trainee: Trainee, epoch: int = 0):
+        for group in trainee.optimizer.param_groups:
+            group["lr"] = learning_rate(trainee.config.train, epoch)  # before anything is recorded: a recording keeps it
         self.trainee = trainee
         self.num_made = 0
         self.recordable = trainee.device.type == "cuda"

@@ -122,7 +122,7 @@ class Training:
         num_batches = self.trainee.batches.num_batches
         first_batch = self.progress.batch
         sums = {name: torch.tensor(value, device=self.trainee.device) for name, value in self.progress.sums.items()}
-        step = Steps(self.trainee)
+        step = Steps(self.trainee, self.progress.epoch)
         for number, batch in batches_ahead(self.trainee.batches, self.progress.epoch, range(first_batch, num_batches)):
             stop_without_parent()
             self.trainee.model.train()

@@ -47,7 +47,7 @@ def measure(kg: str, variant: str, device_type: str, num_epochs: int, seed: int)
     times, best, peak = [], 0.0, 0
     for epoch in range(num_epochs):
         trainee.model.train()
-        steps = Steps(trainee)
+        steps = Steps(trainee, epoch)
         for number in range(trainee.batches.num_batches):
             batch = trainee.batches.draw(epoch, number)
             torch.manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + number)

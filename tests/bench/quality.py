@@ -94,8 +94,9 @@ def trainee_of(model: str, point: Point, config: RunConfig, graph: KnowledgeGrap
         trainee.model.encoder = DistanceTable(graph.total_nodes, dim, point["dropout"]).to(device)
         trainee.model.decoder = DistanceDecoder(len(graph.edge_types), dim, model).to(device)
     trainee.model.decoder.n3 = point["n3"]
-    optimizer = torch.optim.Adam(trainee.model.parameters(), lr=point["rate"], fused=True, capturable=device.type == "cuda")
-    return replace(trainee, optimizer=optimizer)
+    optimizer = torch.optim.Adam(trainee.model.parameters(), fused=True, capturable=device.type == "cuda")
+    config = replace(trainee.config, train=replace(trainee.config.train, learning_rate=point["rate"]))
+    return replace(trainee, optimizer=optimizer, config=config)
 
 
 def measure(options: argparse.Namespace, seed: int, model: str, point: Point, values: dict[str, Any]) -> dict:
@@ -112,7 +113,7 @@ def measure(options: argparse.Namespace, seed: int, model: str, point: Point, va
     curve: list[tuple[int, float, float, int]] = []
     for epoch in range(config.train.num_epochs):
         trainee.model.train()
-        step = Steps(trainee)
+        step = Steps(trainee, epoch)
         for number, batch in batches_ahead(trainee.batches, epoch, range(trainee.batches.num_batches)):
             torch.manual_seed(step_seed(seed, epoch, number))
             step(batch)

@@ -86,7 +86,7 @@ def test_without_decay_there_is_none(graph, split, make_config):
 
 
 def after_steps(trainee, epoch, numbers):
-    steps = Steps(trainee)
+    steps = Steps(trainee, epoch)
     trainee.model.train()
     for number in numbers:
         steps(trainee.batches.draw(epoch, number))

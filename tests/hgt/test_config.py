@@ -51,7 +51,7 @@ OTHER = {
     **{"split": "disease-holdout", "holdout_relations": ["indication"]},
     **{"baselines": ["distmult"], "baseline_time": 1.0},
     **{"max_shrinks": 0, "fallback": "none", "docker_memory": "8GB"},
-    **{"average_decay": 0.0, "num_other_negatives": 0},
+    **{"average_decay": 0.0, "num_other_negatives": 0, "rate_decay_epochs": 0},
 }
 FREE = {
     *("num_epochs", "device", "node_batch_size", "accumulation_steps", "patience", "checkpoint_minutes", "recompute_layers", "memory"),
@@ -131,7 +131,7 @@ def test_nan_infinity_negative_and_huge_numbers_are_refused(name):
 
 @pytest.mark.parametrize("name", [p.name for p in PARAMETERS.values() if p.type is int])
 def test_counts_have_a_least_value(name):
-    for value in (-1, -(10**30)) if name in ("seed", "max_shrinks", "num_other_negatives") else (0, -1):
+    for value in (-1, -(10**30)) if name in ("seed", "max_shrinks", "num_other_negatives", "rate_decay_epochs") else (0, -1):
         with pytest.raises(InputError, match=f"Parameter {name} must be "):
             RunConfig.from_flat({name: value})
 

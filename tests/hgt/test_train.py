@@ -23,6 +23,7 @@ from hgt.graph import KnowledgeGraph
 from hgt.program import planned_form
 from hgt.run_folder import RunFolder
 from hgt.split import split_facts
+from hgt.step import Steps, learning_rate
 from hgt.step_form import StepForm
 from hgt.train import Training
 from tests.conftest import CHECKOUT, SMALL, wait_for
@@ -264,8 +265,37 @@ def test_training_that_diverges_says_so(tmp_path, small_kg):
         train_here(folder)
 
 
+def test_the_learning_rate_falls_along_half_a_cosine_and_stays():
+    config = RunConfig.from_flat({"learning_rate": 0.01, "rate_decay_epochs": 40}).train
+    assert [learning_rate(config, epoch) for epoch in (0, 20, 40, 400)] == pytest.approx([0.01, 0.0051, 0.0002, 0.0002])
+    falling = [learning_rate(config, epoch) for epoch in range(41)]
+    assert falling == sorted(falling, reverse=True)
+    assert learning_rate(RunConfig.from_flat({"learning_rate": 0.01, "rate_decay_epochs": 0}).train, 99) == 0.01
+
+
+def test_the_steps_of_an_epoch_are_made_at_its_rate(tmp_path, small_kg):
+    """Adam's first step moves a weight by the learning rate, whatever its gradient."""
+    training = Training(make_run(tmp_path / "run", small_kg, rate_decay_epochs=5, learning_rate=0.01), lambda *_, **__: None)
+    weight = training.trainee.model.decoder.relation
+    before = weight.detach().clone()
+    Steps(training.trainee, epoch=7)(training.trainee.batches.draw(7, 0))
+    assert (weight - before).abs().max().item() == pytest.approx(0.01 / 50, rel=0.01)
+
+
+def test_more_epochs_than_were_asked_for_go_on_at_the_rate_that_they_would_have_had(tmp_path, small_kg):
+    whole = make_run(tmp_path / "whole", small_kg, rate_decay_epochs=3, num_epochs=4)
+    folder = make_run(tmp_path / "continued", small_kg, rate_decay_epochs=3, num_epochs=2)
+    train_here(whole)
+    train_here(folder)
+    RunConfig.from_flat(folder.load_config().to_flat() | {"num_epochs": 4}).save(folder.config)
+    train_here(folder)
+    assert losses(folder) == losses(whole)
+    rates = [[epoch["learning_rate"] for epoch in epochs_by_number(f.events).values()] for f in (folder, whole)]
+    assert rates[0] == rates[1] == pytest.approx([0.002 * part for part in (1, 0.755, 0.265, 0.02)])
+
+
 def test_early_stopping_keeps_the_best_checkpoint(tmp_path, small_kg):
-    folder = make_run(tmp_path / "run", small_kg, num_epochs=60, patience=2, learning_rate=0.02)
+    folder = make_run(tmp_path / "run", small_kg, num_epochs=60, patience=2, learning_rate=0.01)
     train_here(folder)
     end = [e for e in EventReader(folder.events).new() if e["event"] == "end"][-1]
     epochs = epochs_by_number(folder.events)

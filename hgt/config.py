@@ -90,6 +90,7 @@ class TrainConfig:
     rate_decay_epochs: int = _parameter(
         60, "epochs over which the learning rate falls to a fiftieth, along half a cosine; 0 keeps it as it is", "epochs"
     )
+    min_rate_decay_steps: int = _parameter(2500, "least number of optimizer steps over which it falls, however few an epoch has", "batches")
     average_decay: float = _parameter(
         0.99, "decay per step of the moving average of the weights, which is what is evaluated and kept; 0 keeps the last weights"
     )
@@ -345,6 +346,7 @@ def parse_bytes(text: str, name: str = "memory") -> int:
 _AT_LEAST_ONE = (
     *("limit_nodes", "embedding_dim", "hidden_dim", "num_layers", "num_heads", "num_epochs", "edge_sample_size", "node_batch_size"),
     *("accumulation_steps", "min_batches_per_epoch", "num_negatives", "patience", "num_val_edges", "min_components_90", "num_neighbors"),
+    "min_rate_decay_steps",
 )
 _POSITIVE = ("learning_rate", "contrastive_temperature", "max_grad_norm", "checkpoint_minutes")
 _SHARES = (

@@ -161,12 +161,13 @@ def build_trainee(
     return Trainee(config, device, model, optimizer, messages, batches)
 
 
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """Of an epoch, counted from 0: falling along half a cosine (Loshchilov & Hutter 2017, without restarts).
+def learning_rate(config: TrainConfig, epoch: int, num_batches: int) -> float:
+    """Of an epoch, counted from 0, of so many batches: falling along half a cosine (Loshchilov & Hutter 2017, without restarts).
 
-    A function of the epoch alone: a run that is resumed, also with more epochs or on another device, goes on as it would have.
+    A function of these alone: a run that is resumed, also with more epochs or on another device, goes on as it would have.
     """
-    passed = min(1.0, epoch / config.rate_decay_epochs) if config.rate_decay_epochs else 0.0
+    num_steps = max(config.rate_decay_epochs * num_batches, config.min_rate_decay_steps)
+    passed = min(1.0, epoch * num_batches / num_steps) if config.rate_decay_epochs else 0.0
     return config.learning_rate * (_LEAST_RATE + (1 - _LEAST_RATE) * (1 + math.cos(math.pi * passed)) / 2)
 
 
@@ -181,7 +182,9 @@ class Steps:
 
     def __init__(self, trainee: Trainee, epoch: int = 0):
         for group in trainee.optimizer.param_groups:
-            group["lr"] = learning_rate(trainee.config.train, epoch)  # before anything is recorded: a recording keeps it
+            group["lr"] = learning_rate(
+                trainee.config.train, epoch, trainee.batches.num_batches
+            )  # before anything is recorded: a recording keeps it
         self.trainee = trainee
         self.num_made = 0
         self.recordable = trainee.device.type == "cuda"

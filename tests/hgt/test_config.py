@@ -51,7 +51,7 @@ OTHER = {
     **{"split": "disease-holdout", "holdout_relations": ["indication"]},
     **{"baselines": ["distmult"], "baseline_time": 1.0},
     **{"max_shrinks": 0, "fallback": "none", "docker_memory": "8GB"},
-    **{"average_decay": 0.0, "num_other_negatives": 0, "rate_decay_epochs": 0},
+    **{"average_decay": 0.0, "num_other_negatives": 0, "rate_decay_epochs": 0, "min_rate_decay_steps": 1},
 }
 FREE = {
     *("num_epochs", "device", "node_batch_size", "accumulation_steps", "patience", "checkpoint_minutes", "recompute_layers", "memory"),

@@ -266,16 +266,19 @@ def test_training_that_diverges_says_so(tmp_path, small_kg):
 
 
 def test_the_learning_rate_falls_along_half_a_cosine_and_stays():
-    config = RunConfig.from_flat({"learning_rate": 0.01, "rate_decay_epochs": 40}).train
-    assert [learning_rate(config, epoch) for epoch in (0, 20, 40, 400)] == pytest.approx([0.01, 0.0051, 0.0002, 0.0002])
-    falling = [learning_rate(config, epoch) for epoch in range(41)]
+    config = RunConfig.from_flat({"learning_rate": 0.01, "rate_decay_epochs": 40, "min_rate_decay_steps": 800}).train
+    assert [learning_rate(config, epoch, 20) for epoch in (0, 20, 40, 400)] == pytest.approx([0.01, 0.0051, 0.0002, 0.0002])
+    assert [learning_rate(config, epoch, 10) for epoch in (0, 40, 80, 400)] == pytest.approx([0.01, 0.0051, 0.0002, 0.0002]), "by steps"
+    falling = [learning_rate(config, epoch, 20) for epoch in range(41)]
     assert falling == sorted(falling, reverse=True)
-    assert learning_rate(RunConfig.from_flat({"learning_rate": 0.01, "rate_decay_epochs": 0}).train, 99) == 0.01
+    assert learning_rate(RunConfig.from_flat({"learning_rate": 0.01, "rate_decay_epochs": 0}).train, 9_999, 20) == 0.01
 
 
 def test_the_steps_of_an_epoch_are_made_at_its_rate(tmp_path, small_kg):
     """Adam's first step moves a weight by the learning rate, whatever its gradient."""
-    training = Training(make_run(tmp_path / "run", small_kg, rate_decay_epochs=5, learning_rate=0.01), lambda *_, **__: None)
+    training = Training(
+        make_run(tmp_path / "run", small_kg, rate_decay_epochs=5, min_rate_decay_steps=1, learning_rate=0.01), lambda *_, **__: None
+    )
     weight = training.trainee.model.decoder.relation
     before = weight.detach().clone()
     Steps(training.trainee, epoch=7)(training.trainee.batches.draw(7, 0))
@@ -283,8 +286,9 @@ def test_the_steps_of_an_epoch_are_made_at_its_rate(tmp_path, small_kg):
 
 
 def test_more_epochs_than_were_asked_for_go_on_at_the_rate_that_they_would_have_had(tmp_path, small_kg):
-    whole = make_run(tmp_path / "whole", small_kg, rate_decay_epochs=3, num_epochs=4)
-    folder = make_run(tmp_path / "continued", small_kg, rate_decay_epochs=3, num_epochs=2)
+    falling = {"rate_decay_epochs": 3, "min_rate_decay_steps": 1}
+    whole = make_run(tmp_path / "whole", small_kg, num_epochs=4, **falling)
+    folder = make_run(tmp_path / "continued", small_kg, num_epochs=2, **falling)
     train_here(whole)
     train_here(folder)
     RunConfig.from_flat(folder.load_config().to_flat() | {"num_epochs": 4}).save(folder.config)

@@ -221,6 +221,27 @@ def _clipped(graph: MessageGraph, targets: tuple[int, int]) -> tuple[tuple[int, 
     return tuple((max(a, targets[0]) - targets[0], max(min(b, targets[1]), targets[0]) - targets[0]) for a, b in graph.ranges)
 
 
+class _Dropped(torch.autograd.Function):
+    """Keeps its result alone, which the layer that reads it keeps as well: what is 0 in it was dropped."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dropout: float) -> Tensor:
+        ctx.scale = 1 / (1 - dropout)
+        out = (x * _dropout_mask(x, dropout)).mul_(ctx.scale)
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None]:
+        (out,) = ctx.saved_tensors
+        return (grad_out * (out != 0)).mul_(ctx.scale), None
+
+
+def dropped(x: Float[Tensor, "num_nodes hidden"], dropout: float) -> Float[Tensor, "num_nodes hidden"]:
+    """Dropout (Srivastava et al. 2014) for the backward pass of which no mask is kept. dropout: the share of the elements that become 0"""
+    return _Dropped.apply(x, dropout)
+
+
 def _dropout_mask(x: Tensor, dropout: float) -> Tensor:
     """What is kept, of x's shape. On the CPU drawn from 16 random bits an element: `bernoulli_` takes six times as long."""
     if x.device.type != "cpu":

@@ -55,6 +55,7 @@ class Counts:
     chunk_types: tuple[MessageType, ...]  # into the chunk of nodes with the most edges (inference)
     draws_edges: bool
     dropout: bool
+    input_dropout: bool
     complex: bool
     averages: bool
     item: int  # bytes of what is gathered along edges
@@ -77,7 +78,7 @@ class Counts:
             facts=graph.total_facts, message_types=types,
             step_types=tuple(replace(of_type, edges=n) for of_type, n in zip(types, drawn, strict=True)),
             chunk_types=_chunk_types(degrees, graph.total_nodes, t.node_batch_size, share), draws_edges=t.num_neighbors is not None,
-            dropout=m.dropout > 0, complex=m.decoder == "complex", averages=t.average_decay > 0,
+            dropout=m.dropout > 0, input_dropout=m.input_dropout > 0, complex=m.decoder == "complex", averages=t.average_decay > 0,
             item=2 if m.mixed_precision else 4, node_chunk=t.node_batch_size,
             ranked=_asked(graph, min(t.num_val_edges / graph.total_facts, config.split.val_fraction)),
             tested=_asked(graph, config.split.test_fraction), batch=batch_sizes(graph, config),

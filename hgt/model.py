@@ -17,7 +17,7 @@ from hgt.config import ModelConfig
 from hgt.errors import InputError
 from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
-from hgt.layer import HGTLayer, linear_by_rows
+from hgt.layer import HGTLayer, dropped, linear_by_rows
 from hgt.message_graph import MessageGraph, build_message_graph, message_edge_types
 
 # Standard deviation of a node's own part of its input. A smaller one learns more slowly but overfits later: on an excerpt of Hetionet, 0.3
@@ -32,6 +32,7 @@ class HGTEncoder(nn.Module):
         super().__init__()
         self.num_nodes = dict(num_nodes)
         self.edge_types = edge_types
+        self.input_dropout = config.input_dropout
         self.node_embedding = nn.Parameter(_initial_inputs(num_nodes, config.hidden_dim))
         self.layers = nn.ModuleList(
             HGTLayer(
@@ -104,6 +105,8 @@ class HGTEncoder(nn.Module):
         return torch.cat([x_dict[t] for t in self.num_nodes])
 
     def _apply_layers(self, x: Tensor, graph: MessageGraph, removed: Tensor | None, spend_gradient: bool = False) -> Tensor:
+        if self.training and self.input_dropout:
+            x = dropped(x, self.input_dropout)
         for layer in self.layers:
             x = layer(x, graph, removed, spend_gradient)
         return x

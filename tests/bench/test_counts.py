@@ -20,7 +20,7 @@ from tests.bench.graphs import primekg_like
 
 NUM_NODES = {"drug": 30, "gene": 50, "disease": 20}
 EDGE_TYPES = (("drug", "targets", "gene"), ("gene", "rev_targets", "drug"), ("gene", "binds", "gene"), ("disease", "about", "gene"))
-SMALL = ModelConfig(embedding_dim=24, hidden_dim=16, num_heads=2, num_layers=1, dropout=0.0)
+SMALL = ModelConfig(embedding_dim=24, hidden_dim=16, num_heads=2, num_layers=1, dropout=0.0, input_dropout=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ RUN = LAX | {
     "baselines": "none",
     "num_epochs": 4,
     "dropout": 0.0,
+    "input_dropout": 0.0,
     "edge_sample_size": 50_000,
     "min_batches_per_epoch": 2,
 }  # of two steps each, in full dimensions

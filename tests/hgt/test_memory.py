@@ -80,6 +80,7 @@ CASES = {
     "narrow": (3_000, 20_000, {"embedding_dim": 64, "hidden_dim": 64}, {}),
     "four layers": (3_000, 15_000, {"num_layers": 4, "hidden_dim": 128}, {}),
     "four layers computed again": (3_000, 15_000, {"num_layers": 4, "hidden_dim": 128}, COMPUTED_AGAIN),
+    "no dropout on inputs": (3_000, 20_000, {"input_dropout": 0.0}, {}),
     "no average": (3_000, 20_000, {"hidden_dim": 64, "average_decay": 0.0}, {}),
     "typed negatives": (6_000, 30_000, {"hidden_dim": 64, "num_other_negatives": 0}, {}),
     "many other negatives": (6_000, 30_000, {"hidden_dim": 64, "num_negatives": 64, "num_other_negatives": 64}, {}),
@@ -91,7 +92,7 @@ CASES = {
     "small tables": (10_000, 50_000, {"embedding_dim": 128, "hidden_dim": 128}, {"table_rows": 2_048, "group_edges": 32_768}),
     "half precision": (6_000, 30_000, {"hidden_dim": 64, "mixed_precision": True}, {}),
     "smallest form": (
-        *(6_000, 60_000, {"embedding_dim": 64, "hidden_dim": 64, "dropout": 0.0, "num_val_edges": 500}),
+        *(6_000, 60_000, {"embedding_dim": 64, "hidden_dim": 64, "dropout": 0.0, "input_dropout": 0.0, "num_val_edges": 500}),
         COMPUTED_AGAIN | {"table_rows": 4_096, "group_edges": 65_536, "accumulation_steps": 64},
     ),
     "large": (20_000, 60_000, {"embedding_dim": 256, "hidden_dim": 64, "num_val_edges": 500}, {}),

@@ -34,7 +34,7 @@ SHORT = {"accumulation_steps": 1, "num_layers": 1}
 VARIANTS = {
     "complex decoder": {"decoder": "complex"},
     "layers recomputed": {"recompute_layers": True},
-    "contrastive loss": {"contrastive_weight": 0.5, "dropout": 0.0},
+    "contrastive loss": {"contrastive_weight": 0.5, "dropout": 0.0, "input_dropout": 0.0},
 }
 
 Kernels = dict[str, frozenset[str]]

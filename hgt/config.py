@@ -47,8 +47,8 @@ class GraphConfig:
 class SplitConfig:
     """What is held out of training."""
 
-    val_fraction: float = _parameter(0.05, "share of each edge type, or of a holdout split's nodes, that steers early stopping")
-    test_fraction: float = _parameter(0.05, "share of each edge type, or of a holdout split's nodes, for the final figures")
+    val_fraction: float = _parameter(0.05, "share of each edge type that steers early stopping; of a holdout split, of its nodes and of other edge types")
+    test_fraction: float = _parameter(0.05, "share of each edge type for the final figures; of a holdout split, of its nodes alone")
     seed: int = _parameter(0, "seed of the split, the weights, the batches and the dropout")
     split: str = _parameter(
         "random", "what is held out: random facts of each edge type, or all facts of some nodes with drugs (zero-shot): disease-holdout"
@@ -64,7 +64,7 @@ class SplitConfig:
 
     @property
     def least_held_out(self) -> float:
-        """Share of every edge type that certainly does not train: a holdout split holds nothing out of most edge types."""
+        """Share of every edge type that certainly does not train: a holdout split holds nearly nothing out of some."""
         return 0.0 if self.holdout_type else self.val_fraction + self.test_fraction
 
 

@@ -3,6 +3,7 @@
 In: a `KnowledgeGraph`. Out: an `EdgeSplit` over its facts in their global order. The unit is the unordered pair within an
 edge type, so that a fact, its mirror row and its reverse are always on the same side (FACTS.md 5: the field's commonest leak).
 A holdout split goes by node: all facts of a held-out node with drugs are on one side, so that what ranks them never saw one of them.
+A share of every other edge type's facts steers early stopping besides: held-out nodes have too few facts to do it alone.
 """
 
 from __future__ import annotations
@@ -84,10 +85,18 @@ def split_facts(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
 def _by_fact(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
     """Split each edge type by the shares of the configuration.
 
-    Edge types too small to hold out at least one pair for each of val and test keep all of theirs for training. Edge types
-    of one relation in both directions (read as directed) are split together, as pairs.
+    Edge types too small to hold out at least one pair for each of val and test keep all of theirs for training.
     """
-    facts = all_facts(graph)
+    facts, part = all_facts(graph), _random_parts(graph, config.seed, (config.val_fraction, config.test_fraction))
+    return EdgeSplit(facts, part, _unsplit(graph, facts, part))
+
+
+def _random_parts(graph: KnowledgeGraph, seed: int, shares: tuple[float, ...]) -> UInt8[Tensor, " num_facts"]:
+    """The part of each fact, in the order of `all_facts`. shares: of each edge type, for validation (and the test)
+
+    An edge type too small to hold out at least one pair for each of them trains as a whole. Edge types of one relation in both directions
+    (read as directed) are split together, as pairs.
+    """
     parts = [np.full(n, TRAIN, dtype=np.uint8) for n in graph.num_facts.values()]
     place = {e: i for i, e in enumerate(graph.edge_types)}
     for number, (head, relation, tail) in enumerate(graph.edge_types):
@@ -96,27 +105,26 @@ def _by_fact(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
             continue  # split with the other direction
         members = [number] if opposite == number else [number, opposite]
         unit, num_units = _units([graph.edge_index[graph.edge_types[m]].numpy() for m in members], within_one_type=head == tail)
-        num_val, num_test = int(config.val_fraction * num_units), int(config.test_fraction * num_units)
-        if num_val and num_test:
-            order = np.random.default_rng([config.seed, number]).permutation(num_units)
+        counts = [int(share * num_units) for share in shares]
+        if all(counts):
+            order = np.random.default_rng([seed, number]).permutation(num_units)
             part_of_unit = np.full(num_units, TRAIN, dtype=np.uint8)
-            part_of_unit[order[:num_val]] = VAL
-            part_of_unit[order[num_val : num_val + num_test]] = TEST
+            for part, units in zip((VAL, TEST), np.split(order[: sum(counts)], np.cumsum(counts)[:-1]), strict=False):
+                part_of_unit[units] = part
             start = 0
             for m in members:
                 stop = start + len(parts[m])
                 parts[m] = part_of_unit[unit[start:stop]]
                 start = stop
-    part = torch.from_numpy(np.concatenate(parts))
-    return EdgeSplit(facts, part, _unsplit(graph, facts, part))
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
-    """Hold out a share of a type's nodes with all their facts of the `holdout_edge_types`; every other fact trains.
+    """Hold out a share of a type's nodes with all their facts of the `holdout_edge_types`; other facts train, but for some that validate.
 
     Diseases as in TxGNN's `complex_disease` split (Huang et al. 2024): drawn from those with drugs, without any of their drugs, but with
-    their genes and phenotypes. Other edge types all train, as in its `disease_eval` split (in `complex_disease` they are split at random),
-    so that validation, early stopping and the final figures are about held-out nodes alone.
+    their genes and phenotypes; facts of other edge types, drawn at random, steer early stopping as well. The final figures are about
+    held-out nodes alone, so nothing else is kept for the test.
     A fact between two held-out nodes goes with the test node.
     """
     assert config.holdout_type is not None
@@ -135,7 +143,8 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
     node_part = torch.full((graph.total_nodes,), TRAIN, dtype=torch.uint8)
     node_part[candidates[order[:num_val]]] = VAL
     node_part[candidates[order[num_val : num_val + num_test]]] = TEST
-    part = torch.where(concerned, torch.maximum(node_part[facts[0]], node_part[facts[2]]), TRAIN).to(torch.uint8)
+    others = _random_parts(graph, config.seed, (config.val_fraction,))
+    part = torch.where(concerned, torch.maximum(node_part[facts[0]], node_part[facts[2]]), others)
     return EdgeSplit(facts, part, _unsplit(graph, facts, part), node_part)
 
 

@@ -244,7 +244,7 @@ HOLDOUT = SplitConfig(split="disease-holdout", val_fraction=0.2, test_fraction=0
 
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 1000), share=st.sampled_from([0.3, 0.8]), held=st.sampled_from(["disease", "drug"]))
-def test_a_holdout_split_holds_out_all_facts_of_its_nodes_with_drugs_and_no_others(seed, share, held):
+def test_a_holdout_split_tests_all_facts_of_its_nodes_with_drugs_and_no_others(seed, share, held):
     graph = random_graph(seed, share)
     config = SplitConfig(split=f"{held}-holdout", val_fraction=0.2, test_fraction=0.3, seed=seed)
     split = split_facts(graph, config)
@@ -257,11 +257,17 @@ def test_a_holdout_split_holds_out_all_facts_of_its_nodes_with_drugs_and_no_othe
             assert side.setdefault(node, part) == part
             assert split.node_part[node] == part
         else:
-            assert part == TRAIN
+            assert part != TEST
+    for edge_type in (PPI, REGULATES):
+        of_type = split.part[split.facts[1] == graph.edge_types.index(edge_type)]
+        assert (of_type == VAL).float().mean() == pytest.approx(0.2, abs=0.05), "they steer early stopping, too"
     counts = Counter(side.values())
     assert (counts[VAL], counts[TEST]) == (int(0.2 * len(side)), int(0.3 * len(side)))
     assert int((split.node_part != TRAIN).sum()) == counts[VAL] + counts[TEST]
     messages = edges_of(graph, training_message_graph(graph, split))
+    reachable = {(frozenset((s, t)), name.removeprefix("rev_")) for s, name, t, _ in messages}
+    names = [r for _, r, _ in graph.edge_types]
+    assert not {(frozenset((h, t)), names[r]) for h, r, t in split.facts[:, split.part != TRAIN].T.tolist()} & reachable
     treated = {n for s, name, t, _ in messages if name.removeprefix("rev_") in ("treats", "told") for n in (s, t)}
     assert not treated & {n for n, part in side.items() if part != TRAIN}
 
@@ -270,9 +276,9 @@ def test_only_the_named_relations_are_held_out():
     graph = random_graph(1, 0.8)
     for relation, edge_types in (("told", set(TWO_WAYS)), ("treats", {TREATS})):
         split = split_facts(graph, SplitConfig(split="disease-holdout", holdout_relations=(relation,), val_fraction=0.2, test_fraction=0.2))
-        held = torch.unique(split.facts[1, split.part != TRAIN])
-        assert {graph.edge_types[i] for i in held.tolist()} == edge_types
-        assert split.unsplit == tuple(e for e in graph.edge_types if e not in edge_types)
+        tested = torch.unique(split.facts[1, split.part == TEST])
+        assert {graph.edge_types[i] for i in tested.tolist()} == edge_types
+        assert split.unsplit == (FEW,)
 
 
 def test_a_fact_between_two_held_out_nodes_goes_with_the_test_node():
@@ -282,7 +288,7 @@ def test_a_fact_between_two_held_out_nodes_goes_with_the_test_node():
     one, other = split.node_part[split.facts[0, ppi]], split.node_part[split.facts[2, ppi]]
     assert torch.equal(split.part[ppi], torch.maximum(one, other))
     assert {(VAL, TEST), (TEST, VAL)} & set(zip(one.tolist(), other.tolist(), strict=True))
-    assert (split.part[~ppi] == TRAIN).all()
+    assert (split.part[~ppi] != TEST).all()
 
 
 def test_the_seed_decides_which_nodes_are_held_out():

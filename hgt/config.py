@@ -47,7 +47,9 @@ class GraphConfig:
 class SplitConfig:
     """What is held out of training."""
 
-    val_fraction: float = _parameter(0.05, "share of each edge type that steers early stopping; of a holdout split, of its nodes and of other edge types")
+    val_fraction: float = _parameter(
+        0.05, "share of each edge type that steers early stopping; of a holdout split, of its nodes and of other edge types"
+    )
     test_fraction: float = _parameter(0.05, "share of each edge type for the final figures; of a holdout split, of its nodes alone")
     seed: int = _parameter(0, "seed of the split, the weights, the batches and the dropout")
     split: str = _parameter(
@@ -89,7 +91,7 @@ class TrainConfig:
     num_epochs: int = _parameter(100, "epochs; one supervises every training edge exactly once", "epochs", changes_result=False)
     learning_rate: float = _parameter(0.002, "Adam's learning rate")
     rate_decay_epochs: int = _parameter(
-        60, "epochs over which the learning rate falls to a fiftieth, along half a cosine; 0 keeps it as it is", "epochs"
+        80, "epochs over which the learning rate falls to a fiftieth, along half a cosine; 0 keeps it as it is", "epochs"
     )
     min_rate_decay_steps: int = _parameter(2500, "least number of optimizer steps over which it falls, however few an epoch has", "batches")
     average_decay: float = _parameter(

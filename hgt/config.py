@@ -64,11 +64,6 @@ class SplitConfig:
         """The node type of a holdout split; None where random facts are held out."""
         return None if self.split == "random" else self.split.removesuffix(_HOLDOUT)
 
-    @property
-    def least_held_out(self) -> float:
-        """Share of every edge type that certainly does not train: a holdout split holds nearly nothing out of some."""
-        return 0.0 if self.holdout_type else self.val_fraction + self.test_fraction
-
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -41,9 +41,11 @@ class HGTLayer(nn.Module):
         dropout: float = 0.0,
         compute_dtype: torch.dtype = torch.float32,
         recompute: bool = False,
+        input_dropout: float = 0.0,
     ):
         """compute_dtype: of the dense products and of what is gathered along edges; scores, softmax and sums stay as they are.
         recompute: keep nothing but the input for the backward pass ("gradient checkpointing"): less memory, same result.
+        dropout, input_dropout: of its output and of its input, while training.
 
         The attribute `keep_projections`: keep keys, queries and values as well, instead of computing them again: more memory, less time.
         On the CPU, where the graph is small, the tables that they are gathered and transformed in too.
@@ -54,6 +56,7 @@ class HGTLayer(nn.Module):
         self.dropout = dropout
         self.compute_dtype = compute_dtype
         self.recompute = recompute
+        self.input_dropout = input_dropout
         self.keep_projections = False
         self.node_types = list(node_types)
         self.projection = nn.Parameter(_xavier((num_types, 3, hidden_dim, hidden_dim), 1 / math.sqrt(2)))  # as one map to 3 hidden_dim
@@ -74,10 +77,14 @@ class HGTLayer(nn.Module):
     ) -> Float[Tensor, "num_nodes hidden"]:
         """removed: edges that take no part; None for none. spend_gradient: whoever calls backward has no further use for the gradient
         that it hands in, so it may be overwritten (one node-sized tensor less)."""
-        kept = _dropout_mask(x, self.dropout) if self.training and self.dropout else None
+        dropped = _Dropped(_dropout_mask(x, self.input_dropout), 1 / (1 - self.input_dropout)) if self._drops(self.input_dropout) else None
+        kept = _dropout_mask(x, self.dropout) if self._drops(self.dropout) else None
         nodes = Nodes(graph.ranges, kept, 1 / (1 - self.dropout), self._dtype(x), spend_gradient)
-        how = _How(graph, nodes, removed, self.recompute, self.keep_projections)
+        how = _How(graph, nodes, removed, self.recompute, self.keep_projections, dropped)
         return _Layer.apply(x, how, *self._weights())
+
+    def _drops(self, share: float) -> bool:
+        return self.training and share > 0
 
     def _dtype(self, x: Tensor) -> torch.dtype:
         return x.dtype if self.compute_dtype == torch.float32 else self.compute_dtype
@@ -128,6 +135,24 @@ class HGTLayer(nn.Module):
 
 
 @dataclass(frozen=True)
+class _Dropped:
+    """Dropout of a layer's input (Srivastava et al. 2014). Of the dropped input only `kept` outlives the forward pass: it is made again.
+
+    kept: [N, hidden] bool; scale: of what is kept
+    """
+
+    kept: Tensor
+    scale: float
+
+    def of(self, x: Tensor) -> Tensor:
+        return (x * self.kept).mul_(self.scale)
+
+    def gradient_(self, grad: Tensor) -> Tensor:
+        """By x from that by the dropped input, in its place."""
+        return grad.mul_(self.kept).mul_(self.scale)
+
+
+@dataclass(frozen=True)
 class _How:
     """What a pass through a layer depends on besides its input and parameters."""
 
@@ -136,6 +161,10 @@ class _How:
     removed: Tensor | None
     recompute: bool
     keep_projections: bool
+    dropped: _Dropped | None
+
+    def input(self, x: Tensor) -> Tensor:
+        return x if self.dropped is None else self.dropped.of(x)
 
 
 class _Layer(torch.autograd.Function):
@@ -143,9 +172,9 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, how: _How, *parameters: Tensor) -> Tensor:
-        w = Weights(*parameters)
-        attended = _attend(x, w, how)
-        out = node_kernels(x.device.type).update(x, attended.message, w, how.nodes)
+        w, read = Weights(*parameters), how.input(x)
+        attended = _attend(read, w, how)
+        out = node_kernels(x.device.type).update(read, attended.message, w, how.nodes)
         ctx.how = how
         ctx.save_for_backward(x, *parameters)
         # The backward pass overwrites some of it and frees the rest early, so it is not for save_for_backward.
@@ -158,6 +187,7 @@ class _Layer(torch.autograd.Function):
             raise RuntimeError("The backward pass of an HGT layer can run once only; call the layer again.")
         x, *parameters = ctx.saved_tensors
         how, nodes, kernels = ctx.how, ctx.how.nodes, node_kernels(x.device.type)
+        x = how.input(x)
         w, grads = Weights(*parameters), Weights(*map(torch.zeros_like, parameters))
         attended = ctx.spent.pop() or _attend(x, w, how)
         attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed)
@@ -181,6 +211,8 @@ class _Layer(torch.autograd.Function):
         else:
             kernels.project_backward(grad_query, x, w, grads, QUERY, nodes, grad_x)
             kernels.project_backward(grad_key, x, w, grads, KEY, nodes, grad_x)
+        if how.dropped is not None:
+            how.dropped.gradient_(grad_x)
         of_parameters = (
             *(grads.projection, grads.projection_bias, grads.out, grads.out_bias, grads.skip),
             *(grads.prior, grads.key_transform, grads.value_transform),
@@ -219,27 +251,6 @@ def _attend(x: Tensor, w: Weights, how: _How) -> _Attended:
 def _clipped(graph: MessageGraph, targets: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     """Each type's share of the targets, numbered from targets[0]."""
     return tuple((max(a, targets[0]) - targets[0], max(min(b, targets[1]), targets[0]) - targets[0]) for a, b in graph.ranges)
-
-
-class _Dropped(torch.autograd.Function):
-    """Keeps its result alone, which the layer that reads it keeps as well: what is 0 in it was dropped."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, dropout: float) -> Tensor:
-        ctx.scale = 1 / (1 - dropout)
-        out = (x * _dropout_mask(x, dropout)).mul_(ctx.scale)
-        ctx.save_for_backward(out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None]:
-        (out,) = ctx.saved_tensors
-        return (grad_out * (out != 0)).mul_(ctx.scale), None
-
-
-def dropped(x: Float[Tensor, "num_nodes hidden"], dropout: float) -> Float[Tensor, "num_nodes hidden"]:
-    """Dropout (Srivastava et al. 2014) for the backward pass of which no mask is kept. dropout: the share of the elements that become 0"""
-    return _Dropped.apply(x, dropout)
 
 
 def _dropout_mask(x: Tensor, dropout: float) -> Tensor:

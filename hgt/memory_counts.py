@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import Any
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from hgt.batches import BatchSizes, batch_sizes
 from hgt.config import RunConfig
+from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
+from hgt.split import largest_training_shares
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,16 @@ class Counts:
     @classmethod
     def of(cls, graph: KnowledgeGraph, config: RunConfig, device: str) -> Counts:
         m, t = config.model, config.train
-        share = 1 - config.split.least_held_out
-        degrees = list(_degrees(graph))
-        types = tuple(_message_type(source, target, share) for _, source, target in degrees)
+        degrees = list(_degrees(graph, largest_training_shares(graph, config.split)))
+        types = tuple(_message_type(source, target, share) for _, source, target, share in degrees)
         most = t.num_neighbors or inf
-        drawn = (ceil((share * target).clamp(max=most).sum()) for _, _, target in degrees)
+        drawn = (ceil((share * target).clamp(max=most).sum()) for _, _, target, share in degrees)
         return cls(
             device=device, nodes=graph.total_nodes, node_types=len(graph.node_types), largest_type=max(graph.num_nodes.values()),
             hidden=m.hidden_dim, dim=m.embedding_dim, heads=m.num_heads, layers=m.num_layers, relations=len(graph.edge_types),
             facts=graph.total_facts, message_types=types,
             step_types=tuple(replace(of_type, edges=n) for of_type, n in zip(types, drawn, strict=True)),
-            chunk_types=_chunk_types(degrees, graph.total_nodes, t.node_batch_size, share), draws_edges=t.num_neighbors is not None,
+            chunk_types=_chunk_types(degrees, graph.total_nodes, t.node_batch_size), draws_edges=t.num_neighbors is not None,
             dropout=m.dropout > 0, input_dropout=m.input_dropout > 0, complex=m.decoder == "complex", averages=t.average_decay > 0,
             item=2 if m.mixed_precision else 4, node_chunk=t.node_batch_size,
             ranked=_asked(graph, min(t.num_val_edges / graph.total_facts, config.split.val_fraction)),
@@ -92,16 +93,17 @@ class Counts:
         return replace(self, **changed)
 
 
-def _degrees(graph: KnowledgeGraph) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """For each message edge type: the global number of its first target, and each source's and target's number of edges."""
+def _degrees(graph: KnowledgeGraph, shares: Mapping[EdgeType, float]) -> Iterator[tuple[int, Tensor, Tensor, float]]:
+    """For each message edge type: the global number of its first target, each source's and target's number of edges, and their share
+    of `shares`."""
     for edge_type, index in graph.edge_index.items():
         ends = edge_type[::2]
         heads, tails = (torch.bincount(side, minlength=graph.num_nodes[e]) for side, e in zip(index, ends, strict=True))
         if edge_type in graph.symmetric:
-            yield graph.offsets[ends[0]], heads + tails, heads + tails
+            yield graph.offsets[ends[0]], heads + tails, heads + tails, shares[edge_type]
         else:
-            yield graph.offsets[ends[1]], heads, tails
-            yield graph.offsets[ends[0]], tails, heads
+            yield graph.offsets[ends[1]], heads, tails, shares[edge_type]
+            yield graph.offsets[ends[0]], tails, heads, shares[edge_type]
 
 
 def _drawn_share(degree: Tensor, share: float) -> Tensor:
@@ -117,14 +119,14 @@ def _message_type(source: Tensor, target: Tensor, share: float, into: Tensor | N
     return MessageType(sources, targets, ceil(share * int(into.sum())))
 
 
-def _chunk_types(degrees: list[tuple[int, Tensor, Tensor]], nodes: int, chunk: int, share: float) -> tuple[MessageType, ...]:
+def _chunk_types(degrees: list[tuple[int, Tensor, Tensor, float]], nodes: int, chunk: int) -> tuple[MessageType, ...]:
     edges = torch.zeros(nodes, dtype=torch.int64)
-    for offset, _, target in degrees:
+    for offset, _, target, _ in degrees:
         edges[offset : offset + len(target)] += target
     start = chunk * int(torch.stack([part.sum() for part in edges.split(chunk)]).argmax())
     return tuple(
         _message_type(source, target, share, target[max(start - offset, 0) : max(start + chunk - offset, 0)])
-        for offset, source, target in degrees
+        for offset, source, target, share in degrees
     )
 
 

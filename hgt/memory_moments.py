@@ -216,14 +216,15 @@ def _step_parts(c: Counts, b: _Bytes, form: StepForm) -> dict[str, int]:
     """The worst moment of a step, beyond weights, Adam, graph and batch."""
     attended = _attended(b, form.keeps_projections)
     kept_per_layer = b.kept + (0 if form.recompute_layers else attended)
-    first_input = b.node * c.input_dropout  # without dropout it is the weights themselves
-    saved = c.layers * kept_per_layer + (c.layers - 1) * b.node + first_input
+    kept_of_inputs = c.nodes * c.hidden * c.input_dropout  # the dropped inputs are made again from it
+    saved = c.layers * kept_per_layer + (c.layers - 1) * b.node + kept_of_inputs
+    first_alone, first_too = kept_per_layer + kept_of_inputs, b.node * c.input_dropout
     moments = [
-        _forward(b, form, saved - kept_per_layer, attended),
+        _forward(b, form, saved - kept_per_layer + first_too * (c.layers == 1), attended),
         *_decoder(c, b, form, saved),
-        _backward(c, b, form, saved, attended, gradients=b.layer),
+        _backward(c, b, form, saved + first_too * (c.layers == 1), attended, gradients=b.layer),
         # the first layer's way back comes last: the others' parameters have their gradients, and what they kept is gone
-        _backward(c, b, form, kept_per_layer + first_input, attended, gradients=c.layers * b.layer),
+        _backward(c, b, form, first_alone + first_too, attended, gradients=c.layers * b.layer),
     ]
     return max(moments, key=lambda parts: sum(parts.values()))
 

@@ -17,7 +17,7 @@ from hgt.config import ModelConfig
 from hgt.errors import InputError
 from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
-from hgt.layer import HGTLayer, dropped, linear_by_rows
+from hgt.layer import HGTLayer, linear_by_rows
 from hgt.message_graph import MessageGraph, build_message_graph, message_edge_types
 
 # Standard deviation of a node's own part of its input. A smaller one learns more slowly but overfits later: on an excerpt of Hetionet, 0.3
@@ -32,14 +32,14 @@ class HGTEncoder(nn.Module):
         super().__init__()
         self.num_nodes = dict(num_nodes)
         self.edge_types = edge_types
-        self.input_dropout = config.input_dropout
         self.node_embedding = nn.Parameter(_initial_inputs(num_nodes, config.hidden_dim))
         self.layers = nn.ModuleList(
             HGTLayer(
                 list(num_nodes), len(edge_types), config.hidden_dim, config.num_heads, config.dropout,
                 torch.bfloat16 if config.mixed_precision else torch.float32,
+                input_dropout=0.0 if number else config.input_dropout,
             )
-            for _ in range(config.num_layers)
+            for number in range(config.num_layers)
         )  # fmt: skip
         self.projection = nn.Linear(config.hidden_dim, config.embedding_dim)
         nn.init.xavier_uniform_(self.projection.weight)
@@ -105,8 +105,6 @@ class HGTEncoder(nn.Module):
         return torch.cat([x_dict[t] for t in self.num_nodes])
 
     def _apply_layers(self, x: Tensor, graph: MessageGraph, removed: Tensor | None, spend_gradient: bool = False) -> Tensor:
-        if self.training and self.input_dropout:
-            x = dropped(x, self.input_dropout)
         for layer in self.layers:
             x = layer(x, graph, removed, spend_gradient)
         return x

@@ -170,7 +170,7 @@ def triton_kernels():
 def test_every_formulation_and_chunk_size_gives_the_same(monkeypatch, formulation, dropout, hidden, spend):
     edges, nodes = formulation()
     _, ours = pair(6, hidden)
-    ours.dropout = dropout
+    ours.dropout = ours.input_dropout = dropout
     graph = our_graph(random_edges(6))
     x = torch.randn(graph.num_nodes, hidden, requires_grad=True)
 
@@ -199,7 +199,7 @@ def test_the_backward_pass_runs_once():
 def test_a_gradient_that_may_be_spent_gives_the_same_gradients(training):
     """And one that may not be stays as it was handed in: the caller may need it again."""
     _, ours = pair(9)
-    ours.dropout, ours.training = 0.5, training
+    ours.dropout, ours.input_dropout, ours.training = 0.5, 0.2, training
     graph = our_graph(random_edges(9))
     x = torch.randn(graph.num_nodes, 16, requires_grad=True)
     handed = torch.randn(graph.num_nodes, 16)
@@ -216,10 +216,32 @@ def test_a_gradient_that_may_be_spent_gives_the_same_gradients(training):
     torch.testing.assert_close(got, expected, atol=0, rtol=0)
 
 
+def test_a_dropped_input_is_what_the_layer_reads_while_training():
+    ours = pair(12)[1].double()
+    graph = our_graph(random_edges(12))
+    x = torch.randn(graph.num_nodes, 16, dtype=torch.float64, requires_grad=True)
+
+    def outcome(x_read):
+        out = ours(x_read, graph)
+        return out, *torch.autograd.grad(out.square().sum(), [x, *ours.parameters()])
+
+    torch.manual_seed(1)
+    kept = layer_module._dropout_mask(x, 0.3)
+    assert 0.6 < kept.float().mean() < 0.8
+    expected = outcome(x * kept / 0.7)
+    ours.input_dropout = 0.3
+    torch.manual_seed(1)
+    torch.testing.assert_close(outcome(x), expected, atol=1e-10, rtol=1e-10)
+    ours.eval()
+    undisturbed = outcome(x)
+    ours.input_dropout = 0.0
+    torch.testing.assert_close(outcome(x), undisturbed, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize(("recompute", "keep_projections"), [(False, True), (True, False), (True, True)])
 def test_what_is_kept_for_the_backward_pass_does_not_change_it(recompute, keep_projections):
     _, ours = pair(10)
-    ours.dropout = 0.5
+    ours.dropout, ours.input_dropout = 0.5, 0.2
     graph = our_graph(random_edges(10))
     x = torch.randn(graph.num_nodes, 16, requires_grad=True)
 

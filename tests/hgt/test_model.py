@@ -6,7 +6,6 @@ from torch_geometric.data import HeteroData
 
 from hgt.embeddings import infer_layerwise
 from hgt.errors import InputError
-from hgt.layer import dropped
 from hgt.message_graph import message_edge_types, training_message_graph
 from hgt.model import Decoder, HGTModel
 from hgt.split import EdgeSplit, all_facts
@@ -116,19 +115,6 @@ def test_inputs_are_dropped_while_training_only(graph, make_config, whole):
     assert torch.equal(hidden(0.5, 1), hidden(0.5, 1))
     assert (hidden(0.5, 1) - hidden(0.5, 2)).abs().max() > 1e-2
     assert torch.equal(hidden(0.5, 1, training=False), hidden(0.0, 1))
-
-
-@pytest.mark.parametrize("dropout", [0.2, 0.5])
-def test_what_is_dropped_is_zero_and_so_is_its_gradient(dropout):
-    torch.manual_seed(0)
-    x = torch.randn(400, 50, requires_grad=True)
-    out = dropped(x, dropout)
-    kept = out != 0
-    assert kept.float().mean().item() == pytest.approx(1 - dropout, abs=0.01)
-    torch.testing.assert_close(out[kept], x[kept] / (1 - dropout))
-    given = torch.randn_like(x)
-    out.backward(given)
-    torch.testing.assert_close(x.grad, torch.where(kept, given / (1 - dropout), 0))
 
 
 def formula(kind, h, r, t):

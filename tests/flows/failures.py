@@ -7,9 +7,8 @@ import pandas as pd
 
 from hgt.events import EventReader
 from hgt.run_folder import RunFolder
-from tests.conftest import SMALL, runs_of
+from tests.conftest import LAX, SMALL, runs_of
 
-LAX = {"min_components_90": 1, "min_effective_rank": 0, "min_type_accuracy": 0, "min_mrr_over_chance": 0, "max_mean_cosine": 1}
 RUN = SMALL | LAX | {"baselines": "none", "num_epochs": 3, "dropout": 0.1, "device": "cpu"}
 FOUR = RUN | {"num_epochs": 4}  # of two steps each
 NO_DOCKER = {"DOCKER_HOST": "unix:///nowhere/docker.sock", "OMP_NUM_THREADS": "1"}

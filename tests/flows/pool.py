@@ -11,8 +11,7 @@ import urllib.request
 
 from hgt.events import EventReader
 from hgt.run_folder import RunFolder
-from tests.conftest import CHECKOUT, HGT, QUIET, SMALL, free_port, living_processes, options, runs_of, wait_for
-from tests.flows.failures import LAX
+from tests.conftest import CHECKOUT, HGT, LAX, QUIET, SMALL, free_port, living_processes, options, runs_of, wait_for
 
 RUN = SMALL | LAX | {"baselines": "none", "num_epochs": 1, "dropout": 0.1, "patience": 100_000}
 ENDLESS = RUN | {"num_epochs": 100_000, "checkpoint_minutes": 0.001}

@@ -10,9 +10,9 @@ from hgt.device import probe_device
 from hgt.memory import plan_of_form
 from hgt.step_form import StepForm
 from tasks.ladder import segments
-from tests.conftest import options
+from tests.conftest import LAX, options
 from tests.flows.conftest import train_alone
-from tests.flows.failures import LAX, assert_one_whole_mlflow_run, embeddings, events, run_of
+from tests.flows.failures import assert_one_whole_mlflow_run, embeddings, events, run_of
 
 pytestmark = [
     pytest.mark.skipif(probe_device(None).type == "cpu", reason="no accelerator on this machine"),

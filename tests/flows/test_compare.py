@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.compare import compare
-from tests.conftest import SMALL, options, runs_of
-from tests.flows.failures import LAX
+from tests.conftest import LAX, SMALL, options, runs_of
 
 
 def test_two_trainings_on_one_device_are_the_same(hgt, environment, small_kg):

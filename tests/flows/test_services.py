@@ -14,9 +14,8 @@ import psutil
 import pytest
 
 from flows.containers import engine_problem
-from tests.conftest import CHECKOUT, HGT, PREFECT, QUIET, SMALL, free_port, living_processes, wait_for
+from tests.conftest import CHECKOUT, HGT, LAX, PREFECT, QUIET, SMALL, free_port, living_processes, wait_for
 
-LAX = {"min_components_90": 1, "min_effective_rank": 0, "min_type_accuracy": 0, "min_mrr_over_chance": 0, "max_mean_cosine": 1}
 ENGINE = engine_problem() is None
 TITLES = ["Prefect server", "MLflow server", "worker native", *(["worker docker-cpu"] if ENGINE else [])]
 

@@ -24,7 +24,7 @@ from hgt.graph import KnowledgeGraph
 from hgt.message_graph import MessageGraph
 from hgt.neighbor_sampling import NeighborSampling
 from hgt.node_kernels import MAX_REDUCTION_ROWS
-from hgt.split import TRAIN, EdgeSplit, largest_training_shares
+from hgt.split import TRAIN, EdgeSplit, least_held_out
 
 _DIRECTIONS = 128  # nodes of each type that the isotropy loss compares
 
@@ -163,8 +163,8 @@ class BatchSizes:
 
 def batch_sizes(graph: KnowledgeGraph, config: RunConfig) -> BatchSizes:
     """From counts alone, before the split: what `Batches` will draw, or a little more."""
-    train, shares = config.train, largest_training_shares(graph, config.split)
-    counts = {r: n - int(n * (1 - shares[e])) for r, (e, n) in enumerate(graph.num_facts.items())}
+    train, held_out = config.train, least_held_out(graph, config.split)
+    counts = {r: n - int(n * held_out[e]) for r, (e, n) in enumerate(graph.num_facts.items())}
     num_batches = num_batches_per_epoch(max(counts.values(), default=0), config)
     contrast_nodes = graph.num_nodes.get(train.contrastive_node_type, 0) if train.contrastive_weight else 0
     used = {t for e in graph.edge_types for t in (e[0], e[2])}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import Any
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from hgt.batches import BatchSizes, batch_sizes
-from hgt.config import RunConfig
-from hgt.facts import EdgeType
+from hgt.config import RunConfig, SplitConfig
 from hgt.graph import KnowledgeGraph
-from hgt.split import largest_training_shares
+from hgt.split import least_held_out
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Counts:
     @classmethod
     def of(cls, graph: KnowledgeGraph, config: RunConfig, device: str) -> Counts:
         m, t = config.model, config.train
-        degrees = list(_degrees(graph, largest_training_shares(graph, config.split)))
+        degrees = list(_degrees(graph, config.split))
         types = tuple(_message_type(source, target, share) for _, source, target, share in degrees)
         most = t.num_neighbors or inf
         drawn = (ceil((share * target).clamp(max=most).sum()) for _, _, target, share in degrees)
@@ -93,17 +92,18 @@ class Counts:
         return replace(self, **changed)
 
 
-def _degrees(graph: KnowledgeGraph, shares: Mapping[EdgeType, float]) -> Iterator[tuple[int, Tensor, Tensor, float]]:
-    """For each message edge type: the global number of its first target, each source's and target's number of edges, and their share
-    of `shares`."""
+def _degrees(graph: KnowledgeGraph, config: SplitConfig) -> Iterator[tuple[int, Tensor, Tensor, float]]:
+    """For each message edge type: the global number of its first target, each source's and target's number of edges, and the share of
+    them that trains at most."""
+    held_out = least_held_out(graph, config)
     for edge_type, index in graph.edge_index.items():
-        ends = edge_type[::2]
+        ends, share = edge_type[::2], 1 - held_out[edge_type]
         heads, tails = (torch.bincount(side, minlength=graph.num_nodes[e]) for side, e in zip(index, ends, strict=True))
         if edge_type in graph.symmetric:
-            yield graph.offsets[ends[0]], heads + tails, heads + tails, shares[edge_type]
+            yield graph.offsets[ends[0]], heads + tails, heads + tails, share
         else:
-            yield graph.offsets[ends[1]], heads, tails, shares[edge_type]
-            yield graph.offsets[ends[0]], tails, heads, shares[edge_type]
+            yield graph.offsets[ends[1]], heads, tails, share
+            yield graph.offsets[ends[0]], tails, heads, share
 
 
 def _drawn_share(degree: Tensor, share: float) -> Tensor:

@@ -174,11 +174,11 @@ def holdout_edge_types(graph: KnowledgeGraph, config: SplitConfig) -> tuple[Edge
     return chosen
 
 
-def largest_training_shares(graph: KnowledgeGraph, config: SplitConfig) -> dict[EdgeType, float]:
-    """Of each edge type the share of the facts that train at most, whatever is drawn. Raises InputError as `holdout_edge_types` does."""
+def least_held_out(graph: KnowledgeGraph, config: SplitConfig) -> dict[EdgeType, float]:
+    """Of each edge type the share of the facts that certainly does not train. Raises InputError as `holdout_edge_types` does."""
     by_node = holdout_edge_types(graph, config)
-    others = 1 - config.val_fraction - (0.0 if by_node else config.test_fraction)
-    return {e: 1.0 if e in by_node else others for e in graph.edge_types}
+    others = config.val_fraction + (0.0 if by_node else config.test_fraction)
+    return {e: 0.0 if e in by_node else others for e in graph.edge_types}
 
 
 def all_facts(graph: KnowledgeGraph) -> Int[Tensor, "3 num_facts"]:

@@ -55,9 +55,7 @@ class Workload:
 
     def config(self) -> RunConfig:
         # No clipping: torch's norm of a large float32 tensor is off by 5e-4 on the CPU, and would scale every gradient.
-        return RunConfig.from_flat(
-            {"dropout": 0.0, "input_dropout": 0.0, "max_grad_norm": 1e9, "contrastive_weight": 0.5} | dict(self.parameters)
-        )
+        return RunConfig.from_flat({"max_grad_norm": 1e9, "contrastive_weight": 0.5} | dict(self.parameters))
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hgt.attention import Attention, Tables, sum_backward
+from hgt.dropout import draw_seeds, kept_elements
 from hgt.message_graph import MessageGraph
 from hgt.node_kernels import KEY, MAX_REDUCTION_ROWS, QUERY, VALUE, Nodes, Weights, node_kernels
 
@@ -74,17 +75,25 @@ class HGTLayer(nn.Module):
         graph: MessageGraph,
         removed: Bool[Tensor, " num_edges"] | None = None,
         spend_gradient: bool = False,
+        seeds: Int[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "num_nodes hidden"]:
         """removed: edges that take no part; None for none. spend_gradient: whoever calls backward has no further use for the gradient
-        that it hands in, so it may be overwritten (one node-sized tensor less)."""
-        dropped = _Dropped(_dropout_mask(x, self.input_dropout), 1 / (1 - self.input_dropout)) if self._drops(self.input_dropout) else None
-        kept = _dropout_mask(x, self.dropout) if self._drops(self.dropout) else None
+        that it hands in, so it may be overwritten (one node-sized tensor less). seeds: of dropout, of the input and of the output, on x's
+        device; drawn when not given."""
+        if seeds is None and self.training:
+            seeds = draw_seeds(2).to(x.device)
+        of_input = self._kept(x, self.input_dropout, seeds, 0)
+        dropped = None if of_input is None else _Dropped(of_input, 1 / (1 - self.input_dropout))
+        kept = self._kept(x, self.dropout, seeds, 1)
         nodes = Nodes(graph.ranges, kept, 1 / (1 - self.dropout), self._dtype(x), spend_gradient)
         how = _How(graph, nodes, removed, self.recompute, self.keep_projections, dropped)
         return _Layer.apply(x, how, *self._weights())
 
-    def _drops(self, share: float) -> bool:
-        return self.training and share > 0
+    def _kept(self, x: Tensor, share: float, seeds: Tensor | None, number: int) -> Tensor | None:
+        """What dropout leaves; None where it leaves all."""
+        if seeds is None or not self.training or not share:
+            return None
+        return kept_elements(tuple(x.shape), share, seeds[number])
 
     def _dtype(self, x: Tensor) -> torch.dtype:
         return x.dtype if self.compute_dtype == torch.float32 else self.compute_dtype
@@ -136,7 +145,7 @@ class HGTLayer(nn.Module):
 
 @dataclass(frozen=True)
 class _Dropped:
-    """Dropout of a layer's input (Srivastava et al. 2014). Of the dropped input only `kept` outlives the forward pass: it is made again.
+    """Dropout of a layer's input. Of the dropped input only `kept` outlives the forward pass: it is made again.
 
     kept: [N, hidden] bool; scale: of what is kept
     """
@@ -251,14 +260,6 @@ def _attend(x: Tensor, w: Weights, how: _How) -> _Attended:
 def _clipped(graph: MessageGraph, targets: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     """Each type's share of the targets, numbered from targets[0]."""
     return tuple((max(a, targets[0]) - targets[0], max(min(b, targets[1]), targets[0]) - targets[0]) for a, b in graph.ranges)
-
-
-def _dropout_mask(x: Tensor, dropout: float) -> Tensor:
-    """What is kept, of x's shape. On the CPU drawn from 16 random bits an element: `bernoulli_` takes six times as long."""
-    if x.device.type != "cpu":
-        return torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - dropout)
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    return (bits.view(torch.int16)[: x.numel()] >= round(dropout * 2**16) - 2**15).view(x.shape)
 
 
 def _xavier(shape: tuple[int, ...], gain: float) -> Tensor:

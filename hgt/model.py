@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hgt.config import ModelConfig
+from hgt.dropout import draw_seeds
 from hgt.errors import InputError
 from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
@@ -50,10 +51,19 @@ class HGTEncoder(nn.Module):
         return self.project(self.hidden(graph, removed))
 
     def hidden(
-        self, graph: MessageGraph, removed: Bool[Tensor, " num_edges"] | None = None, spend_gradient: bool = False
+        self,
+        graph: MessageGraph,
+        removed: Bool[Tensor, " num_edges"] | None = None,
+        spend_gradient: bool = False,
+        seeds: Int[Tensor, "layers 2 2"] | None = None,
     ) -> Float[Tensor, "num_nodes hidden"]:
-        """What the last HGT layer gives for all nodes; `project` makes embeddings of it, row by row. spend_gradient: see `HGTLayer`."""
-        return self._apply_layers(self.node_embedding, graph, removed, spend_gradient)
+        """What the last HGT layer gives for all nodes; `project` makes embeddings of it, row by row. spend_gradient, seeds: see
+        `HGTLayer`."""
+        return self._apply_layers(self.node_embedding, graph, removed, spend_gradient, seeds)
+
+    def draw_seeds(self) -> Int[Tensor, "layers 2 2"]:
+        """The seeds of one pass's dropout, on the CPU."""
+        return draw_seeds(len(self.layers), 2)
 
     def keep_for_backward(self, layers: bool, projections: bool) -> None:
         """What HGT layers keep: their messages and weights or nothing but inputs; keys, queries and values or not. Same result."""
@@ -104,9 +114,11 @@ class HGTEncoder(nn.Module):
                 )
         return torch.cat([x_dict[t] for t in self.num_nodes])
 
-    def _apply_layers(self, x: Tensor, graph: MessageGraph, removed: Tensor | None, spend_gradient: bool = False) -> Tensor:
-        for layer in self.layers:
-            x = layer(x, graph, removed, spend_gradient)
+    def _apply_layers(
+        self, x: Tensor, graph: MessageGraph, removed: Tensor | None, spend_gradient: bool = False, seeds: Tensor | None = None
+    ) -> Tensor:
+        for number, layer in enumerate(self.layers):
+            x = layer(x, graph, removed, spend_gradient, None if seeds is None else seeds[number])
         return x
 
 

@@ -6,10 +6,10 @@ DistMult (Yang et al. 2015) or ComplEx (Trouillon et al. 2016), whichever the de
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
+from hgt.dropout import draw_seeds, dropped
 from hgt.message_graph import MessageGraph
 from hgt.model import Decoder
 
@@ -27,9 +27,22 @@ class NodeTable(nn.Module):
     def encode(self, graph: MessageGraph, removed: Tensor | None = None) -> Float[Tensor, "num_nodes dim"]:
         return self.hidden(graph, removed)
 
-    def hidden(self, graph: MessageGraph, removed: Tensor | None = None, spend_gradient: bool = False) -> Float[Tensor, "num_nodes dim"]:
-        """The table, with dropout while training, as each HGT layer's output has it."""
-        return functional.dropout(self.node_embedding, self.dropout, self.training).view_as(self.node_embedding)
+    def hidden(
+        self,
+        graph: MessageGraph,
+        removed: Tensor | None = None,
+        spend_gradient: bool = False,
+        seeds: Int[Tensor, "1 2"] | None = None,
+    ) -> Float[Tensor, "num_nodes dim"]:
+        """The table, with dropout while training, as each HGT layer's output has it. seeds: drawn when not given."""
+        x = self.node_embedding
+        if not self.training or not self.dropout:
+            return x.view_as(x)
+        return dropped(x, self.dropout, (self.draw_seeds().to(x.device) if seeds is None else seeds)[0])
+
+    def draw_seeds(self) -> Int[Tensor, "1 2"]:
+        """The seed of one pass's dropout, on the CPU."""
+        return draw_seeds(1)
 
     def project(self, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
         return hidden

@@ -56,18 +56,23 @@ class Trainee:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What a batch brings to the device. Same shapes from batch to batch. removed: [num_edges] bool, of `messages`"""
+    """What a batch brings to the device. Same shapes from batch to batch. removed: [num_edges] bool, of `messages`; seeds: of dropout"""
 
     micro_batches: tuple[MicroBatch, ...]
     messages: MessageGraph
     removed: Tensor
+    seeds: Tensor
 
 
 def step_inputs(trainee: Trainee, batch: Batch) -> StepInputs:
     """All of a batch, on the device before the step's first operation: a copy amid the step would wait for everything before it (MPS)."""
     messages = trainee.messages if batch.messages is None else replace(batch.messages, fact=None).to(trainee.device)
     micro_batches = tuple(micro.to(trainee.device, non_blocking=trainee.batches.pins) for micro in batch.micro_batches)
-    return StepInputs(micro_batches, messages, removed_edges(trainee, batch))
+    seeds = trainee.model.encoder.draw_seeds()
+    if trainee.batches.pins:
+        seeds = seeds.pin_memory()  # or the copy would wait for the step before
+    seeds = seeds.to(trainee.device, non_blocking=trainee.batches.pins)
+    return StepInputs(micro_batches, messages, removed_edges(trainee, batch), seeds)
 
 
 def train_step(trainee: Trainee, batch: Batch) -> dict[str, Tensor]:
@@ -82,7 +87,7 @@ def step_on_device(trainee: Trainee, inputs: StepInputs) -> dict[str, Tensor]:
     """`train_step` without what comes from the host: fixed shapes, no host synchronisation."""
     model = trainee.model
     trainee.optimizer.zero_grad()  # first: what the step before left would lie beside the forward pass
-    hidden = model.encoder.hidden(inputs.messages, inputs.removed, spend_gradient=True)
+    hidden = model.encoder.hidden(inputs.messages, inputs.removed, spend_gradient=True, seeds=inputs.seeds)
     way_back = torch.autograd.graph.get_gradient_edge(hidden)  # the backward pass needs the way only, not these node-sized values
     grad, losses = _gradient_of_losses(trainee, inputs, hidden.detach())
     del hidden

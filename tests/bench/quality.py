@@ -53,8 +53,8 @@ def grid(model: str) -> list[Point]:
 class DistanceTable(NodeTable):
     """Embeddings with a further column, -|x|^2 / 2, so that an inner product ranks by squared distance: q . x - |x|^2 / 2."""
 
-    def hidden(self, graph: object, removed: Tensor | None = None, spend_gradient: bool = False) -> Tensor:
-        x = super().hidden(graph, removed)  # type: ignore[arg-type]
+    def hidden(self, *inputs: Any, **how: Any) -> Tensor:
+        x = super().hidden(*inputs, **how)
         return torch.cat([x, -0.5 * x.square().sum(1, keepdim=True)], dim=1)
 
 

@@ -171,8 +171,8 @@ class FakeMac(TorchDispatchMode):
         if checks.copies_to_host(call):
             dtype = call.kwargs.get("dtype") or call.args[0].dtype
             return call.args[0] if call.packet == "copy_" else torch.zeros(call.args[0].shape, dtype=dtype)
-        args, kwargs = call.args, call.kwargs
-        if not all(isinstance(t, FakeTensor) for t in call.tensors):
+        args, kwargs = _numbers_as_tensors(func, call.args), call.kwargs
+        if not all(isinstance(t, FakeTensor) for t in (*args, *call.tensors) if isinstance(t, Tensor)):
             args, kwargs = tree_map_only(Tensor, self._as_fake, (args, kwargs))
         with self._fake:
             if checks.mixes_devices(call):
@@ -220,6 +220,12 @@ class FakeMac(TorchDispatchMode):
         if torch.is_grad_enabled():  # the node was made just before, with the number before the next one
             self._places.setdefault(torch._C._autograd._get_sequence_nr() - 1, place)
         return place
+
+
+def _numbers_as_tensors(func: Any, args: tuple) -> tuple:
+    """torch hands a number that C++ wrapped as a tensor on as a number, which not every function takes back (bitwise_and)."""
+    expected = [str(argument.type) for argument in func._schema.arguments]
+    return tuple(torch.tensor(a) if isinstance(a, int | float) and t == "Tensor" else a for a, t in zip(args, expected, strict=False))
 
 
 @functools.cache

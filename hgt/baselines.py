@@ -35,10 +35,11 @@ from hgt.step import Steps, Trainee
 from hgt.train import batches_ahead, evaluate_val, step_seed, stop_without_parent
 
 # A table's row moves only in steps that its node is in, HGT's weights in every one: with HGT's own rate, DistMult needed 300 steps on the
-# demo graph for MRR 0.30, with ten times that rate 20 for 0.40. Tuned, they are best with 0.01 on
-# two graphs (README, benchmarks).
-_RATE_OVER_HGT = 5
-_N3 = 0.1  # between what is best on Hetionet (0.03) and on an excerpt of it (0.2); without it ComplEx stays a third lower there (README)
+# demo graph for MRR 0.30, with ten times that rate 20 for 0.40. Tuned, they are best with 0.01 on two graphs (README, benchmarks).
+_RATE_OVER_HGT = 10 / 3
+# Over the facts per node. Tuned, ComplEx is best with N3 0.2 on an excerpt of Hetionet with 3.7 of them, and with 0.03 where there are 26;
+# with 0.2 it comes to a third of that there, and without N3 to two thirds in either (README, benchmarks).
+_N3 = 0.75
 Mrr = dict[str, float]  # {"all nodes", "typed" or an edge type's name: MRR}
 
 
@@ -209,7 +210,8 @@ def shallow_trainee(
     train = replace(config.train, contrastive_weight=0.0, isotropy_weight=0.0, num_neighbors=None, learning_rate=rate)
     config = replace(config, train=train)
     torch.manual_seed(config.split.seed)
-    model = ShallowModel(graph.total_nodes, len(graph.edge_types), config.model.embedding_dim, config.model.dropout, kind, _N3)
+    n3 = _N3 * graph.total_nodes / graph.total_facts
+    model = ShallowModel(graph.total_nodes, len(graph.edge_types), config.model.embedding_dim, config.model.dropout, kind, n3)
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=train.learning_rate, fused=True, capturable=device.type == "cuda")
     ranges = {t: (graph.type_range(t).start, graph.type_range(t).stop) for t in graph.node_types}

@@ -60,6 +60,7 @@ class Layout:
     relations: in the order of their facts, which is that of their tails' types
     tail_groups: (pool, number of facts) of facts in a row that compete with the same pool of tails; head_groups: the same for heads, of
     the facts in `MicroBatch.head_order`
+    log_weights: by section; each node of a pool counts in the softmax as the exponential of its pool's, for those that were not sampled
     others: (pool, number of its first nodes) of every type, which every fact competes with besides; its own type's are filtered out
     directions: (pool, number of its first nodes, the type's share of all nodes): whose directions the isotropy loss compares
     """
@@ -73,6 +74,7 @@ class Layout:
     tail: int
     num_facts: int
     pool_width: int
+    log_weights: tuple[float, ...]
     others: tuple[tuple[int, int], ...]
     directions: tuple[tuple[int, int, float], ...]
 
@@ -217,6 +219,7 @@ class Batches:
         used = {t for r in self.relations for t in (r.head_type, r.tail_type)}
         self.pools = {t: min(train.num_negatives, n) for t, n in graph.num_nodes.items() if t in used}
         self.others = _others(self.pools, train.num_other_negatives)
+        self.softmax_correction = train.softmax_correction
         self.num_nodes, self.offsets = graph.num_nodes, graph.offsets
         self.contrast = contrast_source(graph, split, config)
         self.layout = self._layout()
@@ -252,12 +255,16 @@ class Batches:
             tail=tail,
             num_facts=at,
             pool_width=max(self.pools.values()),
+            log_weights=tuple(self._log_weight(t, n) for t, n in self.pools.items()) + (0.0,) * (len(sections) - len(pools)),
             others=tuple((pools[t], n) for t, n in self.others.items()),
             directions=tuple((pools[t], min(n, _DIRECTIONS), self.num_nodes[t] / num_nodes) for t, n in self.pools.items()),
         )
         self.no_tail = self._no_negatives(layout, [r.tail_type for r in self.relations])
         self.no_head = self._no_negatives(layout, [r.head_type for r in self.relations])
         return layout
+
+    def _log_weight(self, node_type: str, num_sampled: int) -> float:
+        return self.softmax_correction * math.log(self.num_nodes[node_type] / num_sampled)
 
     def _no_negatives(self, layout: Layout, node_types: list[str]) -> np.ndarray:
         """[num_facts, width] what is no negative whatever is drawn: all of the pool as yet, and of the others those of the facts' own type.

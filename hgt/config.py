@@ -74,7 +74,7 @@ class ModelConfig:
     num_layers: int = _parameter(3, "HGT layers", "layers")
     num_heads: int = _parameter(8, "attention heads; divides hidden_dim", "heads")
     dropout: float = _parameter(0.2, "dropout on the output of each HGT layer while training")
-    input_dropout: float = _parameter(0.2, "dropout on the input embeddings while training: nodes must be told by their neighbours, too")
+    input_dropout: float = _parameter(0.3, "dropout on the input embeddings while training: nodes must be told by their neighbours, too")
     mixed_precision: bool = _parameter(False, "compute dense products and gathered rows in bfloat16; sums and softmax stay in float32")
     decoder: str = _parameter("complex", "relation decoder on the final embeddings", choices=("distmult", "complex"))
 
@@ -84,9 +84,9 @@ class TrainConfig:
     """Batches, losses, optimizer and where to run."""
 
     num_epochs: int = _parameter(100, "epochs; one supervises every training edge exactly once", "epochs", changes_result=False)
-    learning_rate: float = _parameter(0.002, "Adam's learning rate")
+    learning_rate: float = _parameter(0.003, "Adam's learning rate")
     rate_decay_epochs: int = _parameter(
-        80, "epochs over which the learning rate falls to a fiftieth, along half a cosine; 0 keeps it as it is", "epochs"
+        75, "epochs over which the learning rate falls to a fiftieth, along half a cosine; 0 keeps it as it is", "epochs"
     )
     min_rate_decay_steps: int = _parameter(2500, "least number of optimizer steps over which it falls, however few an epoch has", "batches")
     average_decay: float = _parameter(
@@ -128,6 +128,9 @@ class TrainConfig:
     )
     min_batches_per_epoch: int = _parameter(10, "least number of optimizer steps per epoch", "batches")
     num_negatives: int = _parameter(512, "sampled nodes of the right type that a true tail (and head) competes with", "nodes")
+    softmax_correction: float = _parameter(
+        1.0, "how far those stand for all nodes of their type: each counts as (nodes / sampled) to this power; 0: for themselves alone"
+    )
     num_other_negatives: int = _parameter(16, "sampled nodes of every other type that it competes with besides", "nodes")
     contrastive_weight: float = _parameter(0.0, "share of the contrastive loss in the loss; it costs ranks (README, measured)")
     isotropy_weight: float = _parameter(
@@ -350,7 +353,7 @@ _POSITIVE = ("learning_rate", "contrastive_temperature", "max_grad_norm", "check
 _SHARES = (
     *("contrastive_weight", "similarity_threshold", "min_mirrored_share", "max_mean_cosine", "min_type_accuracy", "min_distinct_rows"),
     *("max_dead_dimensions", "min_type_spread", "max_tiny_norms", "min_silhouette", "min_disease_cosine", "max_disease_cosine"),
-    *("min_similarity_correlation", "max_untrained_nodes"),
+    *("min_similarity_correlation", "max_untrained_nodes", "softmax_correction"),
 )
 _NOT_NEGATIVE = ("isotropy_weight", "min_mrr_over_chance", "min_effective_rank", "max_norm_ratio", "min_plane_accuracy_over_chance")
 

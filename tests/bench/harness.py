@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -24,6 +25,7 @@ Result = TypeVar("Result")
 # What tables of time and memory are measured with, so that one can be compared with another, whatever the defaults have become since.
 _MODEL_OF_TABLES = {
     "num_layers": 2, "dropout": 0.1, "input_dropout": 0.0, "decoder": "distmult", "num_negatives": 256, "num_other_negatives": 0,
+    "softmax_correction": 0.0,
     "average_decay": 0.0, "learning_rate": 0.001, "rate_decay_epochs": 0, "contrastive_weight": 0.5, "isotropy_weight": 0.0,
 }  # fmt: skip
 
@@ -106,9 +108,10 @@ def copy_bandwidth(device: str, num_bytes: int = 1 << 29, repeats: int = 5) -> f
     return 2 * num_bytes / min(timings(lambda: b.copy_(a), device, repeats))
 
 
-def measure_in_child(module: str, arguments: list[str]) -> dict[str, Any]:
-    """Run `python -m <module> <arguments>`, which prints JSON as its last line. Raises ChildFailed."""
-    child = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+def measure_in_child(module: str, arguments: list[str], gpu: int | None = None) -> dict[str, Any]:
+    """Run `python -m <module> <arguments>`, which prints JSON as its last line. gpu: the only one that it sees. Raises ChildFailed."""
+    environment = os.environ if gpu is None else os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
+    child = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False, env=environment)
     if child.returncode:
         said = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
         raise ChildFailed(said[-1][:160])

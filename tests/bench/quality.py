@@ -16,6 +16,7 @@ import argparse
 import ast
 import itertools
 import json
+import queue
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -147,7 +148,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--minutes", type=float, default=10.0, help="most training time of one model at one point")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, spread over all GPUs")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="parameters of the run")
     parser.add_argument("--hgt", type=json.loads, nargs="+", default=[{}], metavar="JSON", help="HGT's points: parameters of the run")
     parser.add_argument("--every", type=int, default=1, help="epochs from one look at the validation facts to the next")
@@ -159,12 +160,19 @@ def main() -> None:
         seed, model, point = json.loads(options.one)
         print(json.dumps(measure(options, seed, model, point, values)))
         return
+    gpus: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # a place for each of the trainings that run at a time
+    for job in range(options.jobs):
+        gpus.put(job % max(torch.cuda.device_count(), 1) if options.device == "cuda" else None)
     points = {m: options.hgt if m == "hgt" else grid(m) for m in options.models}
 
     def trained(seed: int, model: str, point: Point) -> dict:
         limits = ["--device", options.device, "--minutes", str(options.minutes), "--every", str(options.every)]
         arguments = ["--kg", options.kg, *limits, "--set", *options.set, "--one", json.dumps([seed, model, point])]
-        found = measure_in_child("tests.bench.quality", arguments)
+        gpu = gpus.get()
+        try:
+            found = measure_in_child("tests.bench.quality", arguments, gpu)
+        finally:
+            gpus.put(gpu)
         if options.curves:
             options.curves.mkdir(parents=True, exist_ok=True)
             (options.curves / f"{model}-{points[model].index(point)}-{seed}.json").write_text(json.dumps([point, found]))

@@ -23,7 +23,7 @@ def score(decoder, head, relation, tail):
     return (h * r * t.conj()).sum().real
 
 
-def naive_link_loss(embeddings, batch, facts, graph, batches, decoder, num_others):
+def naive_link_loss(embeddings, batch, facts, graph, batches, decoder, num_others, correction):
     """Mean over the batch's facts and both sides of -log softmax among the pool and some nodes of each other type, true facts left out;
     one fact at a time.
     """
@@ -38,17 +38,21 @@ def naive_link_loss(embeddings, batch, facts, graph, batches, decoder, num_other
         h, r, t = facts[:, f].tolist()
         head_type, _, tail_type = graph.edge_types[r]
         own = score(decoder, embeddings[h], r, embeddings[t])
-        tails = [(h, r, n) for n in competing(pools, tail_type, num_others) if (h, r, n) not in true]
-        heads = [(n, r, t) for n in competing(pools, head_type, num_others) if (n, r, t) not in true]
-        for others in (tails, heads):
-            scores = [score(decoder, embeddings[a], b, embeddings[c]) for a, b, c in others]
-            losses.append(torch.logsumexp(torch.stack([own, *scores]), 0) - own)
+        sides = [
+            [((h, r, n), weight) for n, weight in competing(pools, tail_type, num_others, graph, correction)],
+            [((n, r, t), weight) for n, weight in competing(pools, head_type, num_others, graph, correction)],
+        ]
+        for others in sides:
+            left = [(score(decoder, embeddings[a], b, embeddings[c]), weight) for (a, b, c), weight in others if (a, b, c) not in true]
+            losses.append(torch.log(own.exp() + sum(weight * s.exp() for s, weight in left)) - own)
     return torch.stack(losses).mean()
 
 
-def competing(pools, node_type, num_others):
-    """All sampled nodes of the type, and the first ones of every other."""
-    return pools[node_type] + [n for other, pool in pools.items() if other != node_type for n in pool[:num_others]]
+def competing(pools, node_type, num_others, graph, correction):
+    """All sampled nodes of the type, each as often as it counts, and the first ones of every other."""
+    own = pools[node_type]
+    weight = (graph.num_nodes[node_type] / len(own)) ** correction
+    return [(n, weight) for n in own] + [(n, 1.0) for other, pool in pools.items() if other != node_type for n in pool[:num_others]]
 
 
 def split_both_ways(facts, graph):
@@ -64,16 +68,22 @@ def summed(embeddings, batch, batches, decoder, train):
 
 
 @pytest.mark.parametrize("kind", ["distmult", "complex"])
-@pytest.mark.parametrize(("steps", "num_others"), [(1, 3), (3, 3), (1, 0), (3, 20)])
-def test_link_loss_equals_a_naive_loop(graph, split, make_config, kind, steps, num_others):
-    config = make_config(accumulation_steps=steps, min_batches_per_epoch=20, num_negatives=12, num_other_negatives=num_others)
+@pytest.mark.parametrize(("steps", "num_others", "correction"), [(1, 3, 0.0), (3, 3, 0.0), (1, 0, 0.5), (3, 20, 1.0)])
+def test_link_loss_equals_a_naive_loop(graph, split, make_config, kind, steps, num_others, correction):
+    config = make_config(
+        accumulation_steps=steps,
+        min_batches_per_epoch=20,
+        num_negatives=12,
+        num_other_negatives=num_others,
+        softmax_correction=correction,
+    )
     batches = Batches(graph, split, config)
     torch.manual_seed(0)
     decoder, embeddings = Decoder(len(graph.edge_types), 8, kind), torch.randn(graph.total_nodes, 8)
     with torch.no_grad():
         decoder.relation.add_(torch.randn_like(decoder.relation))
         batch = batches.draw(1, 4)
-        expected = naive_link_loss(embeddings, batch, split.of(TRAIN), graph, batches, decoder, num_others)
+        expected = naive_link_loss(embeddings, batch, split.of(TRAIN), graph, batches, decoder, num_others, correction)
         got = summed(embeddings, batch, batches, decoder, config.train)
     torch.testing.assert_close(got["link"], expected, atol=1e-5, rtol=1e-5)
     w = config.train.contrastive_weight

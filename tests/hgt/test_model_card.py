@@ -23,7 +23,7 @@ def test_every_figure_comes_from_the_reports(graph, split, make_config):
     card = model_card("run-7", config, graph, report, comparison.as_dict())
     lines = card.splitlines()
     assert lines[0].endswith("run run-7")
-    for words in (graph.hash, f"{graph.total_nodes:,} nodes", "5% of the facts of each edge type", "seed 0", "learning_rate = 0.002"):
+    for words in (graph.hash, f"{graph.total_nodes:,} nodes", "5% of the facts of each edge type", "seed 0", "learning_rate = 0.003"):
         assert words in card
     (ranks,) = [line for line in lines if line.startswith("| among nodes of the right type |")]
     assert ranks.split("|")[2:6] == [f" {v:.4f} " for v in (typed["mrr"], typed["hits"]["1"], typed["hits"]["3"], typed["hits"]["10"])]

@@ -137,13 +137,13 @@ def test_a_shallow_baseline_stops_when_its_time_is_up(evaluated_run, monkeypatch
     assert "its time was up after epoch" in told["ended"]
 
 
-def test_a_shallow_baseline_stops_early_as_hgt_does(evaluated_run, monkeypatch):
-    values = iter([0.1, 0.3, 0.2, 0.1, 0.3])
+def test_a_shallow_baseline_trains_all_epochs_and_the_best_counts(evaluated_run, monkeypatch):
+    values = iter([0.1, 0.3, 0.2, 0.1, 0.1, 0.1, 0.4, 0.2])
     monkeypatch.setattr(baselines, "evaluate_val", lambda *a: SimpleNamespace(typed=SimpleNamespace(mrr=next(values))))
-    folder, on_event = evaluated_run(baselines=["distmult"], num_epochs=50, patience=3)
+    folder, on_event = evaluated_run(baselines=["distmult"], num_epochs=8, patience=3, baseline_time=10.0)
     compare_run(folder, on_event)
     (told,) = json.loads((folder.report / "baselines.json").read_text())["baselines"]
-    assert told["ended"] == "ended after epoch 5, the best is 2"
+    assert told["ended"] == "ended after epoch 8, the best is 7"
 
 
 def test_without_held_out_facts_there_is_no_comparison(evaluated_run, split, graph):

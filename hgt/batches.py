@@ -60,7 +60,7 @@ class Layout:
     relations: in the order of their facts, which is that of their tails' types
     tail_groups: (pool, number of facts) of facts in a row that compete with the same pool of tails; head_groups: the same for heads, of
     the facts in `MicroBatch.head_order`
-    log_weights: by section; each node of a pool counts in the softmax as the exponential of its pool's, for those that were not sampled
+    log_weights: of each section; a pool's node counts exp(log weight) times in the softmax, for the nodes of its type that were not sampled
     others: (pool, number of its first nodes) of every type, which every fact competes with besides; its own type's are filtered out
     directions: (pool, number of its first nodes, the type's share of all nodes): whose directions the isotropy loss compares
     """

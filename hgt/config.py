@@ -129,7 +129,7 @@ class TrainConfig:
     min_batches_per_epoch: int = _parameter(10, "least number of optimizer steps per epoch", "batches")
     num_negatives: int = _parameter(512, "sampled nodes of the right type that a true tail (and head) competes with", "nodes")
     softmax_correction: float = _parameter(
-        1.0, "how far those stand for all nodes of their type: each counts as (nodes / sampled) to this power; 0: for themselves alone"
+        1.0, "how far sampled nodes of the right type stand for all of it: each counts as (nodes / sampled) to this power; 0: for itself"
     )
     num_other_negatives: int = _parameter(16, "sampled nodes of every other type that it competes with besides", "nodes")
     contrastive_weight: float = _parameter(0.0, "share of the contrastive loss in the loss; it costs ranks (README, measured)")

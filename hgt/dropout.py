@@ -26,7 +26,7 @@ def kept_elements(shape: tuple[int, ...], share: float, seed: Int[Tensor, " 2"])
     size = torch.Size(shape).numel()
     half = -(-size // 2)  # one hash for two elements: its upper bits for one in the first half, its lower ones for one in the second
     kept = torch.empty(2 * half, dtype=torch.bool, device=seed.device)
-    least = (round(share * (1 << 16)) - (1 << 15)) << 16
+    least = (min(round(share * (1 << 16)), (1 << 16) - 1) - (1 << 15)) << 16
     chunk = _CHUNK.get(seed.device.type, _LARGE_CHUNK)
     for begin in range(0, half, chunk):
         end = min(begin + chunk, half)
@@ -39,7 +39,7 @@ def kept_elements(shape: tuple[int, ...], share: float, seed: Int[Tensor, " 2"])
 
 def dropped(x: Float[Tensor, "*shape"], share: float, seed: Int[Tensor, " 2"]) -> Float[Tensor, "*shape"]:
     """x with dropout."""
-    return x * kept_elements(tuple(x.shape), share, seed) * (1 / (1 - share))
+    return (x * kept_elements(tuple(x.shape), share, seed)).mul_(1 / (1 - share))
 
 
 def _hash_(numbers: Int[Tensor, " n"], seed: Int[Tensor, " 2"]) -> Int[Tensor, " n"]:
@@ -59,4 +59,6 @@ def _hash_(numbers: Int[Tensor, " n"], seed: Int[Tensor, " 2"]) -> Int[Tensor, "
 
 def _fold_(numbers: Tensor, bits: int) -> None:
     """numbers ^= numbers >> bits, with zeros from above: torch's shift would repeat the sign."""
-    numbers ^= (numbers >> bits) & ((1 << (32 - bits)) - 1)
+    shifted = numbers >> bits
+    shifted &= (1 << (32 - bits)) - 1
+    numbers ^= shifted

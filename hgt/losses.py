@@ -62,7 +62,7 @@ def _link_loss(sections: tuple[Tensor, ...], micro: MicroBatch, layout: Layout, 
 
     A sampled node of the end's type counts for those that were not sampled, too (`Layout.log_weights`): so the sum estimates that of the
     softmax over all nodes of the type (Bengio & Senecal 2003; Jean et al. 2015). Without it a true end that outscores the sampled ones
-    learns no more, and among 20,000 nodes 40 others may yet rank before it.
+    learns no more, though of 20,000 nodes some 40 may still rank before it (20,000 / 512).
     """
     head, tail = sections[layout.head], sections[layout.tail]
     tail_query = decoder.tail_query(head, micro.relation)
@@ -90,7 +90,7 @@ def _lowered(true: Tensor, groups: tuple[tuple[int, int], ...], layout: Layout) 
 def _among(
     query: Tensor, sections: tuple[Tensor, ...], groups: tuple[tuple[int, int], ...], layout: Layout, others: Tensor | None
 ) -> Tensor:
-    """[num_facts, pool_width + len(others)] scores of each fact's pool, a small type's padded, and of nodes of all types, lowered."""
+    """[num_facts, pool_width + len(others)] scores of each fact's pool, small types padded; of nodes of all types, lowered as `true` is."""
     parts = []
     for q, (pool, _) in zip(query.split([n for _, n in groups]), groups, strict=True):
         scores = functional.pad(q @ sections[pool].T, (0, layout.pool_width - len(sections[pool])))

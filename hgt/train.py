@@ -204,8 +204,8 @@ def load_weights(trainee: Trainee, tensors: dict[str, Tensor]) -> None:
 
 
 def step_seed(seed: int, epoch: int, batch: int) -> int:
-    """The seed of one step's dropout."""
-    return (seed * 1_000_003 + epoch) * 1_000_003 + batch
+    """The seed of one step's dropout, of the 63 bits that torch takes."""
+    return ((seed * 1_000_003 + epoch) * 1_000_003 + batch) % (1 << 63)
 
 
 def _is_finite(value: float) -> bool:

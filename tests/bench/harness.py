@@ -108,9 +108,9 @@ def copy_bandwidth(device: str, num_bytes: int = 1 << 29, repeats: int = 5) -> f
     return 2 * num_bytes / min(timings(lambda: b.copy_(a), device, repeats))
 
 
-def measure_in_child(module: str, arguments: list[str], gpu: int | None = None) -> dict[str, Any]:
+def measure_in_child(module: str, arguments: list[str], gpu: str | None = None) -> dict[str, Any]:
     """Run `python -m <module> <arguments>`, which prints JSON as its last line. gpu: the only one that it sees. Raises ChildFailed."""
-    environment = os.environ if gpu is None else os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
+    environment = os.environ if gpu is None else os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
     child = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False, env=environment)
     if child.returncode:
         said = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]

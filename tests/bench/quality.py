@@ -3,8 +3,9 @@
     python -m tests.bench.quality --kg FILE [--device cuda] [--seeds 0 1 2] [--models hgt distmult complex transe rotate] [--jobs 2]
         [--minutes 10] [--set num_layers=3 ...] [--hgt '{}' '{"dropout": 0.3}' ...] [--every 2] [--curves FOLDER]
 
-Every model is trained with the same batches, negatives and softmax loss, HGT until its validation MRR has not risen for `patience` epochs,
-a shallow model all epochs (with N3 its MRR falls before it rises again), or until the minutes are up; the best epoch's figures count.
+Every model is trained with the same batches, negatives and softmax loss until the minutes are up; before that HGT ends when its validation
+MRR has not risen for `patience` epochs, a shallow model after all epochs (with N3 its MRR falls before it rises again). The best epoch's
+figures count.
 Shallow models go over a grid of learning rate, dropout and N3 (Lacroix et al. 2018, of a batch's facts; none where scores are distances),
 HGT over the points that --hgt gives, with the first seed; the best by validation MRR goes over the other seeds. --set changes parameters of
 all runs. DistMult (Yang et al. 2015), ComplEx (Trouillon et al. 2016), TransE (Bordes et al. 2013) and RotatE (Sun et al. 2019), the latter
@@ -17,6 +18,7 @@ import argparse
 import ast
 import itertools
 import json
+import os
 import queue
 import statistics
 import time
@@ -102,7 +104,7 @@ def trainee_of(model: str, point: Point, config: RunConfig, graph: KnowledgeGrap
 
 
 def measure(options: argparse.Namespace, seed: int, model: str, point: Point, values: dict[str, Any]) -> dict:
-    """{val, typed, all, epochs, steps, seconds, curve}: MRR of validation facts, and of the test facts at the epoch that is best by it.
+    """{val, typed, all, epochs, steps, seconds, curve, by_edge_type}: MRR of validation facts, and of test facts at the best epoch by it.
 
     curve: (steps, MRR of validation facts among nodes of the type, and among all, seconds) of each epoch that was looked at
     """
@@ -138,8 +140,9 @@ def measure(options: argparse.Namespace, seed: int, model: str, point: Point, va
         embeddings = trainee.model.encoder.encode(trainee.messages.to(trainee.device))
     report = rank_facts(embeddings, trainee.model.decoder, split.of(TEST), index)
     test = {"typed": report.typed.mrr, "all": report.all_nodes.mrr, "typed_hits10": report.typed.hits[10], "macro": report.typed_macro.mrr}
+    by_edge_type = {" - ".join(e): metrics.mrr for e, metrics in report.by_edge_type.items()}
     steps = (epoch + 1) * trainee.batches.num_batches
-    return {"val": best, **test, "epochs": best_epoch + 1, "steps": steps, "seconds": seconds, "curve": curve}
+    return {"val": best, **test, "epochs": best_epoch + 1, "steps": steps, "seconds": seconds, "curve": curve, "by_edge_type": by_edge_type}
 
 
 def main() -> None:
@@ -161,9 +164,10 @@ def main() -> None:
         seed, model, point = json.loads(options.one)
         print(json.dumps(measure(options, seed, model, point, values)))
         return
-    gpus: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # a place for each of the trainings that run at a time
+    names = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(max(torch.cuda.device_count(), 1))))).split(",")
+    gpus: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # a place for each of the trainings that run at a time
     for job in range(options.jobs):
-        gpus.put(job % max(torch.cuda.device_count(), 1) if options.device == "cuda" else None)
+        gpus.put(names[job % len(names)] if options.device == "cuda" else None)
     points = {m: options.hgt if m == "hgt" else grid(m) for m in options.models}
 
     def trained(seed: int, model: str, point: Point) -> dict:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hgt import baselines
-from hgt.baselines import Baseline, Comparison, DegreeScores, compare_run, shallow_trainee, training_degrees
+from hgt.baselines import Baseline, Comparison, DegreeScores, compare_run, n3_weight, shallow_trainee, training_degrees
 from hgt.device import DeviceMemory
 from hgt.embeddings import Embeddings
 from hgt.errors import InputError
@@ -68,6 +68,17 @@ def test_a_shallow_step_is_the_plain_gradient_of_its_batch(graph, split, make_co
     assert told["total"].item() == pytest.approx(sum(part["total"].item() for part in losses), rel=1e-5)
     for p, grad in zip(model.parameters(), expected, strict=True):
         assert torch.allclose(p.grad, grad, atol=1e-6)
+
+
+def test_how_a_shallow_model_is_held_back_and_how_fast_it_learns(graph, split, config):
+    """Near what is best on three graphs, of 35,214, 1,000 and 26,574 nodes; and no more than was tried."""
+    tuned = {(35_214, 931_253): 0.03, (1_000, 10_000): 0.1, (26_574, 99_676): 0.2}
+    for sizes, best in tuned.items():
+        assert best <= n3_weight(*sizes) < 1.5 * best
+    assert n3_weight(1_000, 1_000) == 0.3
+    trainee = shallow_trainee("complex", config, graph, split, CPU)
+    assert trainee.model.decoder.n3 == n3_weight(graph.total_nodes, graph.total_facts)
+    assert trainee.config.train.learning_rate == pytest.approx(config.train.learning_rate * 10 / 3)
 
 
 def test_no_message_reaches_a_shallow_model(graph, split, config):

@@ -69,6 +69,10 @@ def test_kept_elements_are_scaled():
     assert torch.equal(x.grad, out)
 
 
+def test_of_the_largest_share_hardly_anything_is_left():
+    assert kept_elements((100_000,), 1 - 1e-9, draw_seeds()).sum() < 20
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize("size", [0, 1, 2, 5])
 def test_small_and_odd_sizes(share, size):

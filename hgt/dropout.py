@@ -7,9 +7,14 @@ which all devices compute alike; the seeds come from the CPU's generator.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from hgt.edge_kernels import has_triton
 
 # Hashed at a time: within a core's cache on the CPU, 8 MB of scratch memory elsewhere.
 _CHUNK = {"cpu": 1 << 15}
@@ -27,6 +32,22 @@ def kept_elements(shape: tuple[int, ...], share: float, seed: Int[Tensor, " 2"])
     half = -(-size // 2)  # one hash for two elements: its upper bits for one in the first half, its lower ones for one in the second
     kept = torch.empty(2 * half, dtype=torch.bool, device=seed.device)
     least = (min(round(share * (1 << 16)), (1 << 16) - 1) - (1 << 15)) << 16
+    _formulation(seed.device.type)(kept, seed, least)
+    return kept[:size].view(shape)
+
+
+@functools.cache
+def _formulation(device_type: str) -> Callable[[Tensor, Tensor, int], None]:
+    if device_type == "cuda" and has_triton():
+        from hgt.triton_dropout import fill
+
+        return fill
+    return _fill
+
+
+def _fill(kept: Bool[Tensor, " places"], seed: Int[Tensor, " 2"], least: int) -> None:
+    """Whether each element's 16 bits, as the upper ones of a signed number, are `least` or more."""
+    half = len(kept) // 2
     chunk = _CHUNK.get(seed.device.type, _LARGE_CHUNK)
     for begin in range(0, half, chunk):
         end = min(begin + chunk, half)
@@ -34,7 +55,6 @@ def kept_elements(shape: tuple[int, ...], share: float, seed: Int[Tensor, " 2"])
         torch.ge(hashes, least, out=kept[begin:end])
         hashes <<= 16
         torch.ge(hashes, least, out=kept[half + begin : half + end])
-    return kept[:size].view(shape)
 
 
 def dropped(x: Float[Tensor, "*shape"], share: float, seed: Int[Tensor, " 2"]) -> Float[Tensor, "*shape"]:

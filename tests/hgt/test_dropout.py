@@ -1,10 +1,13 @@
 """Dropout that drops the same on every device."""
 
+import importlib
+
 import pytest
 import torch
 
 from hgt import dropout
 from hgt.dropout import draw_seeds, dropped, kept_elements
+from tests.hgt.interpreter import require_interpreter
 
 SHAPE = (3_000, 257)
 
@@ -36,6 +39,18 @@ def test_what_is_kept_depends_on_seed_and_place_alone(monkeypatch):
     for chunk in (1_000, 1 << 20):  # as on another device
         monkeypatch.setattr(dropout, "_CHUNK", {"cpu": chunk})
         assert torch.equal(kept_elements(SHAPE, 0.2, seed), kept)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 5, 4_096, 100_001])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1 - 1e-9])
+def test_the_cuda_kernel_keeps_the_same(monkeypatch, size, share):
+    require_interpreter()
+    seed = draw_seeds()
+    expected = kept_elements((size,), share, seed)
+    kernel = importlib.import_module("hgt.triton_dropout").fill
+    monkeypatch.setattr(dropout, "_formulation", lambda device_type: kernel)
+    assert torch.equal(kept_elements((size,), share, seed), expected)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.9])

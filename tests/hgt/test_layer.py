@@ -1,8 +1,7 @@
 """The layer computes what PyG's HGTConv computes (the oracle), forward and gradients, on random heterogeneous graphs."""
 
 import copy
-import importlib.util
-import os
+import importlib
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from hgt.edge_kernels import ChunkedKernels, FusedKernels
 from hgt.layer import HGTLayer, linear_by_rows
 from hgt.message_graph import GroupLimits, build_message_graph, edge_list
 from hgt.node_kernels import NodeKernels
+from tests.hgt.interpreter import require_interpreter
 
 NUM_NODES = {"drug": 13, "gene": 40, "disease": 7, "lonely": 5}
 EDGE_TYPES = [
@@ -152,9 +152,7 @@ def test_a_type_without_incoming_edges_keeps_a_defined_embedding():
 
 def triton_kernels():
     """The CUDA formulation, run by Triton's interpreter on the CPU."""
-    if importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1":
-        missing = "needs Triton (pip install -c requirements.lock triton; Linux alone) and TRITON_INTERPRET=1"
-        pytest.fail(missing) if os.environ.get("HGT_REQUIRE_TRITON") == "1" else pytest.skip(missing)
+    require_interpreter()
     edges, nodes = (importlib.import_module(f"hgt.{name}") for name in ("triton_kernels", "triton_node_kernels"))
     return edges.TritonKernels(), nodes.TritonNodeKernels()
 

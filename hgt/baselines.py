@@ -205,10 +205,13 @@ def shallow_trainee(
 ) -> Trainee:
     """kind: distmult or complex. The run's batches, negatives, optimizer and dropout; the link loss, and N3.
 
-    The contrastive loss serves the embeddings' geometry, not the ranks that are compared: a baseline with it would be a weaker one.
+    What would make the baseline a weaker one is left out: the losses that serve the embeddings' geometry, not the ranks that are compared,
+    and the correction of the softmax, which makes tables overfit (ComplEx on an excerpt of Hetionet: MRR 0.062 instead of 0.079).
     """
-    rate = _RATE_OVER_HGT * config.train.learning_rate
-    train = replace(config.train, contrastive_weight=0.0, isotropy_weight=0.0, num_neighbors=None, learning_rate=rate)
+    train = replace(
+        config.train, contrastive_weight=0.0, isotropy_weight=0.0, softmax_correction=0.0, num_neighbors=None,
+        learning_rate=_RATE_OVER_HGT * config.train.learning_rate,
+    )  # fmt: skip
     config = replace(config, train=train)
     torch.manual_seed(config.split.seed)
     n3 = n3_weight(graph.total_nodes, graph.total_facts)

@@ -3,7 +3,8 @@
     python -m tests.bench.quality --kg FILE [--device cuda] [--seeds 0 1 2] [--models hgt distmult complex transe rotate] [--jobs 2]
         [--minutes 10] [--set num_layers=3 ...] [--hgt '{}' '{"dropout": 0.3}' ...] [--every 2] [--curves FOLDER]
 
-Every model is trained with the same batches, negatives and softmax loss until the minutes are up; before that HGT ends when its validation
+Every model is trained with the same batches, negatives and softmax loss (shallow models without its correction, which costs them) until
+the minutes are up; before that HGT ends when its validation
 MRR has not risen for `patience` epochs, a shallow model after all epochs (with N3 its MRR falls before it rises again). The best epoch's
 figures count.
 Shallow models go over a grid of learning rate, dropout and N3 (Lacroix et al. 2018, of a batch's facts; none where scores are distances),

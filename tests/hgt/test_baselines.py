@@ -81,6 +81,15 @@ def test_how_a_shallow_model_is_held_back_and_how_fast_it_learns(graph, split, c
     assert trainee.config.train.learning_rate == pytest.approx(config.train.learning_rate * 10 / 3)
 
 
+def test_what_would_make_a_shallow_model_weaker_is_left_out(graph, split, make_config):
+    values = {"contrastive_weight": 0.5, "isotropy_weight": 10.0, "num_neighbors": 8, "num_negatives": 20}
+    train = shallow_trainee("complex", make_config(**values, softmax_correction=1.0), graph, split, CPU).config.train
+    assert train.contrastive_weight == train.isotropy_weight == train.softmax_correction == 0
+    assert train.num_neighbors is None
+    trainees = [shallow_trainee("complex", make_config(**values, softmax_correction=c), graph, split, CPU) for c in (0.0, 1.0)]
+    assert all(set(t.batches.layout.log_weights) == {0.0} for t in trainees), "sampled negatives count once each"
+
+
 def test_no_message_reaches_a_shallow_model(graph, split, config):
     trainee = shallow_trainee("distmult", config, graph, split, CPU)
     assert trainee.messages.num_edges == 0

@@ -4,9 +4,8 @@
         [--minutes 10] [--set num_layers=3 ...] [--hgt '{}' '{"dropout": 0.3}' ...] [--every 2] [--curves FOLDER]
 
 Every model is trained with the same batches, negatives and softmax loss (shallow models without its correction, which costs them) until
-the minutes are up; before that HGT ends when its validation
-MRR has not risen for `patience` epochs, a shallow model after all epochs (with N3 its MRR falls before it rises again). The best epoch's
-figures count.
+the minutes are up; before that HGT ends when its validation MRR has not risen for `patience` epochs, a shallow model after all epochs (with
+N3 its MRR falls before it rises again). The best epoch's figures count, and HGT's embeddings are held against the checks of a run.
 Shallow models go over a grid of learning rate, dropout and N3 (Lacroix et al. 2018, of a batch's facts; none where scores are distances),
 HGT over the points that --hgt gives, with the first seed; the best by validation MRR goes over the other seeds. --set changes parameters of
 all runs. DistMult (Yang et al. 2015), ComplEx (Trouillon et al. 2016), TransE (Bordes et al. 2013) and RotatE (Sun et al. 2019), the latter
@@ -35,6 +34,8 @@ from hgt.baselines import shallow_trainee
 from hgt.config import RunConfig
 from hgt.device import prepare_device
 from hgt.edge_table import read_edge_table
+from hgt.embeddings import Embeddings
+from hgt.evaluate import report_on
 from hgt.graph import KnowledgeGraph
 from hgt.model import Decoder
 from hgt.ranking import FactIndex, rank_facts, sample_facts
@@ -105,16 +106,17 @@ def trainee_of(model: str, point: Point, config: RunConfig, graph: KnowledgeGrap
 
 
 def measure(options: argparse.Namespace, seed: int, model: str, point: Point, values: dict[str, Any]) -> dict:
-    """{val, typed, all, epochs, steps, seconds, curve, by_edge_type}: MRR of validation facts, and of test facts at the best epoch by it.
+    """{val, typed, all, macro, ...}: MRR of validation facts, and of test facts at the best epoch by it.
 
     curve: (steps, MRR of validation facts among nodes of the type, and among all, seconds) of each epoch that was looked at
+    failed, report: of HGT's embeddings, the required checks that did not pass and all that a run's `report/validation.json` holds
     """
     config = RunConfig.from_flat({"seed": seed, **values, **(point if model == "hgt" else {})})
     graph = KnowledgeGraph.from_edge_table(read_edge_table(Path(options.kg)), config.graph)
     trainee = trainee_of(model, point, config, graph, prepare_device(options.device))
     split, index, started = split_facts(graph, config.split), FactIndex(graph), time.monotonic()
     facts = sample_facts(split.of(VAL), config.train.num_val_edges, seed)
-    best, best_epoch, test, epoch = -1.0, -1, {}, 0
+    best, best_epoch, epoch = -1.0, -1, 0
     curve: list[tuple[int, float, float, int]] = []
     for epoch in range(config.train.num_epochs):
         trainee.model.train()
@@ -139,11 +141,19 @@ def measure(options: argparse.Namespace, seed: int, model: str, point: Point, va
     trainee.model.eval()
     with torch.no_grad():
         embeddings = trainee.model.encoder.encode(trainee.messages.to(trainee.device))
-    report = rank_facts(embeddings, trainee.model.decoder, split.of(TEST), index)
-    test = {"typed": report.typed.mrr, "all": report.all_nodes.mrr, "typed_hits10": report.typed.hits[10], "macro": report.typed_macro.mrr}
-    by_edge_type = {" - ".join(e): metrics.mrr for e, metrics in report.by_edge_type.items()}
-    steps = (epoch + 1) * trainee.batches.num_batches
-    return {"val": best, **test, "epochs": best_epoch + 1, "steps": steps, "seconds": seconds, "curve": curve, "by_edge_type": by_edge_type}
+    decoder = trainee.model.decoder
+    ranking = rank_facts(embeddings, decoder, split.of(TEST), index)
+    found = {
+        "val": best, "typed": ranking.typed.mrr, "all": ranking.all_nodes.mrr, "macro": ranking.typed_macro.mrr,
+        "epochs": best_epoch + 1, "steps": (epoch + 1) * trainee.batches.num_batches, "seconds": seconds, "curve": curve,
+        "by_edge_type": {" - ".join(e): metrics.mrr for e, metrics in ranking.by_edge_type.items()},
+    }  # fmt: skip
+    if model != "hgt":
+        return found
+    relations, origin = decoder.relation.detach().cpu(), {"decoder": config.model.decoder}
+    table = Embeddings(graph.node_table().astype(str), embeddings.cpu(), tuple(graph.edge_types), relations, origin)
+    report = report_on(table, graph, split, config, trainee.device)
+    return found | {"failed": [c.key for c in report.checks if c.required and not c.passed], "report": report.as_dict()}
 
 
 def main() -> None:
@@ -183,7 +193,8 @@ def main() -> None:
             options.curves.mkdir(parents=True, exist_ok=True)
             (options.curves / f"{model}-{points[model].index(point)}-{seed}.json").write_text(json.dumps([point, found]))
         figures = "".join(f"{found[name]:>9.4f}" for name in ("val", "typed", "macro", "all"))
-        print(f"{model:<10}{seed:>5}{figures}{found['epochs']:>8}{found['seconds']:>9.0f}  {point or ''}", flush=True)
+        gate = "" if model != "hgt" else "accepted  " if not found["failed"] else f"rejected: {', '.join(found['failed'])}  "
+        print(f"{model:<10}{seed:>5}{figures}{found['epochs']:>8}{found['seconds']:>9.0f}  {gate}{point or ''}", flush=True)
         return found
 
     print(header(options.device), values)

@@ -38,8 +38,9 @@ from hgt.train import batches_ahead, evaluate_val, step_seed, stop_without_paren
 # A table's row moves only in steps that its node is in, HGT's weights in every one: with a rate of 0.001 DistMult needed 300 steps on the
 # demo graph for MRR 0.30, with 0.01 20 for 0.40. Tuned, shallow models are best with 0.01 on two graphs (README, "Measured").
 _RATE_OVER_HGT = 10 / 3
-# Over the facts per node. Tuned, ComplEx is best with N3 0.2 on an excerpt of Hetionet with 3.7 of them, with 0.1 on the demo graph with
-# 10, and with 0.03 where there are 26 (README, "Measured"). No graph with fewer than 3.7 was tuned, and too much does more harm than none.
+# Over the facts per node. Tuned, ComplEx is best with N3 0.1 on the demo graph with 10 of them, with 0.03 where there are 26. On an excerpt
+# of Hetionet with 3.7 it was with 0.2 once, which was not found again: there it is too much (README, "Measured"), and that does more harm
+# than none. Fewer than 3.7 were not tried.
 _N3, _MOST_N3 = 1.0, 0.3
 Mrr = dict[str, float]  # {"all nodes", "typed" or an edge type's name: MRR}
 

@@ -35,13 +35,11 @@ from hgt.split import TEST, TRAIN, VAL, EdgeSplit
 from hgt.step import Steps, Trainee
 from hgt.train import batches_ahead, evaluate_val, step_seed, stop_without_parent
 
-# A table's row moves only in steps that its node is in, HGT's weights in every one: with a rate of 0.001 DistMult needed 300 steps on the
-# demo graph for MRR 0.30, with 0.01 20 for 0.40. Tuned, shallow models are best with 0.01 on two graphs (README, "Measured").
-_RATE_OVER_HGT = 10 / 3
-# Over the facts per node. Tuned, ComplEx is best with N3 0.1 on the demo graph with 10 of them, with 0.03 where there are 26. On an excerpt
-# of Hetionet with 3.7 it was with 0.2 once, which was not found again: there it is too much (README, "Measured"), and that does more harm
-# than none. Fewer than 3.7 were not tried.
-_N3, _MOST_N3 = 1.0, 0.3
+# A table's row moves only in steps that its node is in, HGT's weights in every one. Tuned, ComplEx is best with a rate of 0.02 to 0.04 on
+# two graphs (README, "Measured"), and the larger, the fewer steps it takes: that counts where its time is limited.
+_RATE_OVER_HGT = 10.0
+# Over the facts per node. Tuned, ComplEx is best with N3 0.03 where there are 26 of them, with 0.1 where there are 10 or 3.7 (README).
+_N3, _MOST_N3 = 1.0, 0.1
 Mrr = dict[str, float]  # {"all nodes", "typed" or an edge type's name: MRR}
 
 
@@ -225,7 +223,7 @@ def shallow_trainee(
 
 
 def n3_weight(num_nodes: int, num_facts: int) -> float:
-    """The fewer facts a node has, the more its vector is held back."""
+    """The fewer facts a node has, the more its vector is held back, up to what was best on sparse graphs."""
     return min(_N3 * num_nodes / num_facts, _MOST_N3)
 
 

@@ -52,8 +52,8 @@ DISTANCES = ("transe", "rotate")
 
 def grid(model: str) -> list[Point]:
     """The points that a shallow model is tuned over."""
-    weights = (0.0,) if model in DISTANCES else (0.0, 0.03, 0.2)
-    return [{"rate": rate, "dropout": dropout, "n3": n3} for rate, dropout, n3 in itertools.product((0.003, 0.01), (0.1, 0.4), weights)]
+    rates, dropouts, weights = (0.01, 0.02, 0.03), (0.1, 0.4), (0.0,) if model in DISTANCES else (0.0, 0.03, 0.1)
+    return [{"rate": rate, "dropout": dropout, "n3": n3} for rate, dropout, n3 in itertools.product(rates, dropouts, weights)]
 
 
 class DistanceTable(NodeTable):
@@ -141,19 +141,24 @@ def measure(options: argparse.Namespace, seed: int, model: str, point: Point, va
     trainee.model.eval()
     with torch.no_grad():
         embeddings = trainee.model.encoder.encode(trainee.messages.to(trainee.device))
-    decoder = trainee.model.decoder
-    ranking = rank_facts(embeddings, decoder, split.of(TEST), index)
     found = {
-        "val": best, "typed": ranking.typed.mrr, "all": ranking.all_nodes.mrr, "macro": ranking.typed_macro.mrr,
-        "epochs": best_epoch + 1, "steps": (epoch + 1) * trainee.batches.num_batches, "seconds": seconds, "curve": curve,
+        "val": best, "epochs": best_epoch + 1, "steps": (epoch + 1) * trainee.batches.num_batches, "seconds": seconds, "curve": curve,
+    }  # fmt: skip
+    decoder = trainee.model.decoder
+    if model == "hgt":
+        relations, origin = decoder.relation.detach().cpu(), {"decoder": config.model.decoder}
+        table = Embeddings(graph.node_table().astype(str), embeddings.cpu(), tuple(graph.edge_types), relations, origin)
+        report = report_on(table, graph, split, config, trainee.device)
+        ranking = report.ranking
+        found |= {"failed": [c.key for c in report.checks if c.required and not c.passed], "report": report.as_dict()}
+    else:
+        ranking = rank_facts(embeddings, decoder, split.of(TEST), index)
+    if ranking is None:
+        raise SystemExit("nothing was held out that could be ranked")
+    return found | {
+        "typed": ranking.typed.mrr, "all": ranking.all_nodes.mrr, "macro": ranking.typed_macro.mrr,
         "by_edge_type": {" - ".join(e): metrics.mrr for e, metrics in ranking.by_edge_type.items()},
     }  # fmt: skip
-    if model != "hgt":
-        return found
-    relations, origin = decoder.relation.detach().cpu(), {"decoder": config.model.decoder}
-    table = Embeddings(graph.node_table().astype(str), embeddings.cpu(), tuple(graph.edge_types), relations, origin)
-    report = report_on(table, graph, split, config, trainee.device)
-    return found | {"failed": [c.key for c in report.checks if c.required and not c.passed], "report": report.as_dict()}
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float, steps_per_epoch: int):
         """decay: per step, above 0 and below 1; smaller in the first steps, (1 + step) / (10 + step)."""
-        assert not list(model.buffers()), "only parameters are averaged"
+        assert model.state_dict().keys() == dict(model.named_parameters()).keys(), "only parameters are averaged"
         self.model, self.decay, self.steps_per_epoch = model, decay, steps_per_epoch
         self.tensors = {name: weights.detach().to("cpu", copy=True) for name, weights in model.named_parameters()}
 

@@ -214,7 +214,7 @@ def shallow_trainee(
     config = replace(config, train=train)
     torch.manual_seed(config.split.seed)
     n3 = n3_weight(graph.total_nodes, graph.total_facts)
-    model = ShallowModel(graph.total_nodes, len(graph.edge_types), config.model.embedding_dim, config.model.dropout, kind, n3)
+    model = ShallowModel(graph, config.model.embedding_dim, config.model.dropout, kind, n3)
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=train.learning_rate, fused=True, capturable=device.type == "cuda")
     ranges = {t: (graph.type_range(t).start, graph.type_range(t).stop) for t in graph.node_types}

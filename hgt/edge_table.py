@@ -100,9 +100,12 @@ def _first_bytes(path: Path, size: int = 1 << 16) -> bytes:
 
 def _unpacked(path: Path) -> io.BufferedIOBase:
     """The file's bytes, unpacked when they begin as gzip does, whatever the file's name."""
+    return gzip.open(path) if _is_packed(path) else path.open("rb")
+
+
+def _is_packed(path: Path) -> bool:
     with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if packed else path.open("rb")
+        return file.read(2) == b"\x1f\x8b"
 
 
 @contextmanager
@@ -115,6 +118,8 @@ def _explained(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise InputError(f"{path}: may not be read by this user. Change its permissions.") from error
     except OSError as error:
+        if error.errno is None:  # Arrow's unpacking; what the system refuses has a number
+            raise InputError(f"{path}: the gzip data is damaged ({_first_line(error)}). Copy or download the file again.") from error
         raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the path and the disk.") from error
 
 
@@ -151,8 +156,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _csv_blocks(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Arrow opens the file itself: its threads read ahead, and one that still reads a file of Python's when the program ends, as after a
+    refusal, aborts it (exit code 134 in every fourth one)."""
     try:
-        with _explained(path), _unpacked(path) as file:
+        with _explained(path), pa.input_stream(str(path), compression="gzip" if _is_packed(path) else None) as file:
             yield from pyarrow.csv.open_csv(
                 file,
                 read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
@@ -169,9 +176,15 @@ def _csv_blocks(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
                 f"{path}: row {row - 1} has {actual} columns, the header {expected} (counted from the first row below the header). "
                 "Quote values that hold commas."
             ) from error
+        if "Empty CSV file" in str(error):  # a header line that nothing ends
+            raise InputError(_no_rows(path)) from error
         if "UTF8" in str(error):
             raise InputError(f"{path}: {_undecodable(path)}. Save the file as UTF-8, for example `iconv -f latin1 -t utf-8`.") from error
         raise InputError(f"{path}: cannot be read as CSV ({_first_line(error)}). Copy or write the file again.") from error
+
+
+def _no_rows(path: Path) -> str:
+    return f"{path}: has a header line but no rows. Give a file with one edge per row."
 
 
 def _undecodable(path: Path) -> str:
@@ -226,7 +239,7 @@ def _encode(path: Path, blocks: list[pa.RecordBatch], columns: list[str]) -> Edg
     """Join the blocks' own dictionaries into one code per type, relation and node."""
     num_rows = sum(len(block) for block in blocks)
     if num_rows == 0:
-        raise InputError(f"{path}: has a header line but no rows.")
+        raise InputError(_no_rows(path))
 
     def unify(*names: str) -> tuple[list[str], list[np.ndarray]]:
         chunks = [block.column(name) for name in names for block in blocks]

@@ -37,7 +37,7 @@ def embed_run(folder: RunFolder, on_event: OnEvent, csv: Path | None = None) -> 
         "best_epoch": checkpoint.progress.best_epoch,
         "parameters": config.to_flat(),
     }
-    relations = model.decoder.relation.detach()
+    relations = model.decoder.relation_vectors().detach()
     Embeddings(graph.node_table(), vectors, tuple(graph.edge_types), relations, origin).save(folder.embeddings, csv)
     on_event("embedded", num_nodes=len(vectors), embedding_dim=vectors.shape[1], **memory.as_dict())
 

@@ -108,7 +108,7 @@ class Embeddings:
                 vectors = _from_lists(table.column("embedding"))
             else:
                 table = _read_csv(path)
-                dims = [c for c in table.column_names if c.startswith("dim_")]
+                dims = [f"dim_{i}" for i in range(max(sum(c.startswith("dim_") for c in table.column_names), 1))]  # KeyError: a gap
                 vectors = torch.from_numpy(np.stack([table.column(d).to_numpy().astype(np.float32) for d in dims], axis=1))
             nodes = table.select(_NODE_COLUMNS).to_pandas()
             origin = _origin(table)

@@ -64,6 +64,11 @@ class KnowledgeGraph:
         return list(self.edge_index)
 
     @cached_property
+    def symmetric_numbers(self) -> list[int]:
+        """Places of the symmetric ones among `edge_types`."""
+        return [i for i, e in enumerate(self.edge_types) if e in self.symmetric]
+
+    @cached_property
     def num_nodes(self) -> dict[str, int]:
         return {t: len(ids) for t, ids in self.node_ids.items()}
 

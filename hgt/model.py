@@ -6,7 +6,7 @@ Shapes: N nodes in global numbering, R relations (the graph's edge types, withou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -136,14 +136,25 @@ class Decoder(nn.Module):
 
     distmult: sum_d h_d r_d t_d (Yang et al. 2015). complex: Re(sum_d h_d r_d conj(t_d)) (Trouillon et al. 2016), which tells
     (a, r, b) from (b, r, a); the first half of the dimensions are real parts, the second half imaginary ones.
+    symmetric: numbers of the relations whose facts have no direction. Their vectors are real, so that (a, r, b) scores as (b, r, a): such a
+    fact is stored once, and would be learned, and ranked, in the direction that its nodes' numbers happen to give it.
     n3: weight of the nuclear 3-norm of the facts' vectors in the loss (Lacroix et al. 2018), for embeddings that nothing else holds back.
     """
 
-    def __init__(self, num_relations: int, embedding_dim: int, kind: str, n3: float = 0.0):
+    def __init__(self, num_relations: int, embedding_dim: int, kind: str, n3: float = 0.0, symmetric: Sequence[int] = ()):
         super().__init__()
         self.kind = kind
         self.n3 = n3
-        self.relation = nn.Parameter(1 + 0.1 * torch.randn(num_relations, embedding_dim))
+        free = torch.ones(num_relations, embedding_dim)
+        if kind == "complex":
+            free[list(symmetric), embedding_dim // 2 :] = 0
+        self.relation = nn.Parameter((1 + 0.1 * torch.randn(num_relations, embedding_dim)) * free)
+        self.free: Tensor | None
+        self.register_buffer("free", free if (free == 0).any() else None, persistent=False)
+
+    def relation_vectors(self) -> Float[Tensor, "num_relations dim"]:
+        """Of all relations, as they score."""
+        return self.relation if self.free is None else self.relation * self.free
 
     def tail_query(self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
         """What a tail's embedding is multiplied with to score it; one relation for all or one for each."""
@@ -163,7 +174,8 @@ class Decoder(nn.Module):
         return x.square() if self.kind == "distmult" else torch.stack(x.chunk(2, -1)).square().sum(0)
 
     def _vectors(self, relation: int | Tensor) -> Tensor:
-        return self.relation[relation] if isinstance(relation, int) else self.relation.index_select(0, relation)
+        r = self.relation_vectors()
+        return r[relation] if isinstance(relation, int) else r.index_select(0, relation)
 
 
 def _complex_product(a: Tensor, b: Tensor) -> Tensor:
@@ -182,7 +194,7 @@ class HGTModel(nn.Module):
     def __init__(self, graph: KnowledgeGraph, config: ModelConfig):
         super().__init__()
         self.encoder = HGTEncoder(graph.num_nodes, message_edge_types(graph), config)
-        self.decoder = Decoder(len(graph.edge_types), config.embedding_dim, config.decoder)
+        self.decoder = Decoder(len(graph.edge_types), config.embedding_dim, config.decoder, symmetric=graph.symmetric_numbers)
 
 
 def normalized(x: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:

@@ -71,7 +71,7 @@ class Predictor:
             if found:
                 told = ", ".join(f"{t} {self.graph.node_ids[t][n]}" for t, n in found[:5])
                 raise InputError(f"head {given!r}: is the name of {len(found)} nodes ({told}). Give the id and head_type of one of them.")
-        names = [name for t in types for columns in (self.graph.node_ids, self.graph.node_names) for name in columns[t]]
+        names = list(dict.fromkeys(n for t in types for columns in (self.graph.node_ids, self.graph.node_names) for n in columns[t]))
         alike = difflib.get_close_matches(given, names, 3)
         like = f"; like it are {', '.join(alike)}" if alike else ""
         raise InputError(f"head {given!r}: the graph has no node of this id or name{like}. Give one of its nodes.")

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hgt.dropout import draw_seeds, dropped
+from hgt.graph import KnowledgeGraph
 from hgt.message_graph import MessageGraph
 from hgt.model import Decoder
 
@@ -51,7 +52,7 @@ class NodeTable(nn.Module):
 class ShallowModel(nn.Module):
     """decoder: distmult or complex; n3: see `Decoder`"""
 
-    def __init__(self, num_nodes: int, num_relations: int, embedding_dim: int, dropout: float, decoder: str, n3: float):
+    def __init__(self, graph: KnowledgeGraph, embedding_dim: int, dropout: float, decoder: str, n3: float):
         super().__init__()
-        self.encoder = NodeTable(num_nodes, embedding_dim, dropout)
-        self.decoder = Decoder(num_relations, embedding_dim, decoder, n3)
+        self.encoder = NodeTable(graph.total_nodes, embedding_dim, dropout)
+        self.decoder = Decoder(len(graph.edge_types), embedding_dim, decoder, n3, graph.symmetric_numbers)

@@ -23,6 +23,7 @@ from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
 
 TRAIN, VAL, TEST = 0, 1, 2
+_FEWEST_TO_SPLIT = 3  # nodes of which the largest fractions hold out one each
 _PARTNER, _PARTNER_OF_ITSELF = "drug", "disease"  # a drug's own partner is the disease
 
 
@@ -135,9 +136,10 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
     candidates = ends[(ends >= nodes.start) & (ends < nodes.stop)]
     num_val, num_test = int(config.val_fraction * len(candidates)), int(config.test_fraction * len(candidates))
     if not (num_val and num_test):
+        remedy = "Raise both fractions." if len(candidates) >= _FEWEST_TO_SPLIT else "Hold out a type with more of them."
         raise InputError(
             f"--split {config.split}: {len(candidates)} nodes of type {config.holdout_type} have such facts, too few to hold "
-            f"{config.val_fraction:g} of them out for validation and {config.test_fraction:g} for the test. Raise both fractions."
+            f"{config.val_fraction:g} of them out for validation and {config.test_fraction:g} for the test. {remedy}"
         )
     order = torch.from_numpy(np.random.default_rng([config.seed, 7]).permutation(len(candidates)))
     node_part = torch.full((graph.total_nodes,), TRAIN, dtype=torch.uint8)

@@ -50,5 +50,6 @@ def load(kg: str | None, run: str, config: RunConfig, tracker: Tracker) -> str:
 def _not_held_out(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> list[str]:
     """A sentence for each edge type of which facts should have been held out and were not."""
     due = split.unsplit if split.node_part is None else [e for e in holdout_edge_types(graph, config.split) if e in split.unsplit]
-    why = "too few to hold any out" if split.node_part is None else "none of a held-out node"
+    shares = f"{config.split.val_fraction:g} for validation and {config.split.test_fraction:g} for the test"
+    why = f"too few to hold out {shares}" if split.node_part is None else "none of a held-out node"
     return [f"{' - '.join(e)} has {graph.num_facts[e]} fact(s), {why}: all of them train, none is ranked" for e in due]

@@ -97,7 +97,7 @@ def infer(trainee: Trainee, graph: KnowledgeGraph, split: EdgeSplit, folder: Pat
     encoder, origin = trainee.model.encoder, {"parameters": trainee.config.to_flat()}
     messages = phase("inference", "messages of the graph", lambda: training_message_graph(graph, split).to(trainee.device))
     vectors = phase("inference", "layer-wise", lambda: infer_layerwise(encoder, messages, trainee.config.train.node_batch_size).cpu())
-    relations = trainee.model.decoder.relation.detach().cpu()
+    relations = trainee.model.decoder.relation_vectors().detach().cpu()
     embeddings = Embeddings(graph.node_table(), vectors, tuple(graph.edge_types), relations, origin)
     phase("inference", "writing the table", lambda: embeddings.save(folder))
     return phase("evaluation", "reading the table", lambda: Embeddings.load(folder / "embeddings.parquet"))

@@ -146,7 +146,7 @@ def measure(options: argparse.Namespace, seed: int, model: str, point: Point, va
     }  # fmt: skip
     decoder = trainee.model.decoder
     if model == "hgt":
-        relations, origin = decoder.relation.detach().cpu(), {"decoder": config.model.decoder}
+        relations, origin = decoder.relation_vectors().detach().cpu(), {"decoder": config.model.decoder}
         table = Embeddings(graph.node_table().astype(str), embeddings.cpu(), tuple(graph.edge_types), relations, origin)
         report = report_on(table, graph, split, config, trainee.device)
         ranking = report.ranking

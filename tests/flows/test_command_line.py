@@ -95,6 +95,19 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt, environment, small_kg, t
 
 
 @pytest.mark.slow
+def test_a_refused_file_never_aborts_the_program(environment, tmp_path):
+    """Read through a file of Python's, every fourth was ended by a thread that read ahead: exit code 134, after the right sentence."""
+    (tmp_path / "kg.csv").write_bytes(b'x_type,x_id,relation,y_type,y_id\na,"1,r,b,2\na,1,r,b,3\n')
+    command = [*HGT, "plan", "--kg", str(tmp_path / "kg.csv")]
+    for _ in range(5):
+        pair = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        for process in pair:
+            _, told = process.communicate(timeout=120)
+            assert process.returncode == 2, told
+            assert "row 1 has 2 columns" in told
+
+
+@pytest.mark.slow
 def test_rejected_embeddings_end_with_exit_code_3(hgt, environment, small_kg):
     done = hgt("train", "--kg", small_kg, *options(SMALL | {"num_epochs": 1, "min_mrr_over_chance": 1000}))
     assert done.returncode == 3, done.stdout + done.stderr

@@ -144,3 +144,22 @@ def test_complex_tells_direction(kind, tells):
     a, b = torch.randn(1, 8), torch.randn(1, 8)
     forth, back = ((decoder.tail_query(x, 0) * y).sum() for x, y in ((a, b), (b, a)))
     assert bool((forth - back).abs() > 0.1) == tells
+
+
+def test_a_symmetric_relation_has_no_direction_and_keeps_none_while_training():
+    torch.manual_seed(5)
+    decoder = Decoder(3, 8, "complex", symmetric=[1])
+    a, b = torch.randn(5, 8), torch.randn(5, 8)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (decoder.tail_query(a, torch.tensor([0, 1, 2, 1, 1])) * b).sum().backward()
+        optimizer.step()
+    for r in range(3):
+        forth, back = ((decoder.tail_query(x, r) * y).sum(1) for x, y in ((a, b), (b, a)))
+        assert torch.allclose(forth, back, atol=1e-5) == (r == 1)
+        torch.testing.assert_close((decoder.head_query(b, r) * a).sum(1), forth)
+    assert not decoder.relation[1, 4:].any()
+    assert (decoder.relation[1, :4] - 1).abs().max() > 0.1, "it learns"
+    assert torch.equal(decoder.relation_vectors(), decoder.relation)
+    assert list(decoder.state_dict()) == ["relation"]

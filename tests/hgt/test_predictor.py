@@ -8,6 +8,7 @@ import torch
 
 from hgt.embeddings import Embeddings
 from hgt.errors import InputError
+from hgt.model import HGTModel
 from hgt.predictor import Predictor
 
 DIM = 8
@@ -40,6 +41,26 @@ def score(predictor, edge_type, head, tail):
     g, e = predictor.graph, predictor.embeddings
     h, t = e.vectors[g.offsets[edge_type[0]] + head], e.vectors[g.offsets[edge_type[2]] + tail]
     return float((numbers(h) * numbers(e.relations[g.edge_types.index(edge_type)]) * numbers(t).conj()).sum().real)
+
+
+def test_a_symmetric_relation_answers_alike_from_both_ends(graph, config):
+    """What the product's own model says, however it was trained: (a, r, b) scores as (b, r, a)."""
+    torch.manual_seed(0)
+    model = HGTModel(graph, config.model)
+    with torch.no_grad():
+        model.decoder.relation.add_(torch.randn_like(model.decoder.relation))  # as a run's checkpoint of another version might be
+    vectors = torch.randn(graph.total_nodes, config.model.embedding_dim)
+    relations, origin = model.decoder.relation_vectors().detach(), {"graph_hash": graph.hash, "decoder": "complex"}
+    predictor = Predictor(Embeddings(graph.node_table().astype(str), vectors, tuple(graph.edge_types), relations, origin), graph)
+    assert graph.symmetric
+    for node_type, relation, _ in graph.symmetric:
+        ids = graph.node_ids[node_type][:6]
+        found = {i: predictor.tails(i, relation, len(graph.node_ids[node_type]), node_type, include_known=True) for i in ids}
+        scores = {i: dict(zip(f.tail_id, f.score, strict=True)) for i, f in found.items()}
+        for a in ids:
+            assert [scores[a][b] for b in ids if b != a] == pytest.approx([scores[b][a] for b in ids if b != a], rel=1e-4, abs=1e-4)
+            reverse = predictor.tails(a, f"rev_{relation}", 5, node_type, include_known=True)
+            assert reverse.tail_id.tolist() == found[a].tail_id[:5].tolist()
 
 
 @pytest.mark.parametrize("forward", [True, False], ids=["tails", "heads"])

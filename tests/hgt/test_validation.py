@@ -285,16 +285,19 @@ def test_ranking_threshold_is_on_typed_ranks(good, world):
 
 
 def test_without_held_out_facts_nothing_is_ranked_and_nothing_breaks(good, world):
-    report = validate(Measured(judged(good, world).geometry, NOWHERE, None, None), CONFIG)
-    assert report.accepted
+    """But nothing says that the vectors know the graph, either."""
+    measured = Measured(judged(good, world).geometry, NOWHERE, None, None)
+    report = validate(measured, CONFIG)
+    assert failed(report) == {"mrr"}
     check = check_of(report, "mrr")
-    assert (check.value, check.required, check.verdict) == (None, False, "advice")
+    assert (check.value, check.required, check.verdict) == (None, True, "FAIL")
+    assert validate(measured, replace(CONFIG, required_checks=tuple(c for c in CONFIG.required_checks if c != "mrr"))).accepted
     assert report.as_dict()["ranking"] is report.as_dict()["classification"] is None
     assert "nothing could be ranked" in report.table()
 
 
 def test_what_cannot_be_measured_decides_nothing_even_if_required(good, world):
-    every = replace(CONFIG, required_checks=CHECKS, min_disease_cosine=0.0)
+    every = replace(CONFIG, required_checks=tuple(c for c in CHECKS if c != "mrr"), min_disease_cosine=0.0)
     geometry = replace(judged(good, world).geometry, silhouette=None, spread_by_type={}, mean_cosine_by_type={})
     report = validate(Measured(geometry, NOWHERE, None, None), every)
     assert report.accepted

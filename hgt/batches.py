@@ -25,6 +25,7 @@ from hgt.message_graph import MessageGraph
 from hgt.neighbor_sampling import NeighborSampling
 from hgt.node_kernels import MAX_REDUCTION_ROWS
 from hgt.split import TRAIN, EdgeSplit, least_held_out
+from hgt.zero_shot import Siblings
 
 _DIRECTIONS = 128  # nodes of each type that the isotropy loss compares
 
@@ -124,11 +125,13 @@ class MicroBatch:
 @dataclass(frozen=True)
 class Batch:
     """supervised: numbers of its training facts, padded with `num_train` to a fixed length; micro_batches: its parts
+    silent: numbers of the facts that no message tells of, the supervised ones among them
     number: how many batches of the run come before it
     messages: the edges drawn for its messages; None: all of the training message graph
     """
 
     supervised: Int[Tensor, " _"]
+    silent: Int[Tensor, " _"]
     micro_batches: list[MicroBatch]
     number: int
     messages: MessageGraph | None = None
@@ -222,6 +225,7 @@ class Batches:
         self.softmax_correction = train.softmax_correction
         self.num_nodes, self.offsets = graph.num_nodes, graph.offsets
         self.contrast = contrast_source(graph, split, config)
+        self.siblings = Siblings(graph, self.facts, config.split)
         self.layout = self._layout()
 
     def _layout(self) -> Layout:
@@ -297,8 +301,9 @@ class Batches:
         ]
         parts = [part.pinned() for part in parts] if self.pins else parts
         messages = None if self.neighbors is None else self.neighbors.draw(self.seed, epoch, batch)
-        supervised = torch.from_numpy(np.where(fact < 0, self.num_train, fact).ravel())
-        return Batch(supervised, parts, epoch * self.num_batches + batch, messages)
+        supervised = np.where(fact < 0, self.num_train, fact).ravel()
+        silent = np.concatenate([supervised, self.siblings.of(supervised)])
+        return Batch(torch.from_numpy(supervised), torch.from_numpy(silent), parts, epoch * self.num_batches + batch, messages)
 
     def _part(
         self,

@@ -135,9 +135,9 @@ def _gradient_of_losses(trainee: Trainee, inputs: StepInputs, hidden: Tensor) ->
 
 
 def removed_edges(trainee: Trainee, batch: Batch) -> Tensor:
-    """[num_edges] bool: the batch's message edges that tell a fact supervised in it, in either direction. On the device."""
+    """[num_edges] bool: the batch's message edges that tell one of its silent facts, in either direction. On the device."""
     removed = torch.zeros(trainee.batches.num_train + 1, dtype=torch.bool, pin_memory=trainee.batches.pins)
-    removed[batch.supervised] = True
+    removed[batch.silent] = True
     fact = (batch.messages or trainee.messages).fact
     assert fact is not None, "the training message graph knows its facts"
     removed = removed.to(fact.device, non_blocking=trainee.batches.pins)  # drawn edges' facts never leave the CPU

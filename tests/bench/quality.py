@@ -52,7 +52,8 @@ DISTANCES = ("transe", "rotate")
 
 def grid(model: str) -> list[Point]:
     """The points that a shallow model is tuned over."""
-    rates, dropouts, weights = (0.01, 0.02, 0.03), (0.1, 0.4), (0.0,) if model in DISTANCES else (0.0, 0.03, 0.1)
+    rates, weights = ((0.01, 0.02, 0.03), (0.0,)) if model in DISTANCES else ((0.02, 0.03, 0.04), (0.0, 0.04, 0.1))
+    dropouts = (0.1, 0.4)
     return [{"rate": rate, "dropout": dropout, "n3": n3} for rate, dropout, n3 in itertools.product(rates, dropouts, weights)]
 
 

@@ -13,6 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+# What a shell starts in the background ignores SIGINT, and so would all that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 DATA = CHECKOUT.parent / "shared" / "data"
 HGT = [sys.executable, "-m", "flows.cli"]

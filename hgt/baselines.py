@@ -241,7 +241,7 @@ def _train_shallow(name: str, run: _Run, limit_seconds: float) -> Baseline:
         steps, spent = _train_epoch(trainee, epoch, limit_seconds - seconds, run.memory)
         num_steps, seconds = num_steps + steps, seconds + spent
         with run.memory.phase("evaluation"):
-            mrr = evaluate_val(trainee, facts, run.index).typed.mrr
+            mrr = evaluate_val(trainee, facts, run.index).mrr
         if mrr > best:
             best, best_epoch = mrr, epoch
             with trainee.averaged():

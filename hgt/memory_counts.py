@@ -30,11 +30,13 @@ class MessageType:
 
 @dataclass(frozen=True)
 class Asked:
-    """One relation's ranked facts: how many, from how many nodes they are asked, and how many facts of these nodes are known."""
+    """One relation's ranked facts, asked for one of their ends: how many, from how many nodes, how many facts of these nodes are known,
+    and among how many candidates they are ranked."""
 
     facts: int
     nodes: int
     known: int
+    candidates: int
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Counts:
             chunk_types=_chunk_types(degrees, graph.total_nodes, t.node_batch_size), draws_edges=t.num_neighbors is not None,
             dropout=m.dropout > 0, input_dropout=m.input_dropout > 0, complex=m.decoder == "complex", averages=t.average_decay > 0,
             item=2 if m.mixed_precision else 4, node_chunk=t.node_batch_size,
-            ranked=_asked(graph, min(t.num_val_edges / graph.total_facts, config.split.val_fraction)),
-            tested=_asked(graph, config.split.test_fraction), batch=batch_sizes(graph, config),
+            ranked=_asked(graph, min(t.num_val_edges / graph.total_facts, config.split.val_fraction), typed_only=True),
+            tested=_asked(graph, config.split.test_fraction, typed_only=False), batch=batch_sizes(graph, config),
         )  # fmt: skip
 
     def scaled(self, share: float) -> Counts:
@@ -89,6 +91,8 @@ class Counts:
         changed: dict[str, Any] = {n: max(1, int(getattr(self, n) * share)) for n in ("nodes", "largest_type", "facts")}
         for name in ("message_types", "step_types"):
             changed[name] = tuple(of_type.scaled(share) for of_type in getattr(self, name))
+        for name in ("ranked", "tested"):
+            changed[name] = tuple(replace(asked, candidates=max(1, int(asked.candidates * share))) for asked in getattr(self, name))
         return replace(self, **changed)
 
 
@@ -130,15 +134,15 @@ def _chunk_types(degrees: list[tuple[int, Tensor, Tensor, float]], nodes: int, c
     )
 
 
-def _asked(graph: KnowledgeGraph, share: float) -> tuple[Asked, ...]:
-    """Where this share of each relation's facts is ranked; of the two sides the one that asks more nodes."""
+def _asked(graph: KnowledgeGraph, share: float, typed_only: bool) -> tuple[Asked, ...]:
+    """Where this share of each relation's facts is ranked, among nodes of the type or all; of the two sides the one with more scores."""
     asked = []
     for edge_type, index in graph.edge_index.items():
         sides = [torch.bincount(side, minlength=max(graph.num_nodes[e] for e in edge_type[::2])) for side in index]
         known = [sides[0] + sides[1]] * 2 if edge_type in graph.symmetric else sides
         for_side = []
-        for degree, known_degree in zip(sides, known, strict=True):
-            chance = _drawn_share(degree, share)
-            for_side.append(Asked(int(share * index.shape[1]), ceil(chance.sum()), ceil((chance * known_degree).sum())))
-        asked.append(max(for_side, key=lambda side: side.nodes))
+        for degree, known_degree, wanted in zip(sides, known, edge_type[::-2], strict=True):
+            chance, candidates = _drawn_share(degree, share), graph.num_nodes[wanted] if typed_only else graph.total_nodes
+            for_side.append(Asked(int(share * index.shape[1]), ceil(chance.sum()), ceil((chance * known_degree).sum()), candidates))
+        asked.append(max(for_side, key=lambda side: side.nodes * side.candidates))
     return tuple(asked)

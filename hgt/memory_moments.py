@@ -327,7 +327,7 @@ def _test(c: Counts) -> int:
 
 def _ranking(c: Counts, asked: tuple[Asked, ...]) -> int:
     """Scores, the signs that they are compared to (of two chunks, as one follows another), and the places of known facts in them."""
-    scores = (min(SCORES_PER_CHUNK, a.nodes * c.nodes) + min(2 * COMPARED_PER_CHUNK, a.facts * c.nodes) for a in asked)
+    scores = (min(SCORES_PER_CHUNK, a.nodes * a.candidates) + min(2 * COMPARED_PER_CHUNK, a.facts * a.candidates) for a in asked)
     sizes = (n * _FLOAT + a.known * _LONG for n, a in zip(scores, asked, strict=True))
     return max(sizes, default=0)
 

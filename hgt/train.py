@@ -34,19 +34,19 @@ from hgt.events import epochs_by_number
 from hgt.memory import memory_limit
 from hgt.parent import Parent
 from hgt.program import OnEvent, planned_device, planned_form, planned_phases, run_program
-from hgt.ranking import FactIndex, RankingReport, rank_facts, sample_facts
+from hgt.ranking import FactIndex, RankingMetrics, rank_typed, sample_facts
 from hgt.run_folder import RunFolder
 from hgt.split import VAL
 from hgt.step import Steps, Trainee, build_trainee
 
 
 @torch.no_grad()
-def evaluate_val(trainee: Trainee, facts: Tensor, index: FactIndex) -> RankingReport:
-    """Ranks of held-out facts with the embeddings as they are now, from all message edges."""
+def evaluate_val(trainee: Trainee, facts: Tensor, index: FactIndex) -> RankingMetrics:
+    """Ranks of held-out facts among nodes of the right type with the embeddings as they are now, from all message edges."""
     trainee.model.eval()
     with trainee.averaged():
         embeddings = trainee.model.encoder.encode(trainee.messages.to(trainee.device))
-        return rank_facts(embeddings, trainee.model.decoder, facts, index)
+        return rank_typed(embeddings, trainee.model.decoder, facts, index)
 
 
 def batches_ahead(batches: Batches, epoch: int, numbers: range) -> Iterator[tuple[int, Batch]]:
@@ -150,7 +150,7 @@ class Training:
         started = time.monotonic()
         with self.memory.phase("evaluation"):
             val = evaluate_val(self.trainee, self.val_facts, self.index) if self.val_facts.shape[1] else None
-        mrr = val.typed.mrr if val else -means["total"]  # a graph too small to hold anything out is steered by its loss
+        mrr = val.mrr if val else -means["total"]  # a graph too small to hold anything out is steered by its loss
         if epoch == 1 or mrr > self.progress.best_mrr:
             self.progress = replace(self.progress, best_mrr=mrr, best_epoch=epoch)
         record = {
@@ -161,9 +161,8 @@ class Training:
             "isotropy_loss": means["isotropy"],
             "grad_norm": means["grad_norm"],
             "learning_rate": self.trainee.optimizer.param_groups[0]["lr"],
-            "val_mrr": val.typed.mrr if val else None,
-            "val_mrr_all_nodes": val.all_nodes.mrr if val else None,
-            "val_hits_at_10": val.typed.hits[10] if val else None,
+            "val_mrr": val.mrr if val else None,
+            "val_hits_at_10": val.hits[10] if val else None,
             "step_seconds": train_seconds / max(num_steps, 1),
             "val_seconds": time.monotonic() - started,
             **self.memory.as_dict(),

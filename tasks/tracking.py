@@ -30,7 +30,7 @@ from tasks.reporting import say
 
 EXPERIMENT = "hgt-embeddings"
 _EPOCH_METRICS = (
-    "loss", "link_loss", "contrastive_loss", "isotropy_loss", "val_mrr", "val_mrr_all_nodes", "val_hits_at_10", "learning_rate",
+    "loss", "link_loss", "contrastive_loss", "isotropy_loss", "val_mrr", "val_hits_at_10", "learning_rate",
     "grad_norm", "peak_memory_bytes", "step_seconds",
 )  # fmt: skip
 _CANCELLED = (KeyboardInterrupt, TerminationSignal, CancelledRun, SystemExit)

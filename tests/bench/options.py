@@ -59,7 +59,7 @@ def measure(kg: str, variant: str, device_type: str, num_epochs: int, seed: int)
         peak = peak or peak_bytes(device_type)  # before any validation
         del steps
         if (epoch + 1) % 5 == 0 or epoch + 1 == num_epochs:
-            best = max(best, evaluate_val(trainee, facts, index).typed.mrr)
+            best = max(best, evaluate_val(trainee, facts, index).mrr)
     return {"step_seconds": statistics.median(times), "bytes": peak, "mrr": best}
 
 

@@ -109,7 +109,7 @@ def trainee_of(model: str, point: Point, config: RunConfig, graph: KnowledgeGrap
 def measure(options: argparse.Namespace, seed: int, model: str, point: Point, values: dict[str, Any]) -> dict:
     """{val, typed, all, macro, ...}: MRR of validation facts, and of test facts at the best epoch by it.
 
-    curve: (steps, MRR of validation facts among nodes of the type, and among all, seconds) of each epoch that was looked at
+    curve: (steps, MRR of validation facts, seconds) of each epoch that was looked at
     failed, report: of HGT's embeddings, the required checks that did not pass and all that a run's `report/validation.json` holds
     """
     config = RunConfig.from_flat({"seed": seed, **values, **(point if model == "hgt" else {})})
@@ -118,7 +118,7 @@ def measure(options: argparse.Namespace, seed: int, model: str, point: Point, va
     split, index, started = split_facts(graph, config.split), FactIndex(graph), time.monotonic()
     facts = sample_facts(split.of(VAL), config.train.num_val_edges, seed)
     best, best_epoch, epoch = -1.0, -1, 0
-    curve: list[tuple[int, float, float, int]] = []
+    curve: list[tuple[int, float, int]] = []
     for epoch in range(config.train.num_epochs):
         trainee.model.train()
         step = Steps(trainee, epoch)
@@ -128,11 +128,11 @@ def measure(options: argparse.Namespace, seed: int, model: str, point: Point, va
         del step
         if epoch % options.every:
             continue
-        report = evaluate_val(trainee, facts, index)
+        mrr = evaluate_val(trainee, facts, index).mrr
         spent = time.monotonic() - started
-        curve.append(((epoch + 1) * trainee.batches.num_batches, report.typed.mrr, report.all_nodes.mrr, round(spent)))
-        if report.typed.mrr > best:
-            best, best_epoch = report.typed.mrr, epoch
+        curve.append(((epoch + 1) * trainee.batches.num_batches, mrr, round(spent)))
+        if mrr > best:
+            best, best_epoch = mrr, epoch
             with trainee.averaged():
                 state = {name: tensor.clone() for name, tensor in trainee.model.state_dict().items()}
         if (model == "hgt" and epoch - best_epoch >= config.train.patience) or spent > 60 * options.minutes:

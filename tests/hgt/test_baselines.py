@@ -159,7 +159,7 @@ def test_a_shallow_baseline_stops_when_its_time_is_up(evaluated_run, monkeypatch
 
 def test_a_shallow_baseline_trains_all_epochs_and_the_best_counts(evaluated_run, monkeypatch):
     values = iter([0.1, 0.3, 0.2, 0.1, 0.1, 0.1, 0.4, 0.2])
-    monkeypatch.setattr(baselines, "evaluate_val", lambda *a: SimpleNamespace(typed=SimpleNamespace(mrr=next(values))))
+    monkeypatch.setattr(baselines, "evaluate_val", lambda *a: SimpleNamespace(mrr=next(values)))
     folder, on_event = evaluated_run(baselines=["distmult"], num_epochs=8, patience=3, baseline_time=10.0)
     compare_run(folder, on_event)
     (told,) = json.loads((folder.report / "baselines.json").read_text())["baselines"]

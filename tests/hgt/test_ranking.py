@@ -6,7 +6,7 @@ import torch
 
 from hgt import ranking
 from hgt.model import Decoder
-from hgt.ranking import FactIndex, rank_facts, sample_facts
+from hgt.ranking import FactIndex, rank_facts, rank_typed, sample_facts
 from hgt.split import TEST, all_facts
 
 
@@ -70,6 +70,7 @@ def test_filtered_ranks_equal_brute_force_with_ties(graph, split, kind, chunk, m
     report = rank_facts(embeddings, decoder, facts, FactIndex(graph))
     check(report.all_nodes, expected["all_nodes"])
     check(report.typed, expected["typed"])
+    check(rank_typed(embeddings, decoder, facts, FactIndex(graph)), expected["typed"])
     assert set(report.by_edge_type) == {graph.edge_types[r] for r in facts[1].tolist()}
     assert {e for e in report.by_edge_type if e in graph.symmetric}, "symmetric relations are among them"
     assert {e for e in report.by_edge_type if e[0] == e[2] and e not in graph.symmetric}, "and directed ones within a type"
@@ -86,10 +87,23 @@ def test_chunks_do_not_change_ranks(graph, split, scores, compared, monkeypatch)
     embeddings, decoder = whole_numbers(graph.total_nodes, 6, 0), Decoder(len(graph.edge_types), 6, "complex")
     decoder.relation.data = whole_numbers(len(graph.edge_types), 6, 1)
     facts, index = split.of(TEST), FactIndex(graph)
-    whole = rank_facts(embeddings, decoder, facts, index)
+    whole, typed = rank_facts(embeddings, decoder, facts, index), rank_typed(embeddings, decoder, facts, index)
     monkeypatch.setattr(ranking, "SCORES_PER_CHUNK", scores)
     monkeypatch.setattr(ranking, "COMPARED_PER_CHUNK", compared)
     assert rank_facts(embeddings, decoder, facts, index) == whole
+    assert rank_typed(embeddings, decoder, facts, index) == typed
+
+
+def test_nodes_of_other_types_are_not_scored(make_graph):
+    graph = make_graph([("drug", f"a{i % 3}", "treats", "disease", f"b{i}") for i in range(6)] + [("gene", "c0", "affects", "drug", "a0")])
+    embeddings, decoder = whole_numbers(graph.total_nodes, 4, 0), Decoder(2, 4, "distmult")
+    treats = graph.edge_types.index(("drug", "treats", "disease"))
+    facts, index = all_facts(graph), FactIndex(graph)
+    facts = facts[:, facts[1] == treats]
+    told = rank_typed(embeddings, decoder, facts, index)
+    assert told == rank_facts(embeddings, decoder, facts, index).typed
+    embeddings[graph.type_range("gene")] = torch.nan
+    assert rank_typed(embeddings, decoder, facts, index) == told
 
 
 def test_a_query_is_scored_once_for_all_facts_that_ask_it(make_graph):

@@ -192,10 +192,12 @@ def plan(kg: Path, **given: Any) -> int:
     from hgt.edge_table import read_edge_table
     from hgt.graph import KnowledgeGraph
     from hgt.memory import plan_memory, probe_for_plan, refuse_what_cannot_fit
+    from hgt.split import split_facts
 
     probe = probe_for_plan(config)
     graph = KnowledgeGraph.from_edge_table(read_edge_table(kg), config.graph)
     click.echo(f"{graph.total_nodes:,} nodes, {graph.total_facts:,} facts, {len(graph.edge_types)} edge types")
+    split_facts(graph, config.split)  # a split that training would refuse is refused here
     memory = plan_memory(graph, config, probe)
     click.echo(memory.table())
     refuse_what_cannot_fit(memory, graph, config, probe)

@@ -203,6 +203,8 @@ def test_plan_says_what_a_run_takes_without_starting_anything(hgt, environment, 
         (["--kg", "{kg}", "--device", "cpu", "--memory", "50MB"], "50,000,000 are available. Take another device"),
         (["--kg", "{kg}", "--memory", "much"], "takes a size such as 16GB or 12.5GiB, not 'much'"),
         (["--kg", "no/such/file.csv"], "no such file"),
+        (["--kg", "{kg}", "--split", "disease-holdout", "--val-fraction", "0.001"], "of them out for validation and 0.05 for the test"),
+        (["--kg", "{kg}", "--holdout-relations", "indication"], "means something for a holdout split alone"),
     ],
 )
 def test_plan_refuses_in_one_sentence_with_exit_code_2(hgt, small_kg, arguments, words):

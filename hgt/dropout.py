@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hgt.edge_kernels import has_triton
 
-# Hashed at a time: on the CPU within its cache and enough for several threads (1 MB; a third of the time that a core's 128 KB take), 8 MB of
+# Hashed at a time: 1 MB on the CPU, which its cache holds and several threads share (a third of the time that 128 KB take), 8 MB of
 # scratch memory elsewhere.
 _CHUNK = {"cpu": 1 << 18}
 _LARGE_CHUNK = 1 << 20

@@ -57,7 +57,7 @@ class ContrastRows:
 class Layout:
     """The shapes that all micro-batches of a run share.
 
-    sections: the lengths into which `nodes` splits; head, tail: the sections with the facts' two ends
+    sections: the lengths into which `nodes` splits, pools first; head, tail: the sections with the facts' two ends
     relations: in the order of their facts, which is that of their tails' types
     tail_groups: (pool, number of facts) of facts in a row that compete with the same pool of tails; head_groups: the same for heads, of
     the facts in `MicroBatch.head_order`
@@ -89,11 +89,14 @@ class Layout:
         """Embeddings that one micro-batch needs."""
         return sum(self.sections)
 
+    @property
+    def num_shared(self) -> int:
+        """The first rows of all micro-batches of a batch: the pools, the same nodes in each."""
+        return sum(self.sections[: self.head])
+
     def rows_of_batch(self, num_parts: int) -> int:
-        """Rows of a whole batch, the pools that its micro-batches share counted once."""
-        shared = {pool for pool, _ in (*self.tail_groups, *self.head_groups)} | ({self.contrast.pool} if self.contrast else set())
-        pools = sum(self.sections[s] for s in shared)
-        return pools + num_parts * (self.num_rows - pools)
+        """Rows of a whole batch, those that its micro-batches share counted once."""
+        return self.num_shared + num_parts * (self.num_rows - self.num_shared)
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,11 @@ class BatchSizes:
     others: dict[str, int]
     contrast: tuple[int, int] | None  # anchors and pool
 
+    @property
+    def num_shared(self) -> int:
+        """See `Layout`."""
+        return sum(self.pools.values())
+
     def facts(self, num_parts: int) -> int:
         """Of one micro-batch."""
         return sum(math.ceil(n / num_parts) for n in self.per_batch.values())
@@ -154,7 +162,7 @@ class BatchSizes:
     def rows(self, num_parts: int) -> int:
         """Embeddings that one micro-batch needs."""
         contrast = 0 if self.contrast is None else 2 * math.ceil(self.contrast[0] / num_parts) + self.contrast[1]
-        return sum(self.pools.values()) + 2 * self.facts(num_parts) + contrast
+        return self.num_shared + 2 * self.facts(num_parts) + contrast
 
     @property
     def width(self) -> int:

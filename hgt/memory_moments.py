@@ -249,10 +249,12 @@ def _forward(b: _Bytes, form: StepForm, saved: int, attended: int) -> dict[str, 
 def _decoder(c: Counts, b: _Bytes, form: StepForm, saved: int) -> list[dict[str, int]]:
     """The loss of a micro-batch; and where all nodes are projected, the way back through the projection."""
     rows, facts, width = c.batch.rows(form.accumulation_steps), c.batch.facts(form.accumulation_steps), c.batch.width
-    first = c.batch.projects_first(c.nodes)
+    first, shared = c.batch.projects_first(c.nodes), c.batch.num_shared
     dim, hidden = c.dim * _FLOAT, c.hidden * _FLOAT
-    own = rows * (_LONG + (dim if first else hidden))  # with their numbers
-    embeddings = 0 if first else rows * dim
+    state = dim if first else hidden
+    # Of the pools, from the first part to the last: numbers, states, embeddings and their gradient.
+    pools = shared * (_LONG + state + (1 if first else 2) * dim)
+    own = (rows - shared) * (_LONG + state) + rows * dim
     # Queries and relations of both sides, conjugated relations and products of parts too where numbers are complex.
     queries = 5 if c.complex else 4
     # Of both sides the scores with the true one; on the way there also as they are and filtered, on the way back three as large.
@@ -266,9 +268,9 @@ def _decoder(c: Counts, b: _Bytes, form: StepForm, saved: int) -> list[dict[str,
         "kept for the backward pass": saved + (b.node if first else 0),
         "embeddings and their gradient" if first else "hidden states and their gradient": 2 * c.nodes * (dim if first else hidden),
     }
-    moments = [states | {"loss of one micro-batch": own + embeddings + max(losses)}]
+    moments = [states | {"loss of one micro-batch": pools + own + max(losses)}]
     if first:
-        moments.append(states | {"last micro-batch and gradient of the hidden states": 2 * own + b.node})
+        moments.append(states | {"last micro-batch and gradient of the hidden states": pools + (rows - shared) * _LONG + b.node})
     return moments
 
 

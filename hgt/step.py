@@ -6,9 +6,8 @@ Device-neutral: fixed shapes from step to step, no host synchronisation inside. 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hgt.average import WeightAverage
-from hgt.batches import Batch, Batches, MicroBatch
+from hgt.batches import Batch, Batches, Layout, MicroBatch
 from hgt.config import RunConfig, TrainConfig
 from hgt.graph import KnowledgeGraph
 from hgt.losses import Losses, isotropy_loss, micro_batch_loss
@@ -103,7 +102,7 @@ def _gradient_of_losses(trainee: Trainee, inputs: StepInputs, hidden: Tensor) ->
     Gradients of the projection and the decoder are left in their parameters.
     """
     model, layout, train = trainee.model, trainee.batches.layout, trainee.config.train
-    # Whichever is less work: project all nodes once, or the rows of each part.
+    # Whichever is less work: project all nodes once, or the rows of the batch.
     projected = None
     if layout.rows_of_batch(len(inputs.micro_batches)) >= len(hidden):
         projected = model.encoder.project(hidden.requires_grad_())
@@ -111,27 +110,49 @@ def _gradient_of_losses(trainee: Trainee, inputs: StepInputs, hidden: Tensor) ->
     grad = torch.zeros_like(states, requires_grad=False)
     sums = {name: torch.zeros((), device=trainee.device) for name in ("total", "link", "contrastive", "isotropy")}
 
-    def add(nodes: Tensor, losses_of: Callable[[Tensor], Losses]) -> None:
-        """What these nodes' embeddings cost."""
-        nodes = nodes.long()
-        rows = states.index_select(0, nodes).requires_grad_()
-        losses = losses_of(model.encoder.project(rows) if projected is None else rows)
+    def rows_of(nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Their states, which are to get a gradient, and their embeddings."""
+        of_nodes = states.index_select(0, nodes).requires_grad_()
+        return of_nodes, model.encoder.project(of_nodes) if projected is None else of_nodes
+
+    def add(losses: Losses) -> None:
         losses["total"].backward()
-        assert rows.grad is not None, "the loss depends on its rows"
-        grad.index_add_(0, nodes, rows.grad)
         for name, loss in losses.items():
             sums[name] += loss.detach()
 
+    shared_nodes = inputs.micro_batches[0].nodes[: layout.num_shared].long()
+    shared_states, shared = rows_of(shared_nodes)
+    pools = shared.detach().requires_grad_()  # gathers the gradients of all parts
     if train.isotropy_weight:
-        pools = inputs.micro_batches[0].nodes.split(layout.sections)  # every micro-batch has them
-        add(torch.cat([pools[pool][:n] for pool, n, _ in layout.directions]), functools.partial(isotropy_loss, layout=layout, config=train))
+        add(isotropy_loss(_first_rows(pools, layout), layout, train))
     for micro in inputs.micro_batches:
-        add(micro.nodes, functools.partial(micro_batch_loss, micro=micro, layout=layout, decoder=model.decoder, config=train))
+        nodes = micro.nodes[layout.num_shared :].long()
+        own_states, own = rows_of(nodes)
+        rows = torch.cat([pools, own])
+        del own
+        add(micro_batch_loss(rows, micro, layout, model.decoder, train))
+        del rows
+        grad.index_add_(0, nodes, _gradient(own_states))
+        del own_states
+    if projected is None:
+        shared.backward(_gradient(pools))
+    grad.index_add_(0, shared_nodes, _gradient(shared_states if projected is None else pools))
     if projected is None:
         return grad, sums
     projected.backward(grad)
-    assert hidden.grad is not None, "the projection depends on its input"
-    return hidden.grad, sums
+    return _gradient(hidden), sums
+
+
+def _first_rows(pools: Tensor, layout: Layout) -> Tensor:
+    """Of the nodes in `Layout.directions`. By one split: each slice's gradient would be a full-size tensor of zeros."""
+    first = {pool: n for pool, n, _ in layout.directions}
+    lengths = [n for pool, size in enumerate(layout.sections[: layout.head]) for n in (first.get(pool, 0), size - first.get(pool, 0))]
+    return torch.cat(pools.split(lengths)[::2])
+
+
+def _gradient(of: Tensor) -> Tensor:
+    assert of.grad is not None, "the losses depend on it"
+    return of.grad
 
 
 def removed_edges(trainee: Trainee, batch: Batch) -> Tensor:

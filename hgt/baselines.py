@@ -32,7 +32,7 @@ from hgt.ranking import FactIndex, rank_facts, sample_facts
 from hgt.run_folder import RunFolder
 from hgt.shallow import ShallowModel
 from hgt.split import TEST, TRAIN, VAL, EdgeSplit
-from hgt.step import Steps, Trainee
+from hgt.step import Steps, Trainee, adam
 from hgt.train import batches_ahead, evaluate_val, step_seed, stop_without_parent
 
 # A table's row moves only in steps that its node is in, HGT's weights in every one. Tuned, ComplEx is best with a rate of 0.02 to 0.04 on
@@ -216,7 +216,7 @@ def shallow_trainee(
     n3 = n3_weight(graph.total_nodes, graph.total_facts)
     model = ShallowModel(graph, config.model.embedding_dim, config.model.dropout, kind, n3)
     model.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=train.learning_rate, fused=True, capturable=device.type == "cuda")
+    optimizer = adam(model, (), train, device)
     ranges = {t: (graph.type_range(t).start, graph.type_range(t).stop) for t in graph.node_types}
     no_messages = MessageGraph(ranges, (), (), torch.zeros(0, dtype=torch.int64)).to(device)
     return Trainee(config, device, model, optimizer, no_messages, Batches(graph, split, config, accumulation_steps))

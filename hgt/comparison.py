@@ -172,8 +172,13 @@ def update_errors(trainee: Trainee, before: dict[str, Tensor], gradients: dict[s
     again = {name: nn.Parameter(before[name].clone()) for name in gradients}
     for name, parameter in again.items():
         parameter.grad = gradients[name]
-    type(trainee.optimizer)(again.values(), **trainee.optimizer.defaults).step()
     after = dict(trainee.model.named_parameters())
+    names = {id(parameter): name for name, parameter in after.items()}
+    groups = [
+        group | {"params": [again[names[id(p)]] for p in group["params"] if names[id(p)] in again]}
+        for group in trainee.optimizer.param_groups
+    ]
+    torch.optim.AdamW(groups).step()
     return {n: relative_difference(after[n].detach().cpu() - before[n], p.detach() - before[n]) for n, p in again.items()}
 
 

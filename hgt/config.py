@@ -74,7 +74,7 @@ class ModelConfig:
     num_layers: int = _parameter(3, "HGT layers", "layers")
     num_heads: int = _parameter(8, "attention heads; divides hidden_dim", "heads")
     dropout: float = _parameter(0.2, "dropout on the output of each HGT layer while training")
-    input_dropout: float = _parameter(0.3, "dropout on the input embeddings while training: nodes must be told by their neighbours, too")
+    input_dropout: float = _parameter(0.4, "dropout on the input embeddings while training: nodes must be told by their neighbours, too")
     mixed_precision: bool = _parameter(False, "compute dense products and gathered rows in bfloat16; sums and softmax stay in float32")
     decoder: str = _parameter("complex", "relation decoder on the final embeddings", choices=("distmult", "complex"))
 
@@ -89,6 +89,9 @@ class TrainConfig:
         75, "epochs over which the learning rate falls to a fiftieth, along half a cosine; 0 keeps it as it is", "epochs"
     )
     min_rate_decay_steps: int = _parameter(2500, "least number of optimizer steps over which it falls, however few an epoch has", "batches")
+    weight_decay: float = _parameter(
+        0.3, "decoupled weight decay (AdamW) of the HGT layers' maps: what a node's messages rarely are must not be amplified"
+    )
     average_decay: float = _parameter(
         0.99, "decay per step of the moving average of the weights, which is what is evaluated and kept; 0 keeps the last weights"
     )
@@ -127,9 +130,9 @@ class TrainConfig:
         None, "memory of the CPU worker's container, such as 16GB; nine tenths of what Docker has when not given", changes_result=False
     )
     min_batches_per_epoch: int = _parameter(10, "least number of optimizer steps per epoch", "batches")
-    num_negatives: int = _parameter(512, "sampled nodes of the right type that a true tail (and head) competes with", "nodes")
+    num_negatives: int = _parameter(1024, "sampled nodes of the right type that a true tail (and head) competes with", "nodes")
     softmax_correction: float = _parameter(
-        1.0, "how far sampled nodes of the right type stand for all of it: each counts as (nodes / sampled) to this power; 0: for itself"
+        0.0, "how far sampled nodes of the right type stand for all of it: each counts as (nodes / sampled) to this power; 0: for itself"
     )
     num_other_negatives: int = _parameter(16, "sampled nodes of every other type that it competes with besides", "nodes")
     contrastive_weight: float = _parameter(0.0, "share of the contrastive loss in the loss; it costs ranks (README, measured)")
@@ -355,7 +358,10 @@ _SHARES = (
     *("max_dead_dimensions", "min_type_spread", "max_tiny_norms", "min_silhouette", "min_disease_cosine", "max_disease_cosine"),
     *("min_similarity_correlation", "max_untrained_nodes", "softmax_correction"),
 )
-_NOT_NEGATIVE = ("isotropy_weight", "min_mrr_over_chance", "min_effective_rank", "max_norm_ratio", "min_plane_accuracy_over_chance")
+_NOT_NEGATIVE = (
+    *("weight_decay", "isotropy_weight", "min_mrr_over_chance", "min_effective_rank", "max_norm_ratio"),
+    "min_plane_accuracy_over_chance",
+)
 
 
 def _check_ranges(config: RunConfig) -> None:

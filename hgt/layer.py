@@ -127,6 +127,10 @@ class HGTLayer(nn.Module):
             *(self.prior, self.key_transform, self.value_transform),
         )
 
+    def maps(self) -> tuple[nn.Parameter, ...]:
+        """Of nodes and of messages; without biases and gates."""
+        return self.projection, self.out, self.key_transform, self.value_transform
+
     @torch.no_grad()
     def load_pyg(self, conv: HGTConv) -> None:
         """Take the parameters of a PyG `HGTConv` with the same node types, edge types, width and heads."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -176,7 +176,7 @@ def build_trainee(
     torch.manual_seed(config.split.seed)
     model = HGTModel(graph, config.model).to(device)
     model.encoder.keep_for_backward(layers=not form.recompute_layers, projections=form.keeps_projections)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.train.learning_rate, fused=True, capturable=device.type == "cuda")
+    optimizer = adam(model, model.encoder.maps(), config.train, device)
     messages, neighbors = training_message_graph(graph, split, form.limits), None
     if config.train.num_neighbors is None:
         messages = messages.to(device)
@@ -195,6 +195,17 @@ def learning_rate(config: TrainConfig, epoch: int, num_batches: int) -> float:
     num_steps = max(config.rate_decay_epochs * num_batches, config.min_rate_decay_steps)
     passed = min(1.0, epoch * num_batches / num_steps) if config.rate_decay_epochs else 0.0
     return config.learning_rate * (_LEAST_RATE + (1 - _LEAST_RATE) * (1 + math.cos(math.pi * passed)) / 2)
+
+
+def adam(model: nn.Module, decayed: Sequence[nn.Parameter], config: TrainConfig, device: torch.device) -> torch.optim.AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019) of some parameters. The rest goes without."""
+    chosen = {id(p) for p in decayed}
+    groups = [
+        {"params": [p for p in model.parameters() if id(p) not in chosen], "weight_decay": 0.0},
+        {"params": list(decayed), "weight_decay": config.weight_decay},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True, capturable=device.type == "cuda")
 
 
 class Steps:

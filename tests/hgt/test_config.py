@@ -54,6 +54,7 @@ OTHER = {
     **{"max_shrinks": 0, "fallback": "none", "docker_memory": "8GB"},
     **{"average_decay": 0.0, "num_other_negatives": 0, "rate_decay_epochs": 0, "min_rate_decay_steps": 1},
     "softmax_correction": 0.5,
+    "weight_decay": 0.1,
 }
 FREE = {
     *("num_epochs", "device", "node_batch_size", "accumulation_steps", "patience", "checkpoint_minutes", "recompute_layers", "memory"),
@@ -152,6 +153,7 @@ def test_counts_have_a_least_value(name):
         ("checkpoint_minutes", [0.01], [0]),
         ("contrastive_weight", [0, 1], [1.01]),
         ("isotropy_weight", [0, 100], [-0.01]),
+        ("weight_decay", [0, 100], [-0.01]),
         ("similarity_threshold", [0, 1], [1.01]),
         ("min_mirrored_share", [0, 1], [1.01]),
         ("max_mean_cosine", [0, 1], [1.01]),

@@ -285,6 +285,28 @@ def test_the_steps_of_an_epoch_are_made_at_its_rate(tmp_path, small_kg):
     assert (weight - before).abs().max().item() == pytest.approx(0.01 / 50, rel=0.01)
 
 
+def test_the_maps_of_the_layers_decay_beside_adams_step(tmp_path, small_kg):
+    """And nothing else does: biases, gates, input embeddings, projection and decoder are as without it."""
+    models = []
+    for decay in (0.0, 40.0):
+        run = make_run(
+            tmp_path / f"run{decay}", small_kg, weight_decay=decay, rate_decay_epochs=5, min_rate_decay_steps=1, learning_rate=0.01
+        )
+        trainee = Training(run, lambda *_, **__: None).trainee
+        before = {name: weights.detach().clone() for name, weights in trainee.model.named_parameters()}
+        trainee.model.train()
+        torch.manual_seed(3)
+        Steps(trainee, epoch=7)(trainee.batches.draw(7, 0))
+        models.append({name: weights.detach() for name, weights in trainee.model.named_parameters()})
+    without, decayed = models
+    maps = {n for n in without if n.endswith((".projection", ".out", "_transform"))}
+    assert len(maps) == 4 * len(trainee.model.encoder.layers)
+    for name, weights in without.items():
+        lost = 40 * 0.01 / 50 * before[name] if name in maps else 0.0
+        torch.testing.assert_close(decayed[name], weights - lost, msg=lambda m, n=name: f"{n}: {m}")
+        assert torch.equal(decayed[name], weights) == (name not in maps), name
+
+
 def test_more_epochs_than_were_asked_for_go_on_at_the_rate_that_they_would_have_had(tmp_path, small_kg):
     falling = {"rate_decay_epochs": 3, "min_rate_decay_steps": 1}
     whole = make_run(tmp_path / "whole", small_kg, num_epochs=4, **falling)
@@ -306,7 +328,7 @@ def test_every_step_of_every_run_has_a_seed_that_torch_takes():
 
 
 def test_early_stopping_keeps_the_best_checkpoint(tmp_path, small_kg):
-    folder = make_run(tmp_path / "run", small_kg, num_epochs=60, patience=5, learning_rate=0.01)
+    folder = make_run(tmp_path / "run", small_kg, num_epochs=60, patience=5, learning_rate=0.01, input_dropout=0.0)
     train_here(folder)
     end = [e for e in EventReader(folder.events).new() if e["event"] == "end"][-1]
     epochs = epochs_by_number(folder.events)

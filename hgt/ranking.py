@@ -22,6 +22,7 @@ from hgt.graph import KnowledgeGraph
 from hgt.model import Decoder
 
 SCORES_PER_CHUNK = 16_000_000  # 64 MB of float32; fewer make the matrix product slower
+_QUERY_TENSORS = 4  # as large as the queries, while they are made: against few candidates they, not the scores, take the memory
 COMPARED_PER_CHUNK = 4_000_000  # 16 MB: compared with true scores while they are in a cache
 
 
@@ -188,7 +189,7 @@ def _rank_side(embeddings: Tensor, side: _Side) -> tuple[np.ndarray, ...]:
     order = np.argsort(query, kind="stable")  # facts that ask the same stand together
     known = side.known[nodes - side.given_start]
     num_known = np.diff(known.indptr)
-    chunk = max(1, SCORES_PER_CHUNK // num_candidates)
+    chunk = max(1, SCORES_PER_CHUNK // max(num_candidates, _QUERY_TENSORS * embeddings.shape[1]))
     row = query[order] % chunk  # within its chunk's scores
     known_place = np.repeat(np.arange(len(nodes)) % chunk, num_known) * num_candidates + known.indices + span.start
     arrays = (nodes, row, row * num_candidates + side.wanted[order] - first, known_place)

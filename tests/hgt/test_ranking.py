@@ -106,6 +106,18 @@ def test_nodes_of_other_types_are_not_scored(make_graph):
     assert rank_typed(embeddings, decoder, facts, index) == told
 
 
+def test_queries_take_no_more_than_scores_where_candidates_are_few(make_graph, monkeypatch):
+    graph = make_graph([("drug", f"a{i}", "treats", "disease", f"b{i % 2}") for i in range(300)])
+    embeddings, decoder = whole_numbers(graph.total_nodes, 8, 0), Decoder(1, 8, "distmult")
+    asked, query = [], decoder.tail_query
+    monkeypatch.setattr(decoder, "tail_query", lambda x, relation: asked.append(len(x)) or query(x, relation))
+    facts, index = all_facts(graph), FactIndex(graph)
+    whole = rank_typed(embeddings, decoder, facts, index)
+    monkeypatch.setattr(ranking, "SCORES_PER_CHUNK", 1_600)
+    assert rank_typed(embeddings, decoder, facts, index) == whole
+    assert asked == [300, *[50] * 6], "50 queries of 8 dimensions, four times, are 1,600 numbers; scores against two diseases would be 100"
+
+
 def test_a_query_is_scored_once_for_all_facts_that_ask_it(make_graph):
     graph = make_graph([("drug", f"a{i % 2}", "treats", "disease", f"b{i}") for i in range(6)])
     asked = []

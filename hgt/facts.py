@@ -52,9 +52,10 @@ def extract_facts(table: EdgeTable, config: GraphConfig) -> Facts:
     loops = keep & (table.head == table.tail)
     keep &= ~loops
     if not keep.any():
+        advice = "Include more node types." if filtered_type else "Give a file with edges between different nodes."
         raise InputError(
             f"Nothing is left of {table.num_rows:,} rows: {filtered_type:,} have a node type outside include_node_types, "
-            f"{int(loops.sum()):,} connect a node with itself. Include more node types."
+            f"{int(loops.sum()):,} connect a node with itself. {advice}"
         )
     rows = np.flatnonzero(keep)
     outside = 0

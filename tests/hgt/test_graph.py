@@ -164,9 +164,9 @@ def test_include_node_types_keeps_rows_between_them_only():
         graph_of(rows, include_node_types=("dru", "gene"))
     with pytest.raises(InputError, match="include_node_types is empty; the file has disease, drug, gene"):
         graph_of(rows, include_node_types=())
-    with pytest.raises(InputError, match="Nothing is left of 5 rows: 5 have a node type outside"):
+    with pytest.raises(InputError, match=r"Nothing is left of 5 rows: 5 have a node type outside .*\. Include more node types\.$"):
         graph_of(TREATS, include_node_types=("drug",))
-    with pytest.raises(InputError, match="1 connect a node with itself"):
+    with pytest.raises(InputError, match=r"1 connect a node with itself\. Give a file with edges between different nodes\.$"):
         graph_of([("drug", 1, "r", "drug", 1)])
 
 

@@ -248,7 +248,7 @@ BASE = {"accumulation_steps": 1, "edge_sample_size": 3_000, "embedding_dim": 256
 @pytest.mark.parametrize(
     "larger",
     [
-        *({"embedding_dim": 512}, {"hidden_dim": 256}, {"num_layers": 4}, {"num_negatives": 1024}, {"edge_sample_size": 6_000}),
+        *({"embedding_dim": 512}, {"hidden_dim": 256}, {"num_layers": 4}, {"num_negatives": 2048}, {"edge_sample_size": 6_000}),
         *({"num_nodes": 30_000}, {"num_facts": 300_000}),
     ],
     ids=str,

@@ -86,7 +86,7 @@ def test_the_step_that_was_traced_is_the_whole_one(full_size):
         "linear_backward",
         "gelu_backward.grad_input",
         "linalg_vector_norm",
-        "_fused_adam_",
+        "_fused_adamw_",
         "__rshift__.Scalar",
         "ge.Scalar_out",
     }

@@ -136,9 +136,9 @@ def _gradient_of_losses(trainee: Trainee, inputs: StepInputs, hidden: Tensor) ->
         del own_states
     if projected is None:
         shared.backward(_gradient(pools))
-    grad.index_add_(0, shared_nodes, _gradient(shared_states if projected is None else pools))
-    if projected is None:
+        grad.index_add_(0, shared_nodes, _gradient(shared_states))
         return grad, sums
+    grad.index_add_(0, shared_nodes, _gradient(pools))
     projected.backward(grad)
     return _gradient(hidden), sums
 

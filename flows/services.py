@@ -16,9 +16,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 from flows.background import Background
 from hgt.errors import InputError
@@ -34,7 +36,7 @@ STOP_SECONDS = {"native": 30.0, "docker-cpu": 30.0, "mlflow": 15.0, "prefect": 1
 FRESH_SECONDS = 20.0  # a worker that was last heard of longer ago is not well, whatever Prefect shows
 NO_ANSWER = (OSError, ValueError, HTTPException)
 _HEARTBEAT_SECONDS, _QUERY_SECONDS = 5, 5
-_ANSWER_SECONDS, _ASK_SECONDS = 5.0, 30.0
+_ANSWER_SECONDS, _ASK_SECONDS, _ASK_AGAIN_SECONDS = 5.0, 30.0, 0.5
 # Of the user's environment: what would send our processes to another server, database or terminal.
 _NOT_INHERITED = (
     "PREFECT_API_", "PREFECT_CLIENT_", "PREFECT_HOME", "PREFECT_PROFILE", "PREFECT_SERVER_API_", "PREFECT_SERVER_DATABASE_", "PREFECT_UI_",
@@ -177,14 +179,24 @@ def heartbeat_ages(pool: str, api: str) -> dict[str, float]:
     }
 
 
-def ask(url: str, body: dict[str, Any] | None = None) -> Any:
-    """The JSON that a server answers. Raises one of NO_ANSWER where it does not.
+def ask(url: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
+    """The JSON that a server answers, None for an answer without one. Raises one of NO_ANSWER where it does not answer.
 
-    Prefect's client would do the same, 3 s of imports later.
+    Prefect's server says 503 where another writer holds its SQLite file, and means: ask again. Its client would do all this, 3 s of
+    imports later.
     """
     data = None if body is None else json.dumps(body).encode()
-    with _open(urllib.request.Request(url, data, {"Content-Type": "application/json"}), _ASK_SECONDS) as answer:
-        return json.load(answer)
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    until = time.monotonic() + _ASK_SECONDS
+    while True:
+        try:
+            with _open(request, _ASK_SECONDS) as answer:
+                return json.loads(answer.read() or "null")
+        except HTTPError as error:
+            error.close()
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > until:
+                raise
+        time.sleep(_ASK_AGAIN_SECONDS)
 
 
 def _answers(url: str) -> bool:

@@ -7,8 +7,8 @@ import re
 import signal
 import subprocess
 import time
-import urllib.request
 
+from flows.services import ask
 from hgt.events import EventReader
 from hgt.run_folder import RunFolder
 from tests.conftest import CHECKOUT, HGT, LAX, QUIET, SMALL, free_port, living_processes, options, runs_of, wait_for
@@ -68,9 +68,7 @@ class Pool:
         return done.stdout
 
     def ask(self, path, body=None, method=None):
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.api}/{path}", data, {"Content-Type": "application/json"}, method=method)
-        return json.loads(urllib.request.urlopen(request, timeout=30).read() or "null")
+        return ask(f"{self.api}/{path}", body, method)
 
     def pid(self, service):
         return json.loads((self.home / "services" / f"{service}.json").read_text())["pid"]

@@ -1,11 +1,11 @@
 """Out of memory never loses a run: the real trainer runs out at a chosen step, in every form; the real flow goes on."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 
+from flows.services import ask
 from tasks.ladder import segments
 from tests.conftest import options, runs_of
 from tests.flows.failures import (
@@ -88,17 +88,13 @@ def test_what_is_not_out_of_memory_fails_at_once(hgt, environment, injected, sma
 
 def test_the_retry_is_an_attempt_of_the_train_task(hgt, environment, injected, small_kg):
     """In Prefect it is visible as what it is."""
-    import urllib.request
-
     done = hgt("train", "--kg", small_kg, *options(RUN | {"num_epochs": 1}), **injected("torch 1 1"))
     assert done.returncode == 0, done.stdout + done.stderr
     name = run_of(environment).path.name
     _, (run,) = runs_of(environment)
     query = {"flow_runs": {"id": {"any_": [run.data.tags["prefect.flow_run_id"]]}}}
-    asked = urllib.request.Request(
-        f"{environment['PREFECT_API_URL']}/task_runs/filter", json.dumps(query).encode(), {"Content-Type": "application/json"}
-    )
-    (train,) = [t for t in json.load(urllib.request.urlopen(asked)) if t["name"].startswith("train")]
+    tasks = ask(f"{environment['PREFECT_API_URL']}/task_runs/filter", query)
+    (train,) = [t for t in tasks if t["name"].startswith("train")]
     assert train["run_count"] == 2, name
     assert train["state_type"] == "COMPLETED"
 

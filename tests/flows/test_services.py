@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from flows.containers import engine_problem
+from flows.services import ask
 from tests.conftest import CHECKOUT, HGT, LAX, PREFECT, QUIET, SMALL, free_port, living_processes, wait_for
 
 ENGINE = engine_problem() is None
@@ -53,10 +54,6 @@ class Home:
                     found.append(process)
         return found
 
-    def ask(self, url, body=None):
-        data = None if body is None else json.dumps(body).encode()
-        return json.load(urllib.request.urlopen(urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=20))
-
     def start_run(self, *arguments, deployment="hgt-embeddings/native", **parameters):
         given = [part for name, value in parameters.items() for part in ("-p", f"{name}={value}")]
         command = [*PREFECT, "deployment", "run", deployment, *arguments, *given]
@@ -65,7 +62,7 @@ class Home:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def runs_in(self, state):
-        return self.ask(f"{self.prefect}/api/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": [state]}}}})
+        return ask(f"{self.prefect}/api/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": [state]}}}})
 
     def is_gone(self):
         assert not self.processes()
@@ -151,14 +148,14 @@ def test_hgt_train_finds_the_server_unless_told_otherwise(home):
 def test_a_deployment_run_completes_and_shows_in_mlflow(home, finished_run):
     assert [run["state_name"] for run in home.runs_in("COMPLETED")] == ["Completed"]
     (experiment,) = [
-        e for e in home.ask(f"{home.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 9})["experiments"] if e["name"] != "Default"
+        e for e in ask(f"{home.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 9})["experiments"] if e["name"] != "Default"
     ]
-    (run,) = home.ask(f"{home.mlflow}/api/2.0/mlflow/runs/search", {"experiment_ids": [experiment["experiment_id"]]})["runs"]
+    (run,) = ask(f"{home.mlflow}/api/2.0/mlflow/runs/search", {"experiment_ids": [experiment["experiment_id"]]})["runs"]
     assert run["info"]["status"] == "FINISHED"
     assert {m["key"]: m["step"] for m in run["data"]["metrics"]}["loss"] == 1
     url = f"{home.mlflow}/get-artifact?path=report/validation.txt&run_uuid={run['info']['run_id']}"
     assert "ACCEPTED" in urllib.request.urlopen(url, timeout=20).read().decode()
-    (model,) = home.ask(f"{home.mlflow}/api/2.0/mlflow/registered-models/search")["registered_models"]
+    (model,) = ask(f"{home.mlflow}/api/2.0/mlflow/registered-models/search")["registered_models"]
     assert model["aliases"] == [{"alias": "champion", "version": "1"}]
     assert [version["run_id"] for version in model["latest_versions"]] == [run["info"]["run_id"]]
     assert (home.path / "mlartifacts").is_dir()

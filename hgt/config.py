@@ -352,6 +352,7 @@ _AT_LEAST_ONE = (
     *("accumulation_steps", "min_batches_per_epoch", "num_negatives", "patience", "num_val_edges", "min_components_90", "num_neighbors"),
     "min_rate_decay_steps",
 )
+_MOST_LAYERS = 100  # a few are of use; memory is planned layer by layer
 _POSITIVE = ("learning_rate", "contrastive_temperature", "max_grad_norm", "checkpoint_minutes")
 _SHARES = (
     *("contrastive_weight", "similarity_threshold", "min_mirrored_share", "max_mean_cosine", "min_type_accuracy", "min_distinct_rows"),
@@ -374,6 +375,7 @@ def _check_ranges(config: RunConfig) -> None:
 
     for name in _AT_LEAST_ONE:
         require(flat[name] is None or flat[name] >= 1, name, "1 or more")
+    require(flat["num_layers"] <= _MOST_LAYERS, "num_layers", f"at most {_MOST_LAYERS}")
     for name in _POSITIVE:
         require(0 < flat[name] < float("inf"), name, "above 0")
     for name in _SHARES:

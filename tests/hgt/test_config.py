@@ -164,6 +164,7 @@ def test_counts_have_a_least_value(name):
         ("min_disease_cosine", [0, 0.8], [1.01]),
         ("max_disease_cosine", [0.5, 1], [1.01]),
         ("min_mrr_over_chance", [0, 100], [-1]),
+        ("num_layers", [1, 100], [101, 10**12]),
         ("seed", [0, 2**31 - 1], [2**31]),
         ("limit_nodes", [1, None], [0]),
         ("decoder", ["distmult", "complex"], ["transe", ""]),

@@ -13,12 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 import psutil
 
 _PARENT = "HGT_SESSION_PARENT"
-_WATCH_SECONDS = 1.0
+_WATCH_SECONDS, _END_SECONDS = 1.0, 10.0
 
 
 def inside() -> bool:
@@ -28,18 +29,33 @@ def inside() -> bool:
 
 def running() -> bool:
     """Whether such a process lives for this HGT_HOME, as far as it can be seen."""
+    return any(not is_left for _, is_left in _marked())
+
+
+def _marked() -> Iterator[tuple[psutil.Process, bool]]:
+    """(process, whether the flow that began its session is gone) of the flows of this HGT_HOME and of what they started."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             theirs = process.environ()
             if _PARENT in theirs and theirs.get("HGT_HOME") == os.environ.get("HGT_HOME") and process.status() != psutil.STATUS_ZOMBIE:
-                return True
-    return False
+                yield process, not psutil.pid_exists(os.getsid(process.pid))
+
+
+def _end_what_is_left() -> None:
+    """End Prefect's temporary server where its flow was killed; trainers, in sessions of their own, end by themselves."""
+    left = [process for process, is_left in _marked() if is_left]
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                end(process)
+        _, left = psutil.wait_procs(left, timeout=_END_SECONDS)
 
 
 def run(arguments: list[str]) -> int:
     """`hgt <arguments>` in a new session; returns its exit code, 130 also where the interpreter, on its way out, no longer handled
-    the SIGINT. SIGINT and SIGTERM become SIGINT there.
+    the SIGINT. SIGINT and SIGTERM become SIGINT there. Of a flow that was killed nothing stays, neither this one nor one before.
     """
+    _end_what_is_left()
     command = [sys.executable, "-m", "flows.cli", *arguments]
     child = subprocess.Popen(command, env=os.environ | {_PARENT: str(os.getpid())}, start_new_session=True)
 
@@ -49,15 +65,24 @@ def run(arguments: list[str]) -> int:
     before = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         code = child.wait()
-        return 130 if code == -signal.SIGINT else code
+        if code < 0:
+            _end_what_is_left()
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+    if code >= 0:
+        return code
+    if code == -signal.SIGINT:
+        return 130
+    name = signal.Signals(-code).name
+    sys.stderr.write(f"hgt: The flow was killed ({name}). Go on with `hgt train --resume` and the run's name in the first line above.\n")
+    return 1
 
 
 def enter() -> None:
-    """In the new session: take SIGINT as Ctrl-C, and take the parent's death for one too."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+    """In the new session: take SIGINT and SIGTERM as Ctrl-C, and take the parent's death for one too."""
+    for signum in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs start with SIGINT ignored
+        signal.signal(signum, signal.default_int_handler)
     threading.Thread(target=_watch_parent, args=(int(os.environ[_PARENT]),), daemon=True).start()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 import polars as pl
+import psutil
 import pytest
 
 from flows import session
@@ -234,6 +235,48 @@ def test_ctrl_c_stops_at_once_and_resume_goes_on(hgt, environment, small_kg, tmp
     client, (run,) = runs_of(environment)  # the same one
     assert run.info.status == "FINISHED"
     assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_killed_flow_leaves_no_server_behind(hgt, environment, small_kg, tmp_path):
+    """Nor do the flow and its parent when both are killed: the next command ends what is left. SIGTERM is Ctrl-C, wherever it arrives."""
+    del environment["PREFECT_API_URL"]  # a temporary server of its own
+
+    def start(name):
+        log = tmp_path / name
+        with log.open("w") as out:
+            command = [*HGT, "train", "--kg", str(small_kg), *options(SMALL | {"num_epochs": 100_000, "patience": 100_000})]
+            parent = subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdout=out, stderr=out, start_new_session=True)
+        wait_for(lambda: "epoch    1/" in log.read_text() or parent.poll() is not None, 150, f"the first epoch ({log})")
+        (flow,) = psutil.Process(parent.pid).children()
+        children = flow.children()
+        assert len(children) == 2, "the server and the trainer"
+        return log, parent, flow, children
+
+    def gone(processes):
+        return not psutil.wait_procs(processes, timeout=15)[1]
+
+    log, parent, flow, children = start("killed")
+    flow.kill()
+    assert parent.wait(30) == 1
+    assert "The flow was killed (SIGKILL). Go on with `hgt train --resume`" in log.read_text()
+    assert gone(children)
+
+    log, parent, flow, children = start("asked")
+    flow.terminate()
+    assert parent.wait(30) == 130
+    assert "hgt train --resume" in log.read_text()
+    assert gone(children)
+
+    log, parent, flow, children = start("both")
+    parent.kill()
+    flow.kill()
+    parent.wait()
+    (server,) = [c for c in children if "hgt.train" not in c.cmdline()]
+    assert gone([c for c in children if c != server])
+    assert server.is_running()
+    assert hgt("train", "--kg", tmp_path / "none.csv").returncode == 2
+    assert gone([server])
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from tests.mps.kernels import MAC_LIST, MAC_VERSION, installed_kernels, kernels_
 from tests.mps.planted import HARMLESS, PLANTS
 
 pytestmark = [
+    pytest.mark.timeout(900),  # the first test that asks for a trace waits for it: 150 s alone on two cores, more beside others
     pytest.mark.skipif(sys.platform != "linux", reason="the fake device is made for a build of torch without MPS"),
     pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is needed to compile tests/mps/guard.cpp: install it"),
 ]
@@ -35,7 +36,7 @@ def trace(tmp_path_factory):
     def run(case):
         command = [sys.executable, "-m", "tests.mps.fake_step", str(tmp_path_factory.mktemp("guard")), case]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
-        child = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=230)
+        child = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=800)
         assert child.returncode == 0, child.stderr[-4000:]
         return json.loads(child.stdout)
 

@@ -36,9 +36,9 @@ from hgt.step import Steps, Trainee, adam
 from hgt.train import batches_ahead, evaluate_val, step_seed, stop_without_parent
 
 # A table's row moves only in steps that its node is in, HGT's weights in every one. Tuned, ComplEx is best with a rate of 0.02 to 0.04 on
-# two graphs (README, "Measured"), and the larger, the fewer steps it takes: that counts where its time is limited.
+# two graphs (tests/bench/README.md), and the larger, the fewer steps it takes: that counts where its time is limited.
 _RATE_OVER_HGT = 10.0
-# Over the facts per node. Tuned, ComplEx is best with N3 0.04 where there are 26 of them, with 0.1 where there are 10 or 3.7 (README).
+# Over the facts per node. Tuned, ComplEx is best with N3 0.04 where there are 26 of them, with 0.1 where there are 10 or 3.7 (the same).
 _N3, _MOST_N3 = 1.0, 0.1
 Mrr = dict[str, float]  # {"all nodes", "typed" or an edge type's name: MRR}
 

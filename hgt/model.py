@@ -22,7 +22,7 @@ from hgt.layer import HGTLayer, linear_by_rows
 from hgt.message_graph import MessageGraph, build_message_graph, message_edge_types
 
 # Standard deviation of a node's own part of its input. A smaller one learns more slowly but overfits later: on an excerpt of Hetionet, 0.3
-# ended at a typed MRR of 0.074 and rising where 1 had turned at 0.069 (README, benchmarks).
+# ended at a typed MRR of 0.074 and rising where 1 had turned at 0.069 (tests/bench/README.md).
 _SPREAD = 0.3
 
 

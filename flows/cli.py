@@ -51,7 +51,7 @@ def _help(p: Parameter) -> str:
 @click.option("--kg", metavar="FILE", help="Knowledge graph: .csv, .csv.gz or Parquet in PrimeKG's columns.")
 @click.option("--resume", metavar="RUN", help="Go on with this run (its id or folder) from its last checkpoint, instead of --kg.")
 @click.option("--run-id", metavar="NAME", help="Name of the new run.  [default: made from the time]")
-@click.option("--output-csv", metavar="FILE", help="Write the embeddings as CSV too.")
+@click.option("--output-csv", metavar="FILE", help="Write the embeddings as CSV too; their relations go beside it.")
 @_with_parameters
 def train(kg: str | None, resume: str | None, run_id: str | None, output_csv: str | None, **given: Any) -> int:
     """Learn embeddings of FILE, track them in MLflow and validate them."""
@@ -90,6 +90,8 @@ def _refuse_early(kg: str | None, resume: str | None, output_csv: str | None, co
         raise InputError("Give either --kg FILE or --resume RUN.")
     if output_csv is not None and not Path(output_csv).resolve().parent.is_dir():
         raise InputError(f"{output_csv}: its folder does not exist. Create it, or give another path.")
+    if output_csv is not None and Path(output_csv).is_dir():
+        raise InputError(f"{output_csv}: is a folder. Give the path of a file.")
     if kg is not None:
         from hgt.edge_table import check_header
 
@@ -178,7 +180,7 @@ def validate(embeddings: Path, kg: Path) -> int:
     """Hold a table of EMBEDDINGS (Parquet or CSV) against the graph that it describes."""
     from hgt.evaluate import evaluate_table
 
-    report = evaluate_table(embeddings, kg)
+    report = evaluate_table(embeddings, kg, click.echo)
     click.echo(report.table())
     return ACCEPTED if report.accepted else REJECTED
 

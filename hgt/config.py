@@ -402,6 +402,8 @@ def _check_ranges(config: RunConfig) -> None:
         raise InputError(f"hidden_dim {m.hidden_dim} must be a multiple of num_heads {m.num_heads}.")
     if m.decoder == "complex" and m.embedding_dim % 2:
         raise InputError(f"The complex decoder needs an even embedding_dim, not {m.embedding_dim}.")
+    if "complex" in flat["baselines"] and m.embedding_dim % 2:
+        raise InputError(f"The complex baseline needs an even embedding_dim, not {m.embedding_dim}. Give baselines without complex.")
     require(bool(flat["required_checks"]), "required_checks", "one check or more")
     if flat["min_disease_cosine"] > flat["max_disease_cosine"]:
         raise InputError(f"min_disease_cosine {flat['min_disease_cosine']:g} exceeds max_disease_cosine {flat['max_disease_cosine']:g}.")

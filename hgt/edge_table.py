@@ -269,10 +269,10 @@ def _encode(path: Path, blocks: list[pa.RecordBatch], columns: list[str]) -> Edg
     for column, nodes in (("y_name", tail), ("x_name", head)):  # the first name from the left column wins
         if column in columns:
             found, (found_codes,) = unify(column)
+            told = np.array([not _is_missing(n) for n in found], dtype=bool)[found_codes]
             first = np.full(len(node_keys), -1, dtype=np.int32)
-            first[nodes[::-1]] = found_codes[::-1]
+            first[nodes[told][::-1]] = found_codes[told][::-1]
             named = first >= 0
-            named[named] = np.array([not _is_missing(n) for n in found], dtype=bool)[first[named]]
             node_name[named] = np.array(found, dtype=object)[first[named]]
     return EdgeTable(types, relations, (node_keys // len(ids)).astype(np.int32), node_id, node_name, head, relation, tail)
 

@@ -80,12 +80,15 @@ class Embeddings:
             path = whole.enter_context(written_whole(folder / "embeddings.safetensors"))
             safetensors.torch.save_file(tensors, path, metadata={"origin": origin})
         if csv is not None:
-            self._save_csv(csv)
+            self._save_csv(csv, tables["relations"])
 
-    def _save_csv(self, path: Path) -> None:
+    def _save_csv(self, path: Path, relations: pa.Table) -> None:
+        """A CSV has no room for the relations and the origin: they stand beside it."""
         columns = {c: self.nodes[c].to_numpy() for c in self.nodes}
         columns |= {f"dim_{i}": column for i, column in enumerate(self.vectors.numpy().T)}
         try:
+            with written_whole(_relations_of(path)) as new:
+                pyarrow.parquet.write_table(relations, new)
             with written_whole(path) as new, pa.OSFile(str(new), "wb") as out:
                 pyarrow.csv.write_csv(pa.table(columns), out, pyarrow.csv.WriteOptions(quoting_style="needed"))
         except OSError as error:
@@ -95,7 +98,8 @@ class Embeddings:
 
     @classmethod
     def load(cls, path: Path) -> Embeddings:
-        """Read `embeddings.parquet` or a CSV of the same columns; relations from a `relations.parquet` beside it, if any.
+        """Read `embeddings.parquet` or a CSV of the same columns; relations and origin from its `<name>.relations.parquet` or a
+        `relations.parquet` beside it, if any.
 
         Raises InputError when the file is missing, unreadable, or has not the columns of an embedding table, or when the relations
         beside it are unreadable or another run's.
@@ -119,9 +123,10 @@ class Embeddings:
             ) from error
         del table
         pa.default_memory_pool().release_unused()  # Arrow keeps what the file took: four times the vectors, while facts are ranked
-        edge_types, relations, origin_of_relations = _load_relations(path.with_name("relations.parquet"), vectors.shape[1])
+        beside = next((p for p in (_relations_of(path), path.with_name("relations.parquet")) if p.is_file()), None)
+        edge_types, relations, origin_of_relations = _load_relations(beside, vectors.shape[1])
         if origin and origin_of_relations and origin != origin_of_relations:
-            raise InputError(f"{path}: the relations.parquet beside it is another run's. Put the two files of one run together.")
+            raise InputError(f"{path}: the relations beside it are another run's. Put the two files of one run together.")
         return cls(nodes.astype(str), vectors, edge_types, relations, origin or origin_of_relations)
 
 
@@ -134,8 +139,13 @@ def _read_csv(path: Path) -> pa.Table:
     )
 
 
-def _load_relations(path: Path, dim: int) -> tuple[tuple[EdgeType, ...], Tensor, dict[str, Any]]:
-    if not path.is_file():
+def _relations_of(csv: Path) -> Path:
+    """Several CSVs may lie in one folder, each with its own."""
+    return csv.with_name(f"{csv.stem}.relations.parquet")
+
+
+def _load_relations(path: Path | None, dim: int) -> tuple[tuple[EdgeType, ...], Tensor, dict[str, Any]]:
+    if path is None:
         return (), torch.zeros(0, dim), {}
     try:
         table = pyarrow.parquet.read_table(path)

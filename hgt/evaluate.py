@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,21 +54,27 @@ def evaluate_run(folder: RunFolder, on_event: OnEvent) -> None:
     on_event("evaluated", accepted=report.accepted, **memory.as_dict())
 
 
-def evaluate_table(path: Path, kg: Path) -> ValidationReport:
+def evaluate_table(path: Path, kg: Path, tell: Callable[[str], None] = lambda sentence: None) -> ValidationReport:
     """Hold any table of embeddings against the graph that it claims to describe.
 
     A table that one of our runs wrote is judged on that run's held-out facts. For others the split is the default one, and,
-    where no relation embeddings lie beside the table, facts are scored by the inner product of their two ends.
+    where no relation embeddings lie beside the table, facts are scored by the inner product of their two ends; `tell` is told so.
     Ranks on this machine's own device: the table may come from another one.
     Raises InputError when the table and the graph do not fit, OutOfMemory when the ranking does not fit the device.
     """
     embeddings = Embeddings.load(path)
     config = RunConfig.from_flat(embeddings.origin["parameters"]) if embeddings.origin else RunConfig()
+    if not embeddings.origin:
+        scored = "the relations beside it" if embeddings.edge_types else "the inner product of their ends"
+        tell(
+            f"{path}: nothing says what it was trained on. Its ranks are those of the default split's test facts (seed 0), which it may "
+            f"have seen, scored by {scored}."
+        )
     graph = KnowledgeGraph.from_edge_table(read_edge_table(kg), config.graph)
     if embeddings.origin and embeddings.origin["graph_hash"] != graph.hash:
         raise InputError(
             f"{path}: was trained on graph {embeddings.origin['graph_hash'][:16]}, but {kg} is graph {graph.hash[:16]}. Give the kg.csv "
-            "that it was trained on."
+            "that it was trained on, with its rows in the same order."
         )
     embeddings, split = _in_graph_order(embeddings, graph, path), split_facts(graph, config.split)
     audit_split(graph, split, config.split)

@@ -46,7 +46,7 @@ class Facts:
 
 def extract_facts(table: EdgeTable, config: GraphConfig) -> Facts:
     """The facts among the rows; raises InputError for an unknown type or relation, or when nothing is left."""
-    _refuse_unknown_relations(table, config)
+    _refuse_relations(table, config)
     keep = _rows_of_included_types(table, config.include_node_types)
     filtered_type = int((~keep).sum())
     loops = keep & (table.head == table.tail)
@@ -82,10 +82,15 @@ def extract_facts(table: EdgeTable, config: GraphConfig) -> Facts:
     return Facts(ids, names, ordered, frozenset(symmetric), dropped)
 
 
-def _refuse_unknown_relations(table: EdgeTable, config: GraphConfig) -> None:
+def _refuse_relations(table: EdgeTable, config: GraphConfig) -> None:
     unknown = sorted({*config.symmetric_relations, *config.directed_relations} - set(table.relations))
     if unknown:
         raise InputError(f"Unknown relation(s) {', '.join(unknown)}; the file has {', '.join(sorted(table.relations))}.")
+    if config.symmetric_relations:
+        within = np.unique(table.relation[table.node_type[table.head] == table.node_type[table.tail]])
+        between = sorted(set(config.symmetric_relations) - {table.relations[r] for r in within})
+        if between:
+            raise InputError(f"symmetric_relations: {', '.join(between)} has no rows within one node type; only those can be symmetric.")
 
 
 def _rows_of_included_types(table: EdgeTable, include: tuple[str, ...] | None) -> np.ndarray:

@@ -163,7 +163,8 @@ def _finite_rows(vectors: Tensor, types: np.ndarray) -> tuple[Tensor, np.ndarray
         vectors, types = vectors[finite], types[finite.numpy()]
     if len(vectors) < 2:
         raise InputError(
-            f"Only {len(vectors)} of {len(finite)} embeddings are finite, too few to measure. Train again with a lower learning_rate."
+            f"Only {len(vectors)} of {len(finite)} embeddings are finite, too few to measure. If a run made them, train again with a lower "
+            "learning_rate."
         )
     return vectors, types
 

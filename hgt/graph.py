@@ -101,7 +101,9 @@ class KnowledgeGraph:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over nodes and facts: equal for equal graphs, whatever file or row order they came from."""
+        """SHA-256 over nodes and facts: equal for equal graphs, whatever file or row order they came from, as long as those of its
+        relations that stand in both orientations begin with the same one (`hgt/facts.py`).
+        """
         digest = hashlib.sha256()
         for node_type, ids in self.node_ids.items():
             digest.update("\x1f".join([node_type, *ids]).encode() + b"\x1e")

@@ -35,11 +35,15 @@ def plot_plane(geometry: Geometry, path: Path) -> None:
     figure = Figure(figsize=(8, 6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for i, node_type in enumerate(np.unique(geometry.plane_types)):
+    node_types = np.unique(geometry.plane_types)
+    for i, node_type in enumerate(node_types):
         points = geometry.plane[geometry.plane_types == node_type]
-        axes.scatter(points[:, 0], points[:, 1], s=5, color=f"C{i % 10}", marker="ox^sv"[i // 10 % 5], label=str(node_type), alpha=0.6)
+        axes.scatter(points[:, 0], points[:, 1], s=5, color=f"C{i % 10}", marker="ox^sv"[i // 10 % 5], label=str(i), alpha=0.6)
     share = np.concatenate([geometry.explained_variance, [0, 0]])
     axes.set_xlabel(f"component 1 ({share[0]:.1%} of the variance)")
     axes.set_ylabel(f"component 2 ({share[1]:.1%} of the variance)")
-    axes.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    legend = axes.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    for text, node_type in zip(legend.get_texts(), node_types, strict=True):  # as labels, "_a" would be left out and "$a$" be a formula
+        text.set_parse_math(False)
+        text.set_text(str(node_type))
     figure.savefig(path, dpi=120)

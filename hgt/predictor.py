@@ -78,12 +78,10 @@ class Predictor:
 
     def _edge_types(self, node_type: str, relation: str) -> list[tuple[int, EdgeType, bool]]:
         """(number, edge type, whether its tails are asked for) of what the relation can mean for a node of the type."""
-        found = []
-        for number, edge_type in enumerate(self.graph.edge_types):
-            if edge_type[:2] == (node_type, relation):
-                found.append((number, edge_type, True))
-            elif (f"{REVERSE}{edge_type[1]}", edge_type[2]) == (relation, node_type):
-                found.append((number, edge_type, False))
+        every = list(enumerate(self.graph.edge_types))
+        found = [(number, e, True) for number, e in every if e[:2] == (node_type, relation)]
+        if not found:  # a symmetric relation x may stand beside one that is called rev_x
+            found = [(number, e, False) for number, e in every if (f"{REVERSE}{e[1]}", e[2]) == (relation, node_type)]
         if not found:
             there = {r for h, r, _ in self.graph.edge_types if h == node_type}
             there |= {f"{REVERSE}{e[1]}" for e in self.graph.edge_types if e[2] == node_type and e not in self.graph.symmetric}

@@ -71,7 +71,8 @@ class EdgeSplit:
 def split_facts(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
     """The split that the configuration asks for, seeded.
 
-    Raises InputError for a holdout split of an unknown node type, or of one without facts or nodes enough to hold out.
+    Raises InputError for a holdout split of an unknown node type, of one without facts or nodes enough to hold out, or that leaves no
+    facts to train on or for validation.
     """
     if config.holdout_type is not None:
         return _by_node(graph, config)
@@ -147,6 +148,12 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
     node_part[candidates[order[num_val : num_val + num_test]]] = TEST
     others = _random_parts(graph, config.seed, (config.val_fraction,))
     part = torch.where(concerned, torch.maximum(node_part[facts[0]], node_part[facts[2]]), others)
+    for needed, what in ((TRAIN, "to train on"), (VAL, "for validation")):
+        if not (part == needed).any():
+            raise InputError(
+                f"--split {config.split}: the nodes held out leave no fact {what}, of {facts.shape[1]:,}. Change the fractions, the seed "
+                "or the relations that are held out."
+            )
     return EdgeSplit(facts, part, _unsplit(graph, facts, part), node_part)
 
 

@@ -8,6 +8,7 @@ import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from hgt.errors import InputError
 
@@ -18,7 +19,11 @@ _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def hgt_home() -> Path:
-    return Path(os.environ.get("HGT_HOME") or Path(__file__).resolve().parents[1] / "runs").resolve()
+    """Raises InputError for a folder that Prefect would take for another one: it decodes the path of its database as a URL's."""
+    home = Path(os.environ.get("HGT_HOME") or Path(__file__).resolve().parents[1] / "runs").resolve()
+    if unquote(str(home)) != str(home):
+        raise InputError(f"HGT_HOME {home}: Prefect cannot keep its database below a folder with a percent-encoded name. Give another one.")
+    return home
 
 
 def own_store() -> str:

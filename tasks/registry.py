@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
+import numpy as np
 import safetensors.torch
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -114,7 +115,7 @@ def register_run(folder: RunFolder, tracker: Tracker) -> Registered:
     config, graph, report = folder.load_config(), folder.load_graph(), json.loads((folder.report / "validation.json").read_text())
     name, score = model_name(graph.hash), Score.of(config, report)
     _create_registered_model(tracker, name, graph)
-    digest = _digest(folder.embeddings / "embeddings.parquet")
+    digest = _digest(folder.embeddings)
     registered = _version_of(tracker, name, digest)
     if registered is None:
         card = model_card(folder.path.name, config, graph, report, _comparison(folder))
@@ -210,6 +211,10 @@ def _comparison(folder: RunFolder) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.is_file() else None
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(folder: Path) -> str:
+    """SHA-256 of the vectors alone: parameters that a resumed run may change without changing these stand in the same files."""
+    digest = hashlib.sha256()
+    with safetensors.safe_open(folder / "embeddings.safetensors", "np") as file:
+        for name in sorted(file.keys()):
+            digest.update(np.ascontiguousarray(file.get_tensor(name)))
+    return digest.hexdigest()

@@ -144,6 +144,8 @@ def test_checks_that_are_not_required_reject_nothing(hgt, environment, small_kg)
         (["--kg", "{kg}", "--min-disease-cosine", "0.9"], "min_disease_cosine 0.9 exceeds max_disease_cosine 0.8"),
         (["--kg", "{kg}", "--device", "mps"], "mps is not available"),
         (["--kg", "{kg}", "--output-csv", "no/such/folder/e.csv"], "its folder does not exist"),
+        (["--kg", "{kg}", "--output-csv", "hgt"], "is a folder"),
+        (["--kg", "{kg}", "--decoder", "distmult", "--embedding-dim", "33"], "complex baseline needs an even embedding_dim"),
         (["--kg", "{kg}", "--resume", "x"], "either --kg FILE or --resume RUN"),
         (["--kg", "{kg}", "--run-id", "../mine"], "cannot name a run"),
         (["--kg", "{kg}", "--run-id", ""], "cannot name a run"),
@@ -214,6 +216,16 @@ def test_plan_refuses_in_one_sentence_with_exit_code_2(hgt, small_kg, arguments,
     assert words in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
     assert "Traceback" not in refused.stdout + refused.stderr
+
+
+def test_a_home_that_prefect_cannot_use_is_refused(hgt, small_kg, tmp_path):
+    """It would wait five minutes for a server whose database is elsewhere."""
+    refused = hgt("train", "--kg", small_kg, HGT_HOME=str(tmp_path / "a%41"))
+    assert refused.returncode == 2
+    assert "percent-encoded name" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+    for name in ("100 % of #7", "mit Lücke"):
+        assert hgt("train", "--resume", "none", HGT_HOME=str(tmp_path / name)).stderr.startswith("hgt: none: no such run")
 
 
 def test_ctrl_c_stops_at_once_and_resume_goes_on(hgt, environment, small_kg, tmp_path):

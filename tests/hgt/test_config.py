@@ -199,6 +199,9 @@ def test_combinations_that_cannot_be():
         RunConfig.from_flat({"hidden_dim": 250})
     with pytest.raises(InputError, match="even embedding_dim, not 63"):
         RunConfig.from_flat({"embedding_dim": 63, "decoder": "complex"})
+    with pytest.raises(InputError, match=r"complex baseline needs an even embedding_dim, not 63\. Give baselines without complex"):
+        RunConfig.from_flat({"embedding_dim": 63, "decoder": "distmult"})
+    RunConfig.from_flat({"embedding_dim": 63, "decoder": "distmult", "baselines": ["degree", "distmult"]})
     with pytest.raises(InputError, match=r"min_disease_cosine 0\.9 exceeds max_disease_cosine 0\.8"):
         RunConfig.from_flat({"min_disease_cosine": 0.9})
     with pytest.raises(InputError, match="ppi cannot be both"):

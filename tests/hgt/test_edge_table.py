@@ -87,6 +87,14 @@ def test_names_and_other_columns_are_optional_and_in_any_order(tmp_path):
     assert bare.node_names["drug"].tolist() == ["1", "2"]
 
 
+@pytest.mark.parametrize("missing", ["", "nan", "NULL", None])
+def test_the_first_name_that_is_one_counts(tmp_path, missing):
+    rows = ROWS.copy()
+    rows.loc[0, "x_name"] = missing
+    for name in ("kg.csv", "kg.parquet"):
+        assert graph_of(write(tmp_path / name, rows)).node_names["drug"].tolist() == ["aspirin", "ibuprofén"]
+
+
 def test_a_node_without_a_name_is_named_by_its_id(tmp_path):
     rows = ROWS.copy()
     rows.loc[rows["x_id"] == "1", "x_name"] = None

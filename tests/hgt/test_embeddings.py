@@ -93,7 +93,11 @@ def test_csv_round_trip(saved):
     back = Embeddings.load(folder / "out.csv")
     pd.testing.assert_frame_equal(back.nodes, embeddings.nodes)
     assert torch.equal(back.vectors, embeddings.vectors)
-    assert (back.edge_types, back.relations.shape, back.origin) == ((), (0, 6), {})
+    assert (back.edge_types, back.origin) == (embeddings.edge_types, embeddings.origin)
+    assert torch.equal(back.relations, embeddings.relations)
+    (folder / "out.relations.parquet").unlink()
+    alone = Embeddings.load(folder / "out.csv")
+    assert (alone.edge_types, alone.relations.shape, alone.origin) == ((), (0, 6), {})
     df = pd.read_csv(folder / "out.csv")
     assert list(df.columns) == ["node_type", "node_id", "node_name", *(f"dim_{i}" for i in range(6))]
 

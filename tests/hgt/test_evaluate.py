@@ -56,9 +56,21 @@ def test_relations_are_found_by_name_and_nodes_by_key(embeddings, kg_csv, tmp_pa
     assert [(c.name, c.value, c.verdict) for c in report.checks] == values(report_on(embeddings, graph, split, config, CPU))
 
 
-def test_a_csv_of_elsewhere_is_scored_by_inner_products(table, kg_csv, embeddings):
-    report = evaluate_table(table.parents[1] / "alone" / "out.csv", kg_csv)
+def test_a_csv_is_judged_like_its_run_as_long_as_its_relations_lie_beside_it(table, kg_csv):
+    told = []
+    report = evaluate_table(table.parents[1] / "alone" / "out.csv", kg_csv, told.append)
+    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(evaluate_table(table, kg_csv))
+    assert told == []
+
+
+def test_a_csv_of_elsewhere_is_scored_by_inner_products(table, kg_csv):
+    csv, told = table.parents[1] / "alone" / "out.csv", []
+    csv.with_name("out.relations.parquet").unlink()
+    report = evaluate_table(csv, kg_csv, told.append)
     assert report.ranking is not None
+    (sentence,) = told
+    assert "nothing says what it was trained on" in sentence
+    assert "inner product" in sentence
     assert report.geometry.mean_cosine == pytest.approx(evaluate_table(table, kg_csv).geometry.mean_cosine)
     assert report.ranking.typed.mrr != evaluate_table(table, kg_csv).ranking.typed.mrr
 

@@ -172,6 +172,14 @@ def test_one_dimension_can_be_measured_and_drawn(tmp_path):
     assert (tmp_path / "pca.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_type_names_are_drawn_as_they_are(tmp_path):
+    """Not as formulas, which most of these are not, and none is left out of the legend."""
+    names = ["drug $x_$", "_own", "a\\b $", "$\\frac$", "line\nbreak"]
+    measured = measure_geometry(normal(30, 4), np.array(names * 6), seed=0)
+    plot_plane(measured, tmp_path / "names.png")
+    assert (tmp_path / "names.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(("share", "expected"), [([0.25] * 4, 4), ([1, 0, 0], 1), ([0, 0], 0), ([0.5, 0.25, 0.25], 2**1.5)])
 def test_effective_rank(share, expected):
     assert effective_rank(np.array(share, dtype=float)) == pytest.approx(expected)

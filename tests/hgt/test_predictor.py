@@ -94,6 +94,13 @@ def test_a_relation_towards_several_types_gives_each(make_graph):
     assert found["rank"].tolist() == [1, 1]
 
 
+def test_a_relation_that_is_called_as_the_reverse_of_a_symmetric_one_is_itself(make_graph):
+    both = [("g", a, "x", "g", b) for a, b in ("12", "21", "13", "31")]
+    found = predictor_of(make_graph([*both, ("g", "1", "rev_x", "g", "4"), ("g", "5", "rev_x", "g", "4")])).tails("1", "rev_x", k=9)
+    assert found["rank"].tolist() == list(range(1, len(found) + 1)), "one relation's"
+    assert found["tail_id"].is_unique
+
+
 @pytest.fixture
 def named(make_graph):
     """Drug x and gene x share an id, two drugs share a name, and a gene's name is a drug's id."""

@@ -322,6 +322,29 @@ def test_a_holdout_that_cannot_be_is_refused_in_one_sentence(values, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("pairs", "seeds", "words"), [
+    ([(0, i) for i in range(1, 30)], range(40), "leave no fact to train on, of 29"),
+    ([(2 * i, 2 * i + 1) for i in range(10)], range(40), "leave no fact for validation, of 10"),
+])  # fmt: skip
+def test_a_holdout_that_leaves_nothing_is_refused(pairs, seeds, words):
+    """A star whose hub is held out; pairs, of which the one that validates goes with its end in the test."""
+    ids = {"disease": np.array([str(i) for i in range(30 if len(pairs) == 29 else 20)])}
+    edge = ("disease", "is_a", "disease")
+    graph = KnowledgeGraph(ids, ids, {edge: torch.tensor(pairs).T.contiguous()}, frozenset())
+    share = 0.3 if len(pairs) == 29 else 0.05
+    said = set()
+    for seed in seeds:
+        config = SplitConfig(split="disease-holdout", holdout_relations=("is_a",), val_fraction=share, test_fraction=share, seed=seed)
+        try:
+            split = split_facts(graph, config)
+        except InputError as error:
+            said.add(str(error))
+        else:
+            assert all(split.of(part).shape[1] for part in (TRAIN, VAL, TEST))
+    (sentence,) = said
+    assert words in sentence
+
+
 def test_the_held_out_nodes_are_saved_with_the_split(tmp_path):
     graph, path = random_graph(4), tmp_path / "split.safetensors"
     split = split_facts(graph, HOLDOUT)

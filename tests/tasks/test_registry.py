@@ -148,6 +148,10 @@ def test_a_resumed_run_registers_new_embeddings_alone(make_graph, embedded):
     assert register_run(folder, tracker).alias == CANDIDATE
     again = register_run(folder, tracker)
     assert (again.version, again.alias) == ("2", CANDIDATE)
+    patient = RunConfig.from_flat(folder.load_config().to_flat() | {"patience": 77})
+    patient.save(folder.config)
+    embed_run(folder, lambda *event, **values: None)  # the same vectors, beside another parameter
+    assert register_run(folder, tracker).version == "2"
     tracker.call("set_registered_model_alias", again.name, CHAMPION, "2")
     assert (register_run(folder, tracker).version, aliases(tracker, graph)) == ("2", {CHAMPION: "2"}), "no longer a candidate"
     train_on(folder, graph, 0.40)

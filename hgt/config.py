@@ -352,6 +352,7 @@ _AT_LEAST_ONE = (
     *("accumulation_steps", "min_batches_per_epoch", "num_negatives", "patience", "num_val_edges", "min_components_90", "num_neighbors"),
     "min_rate_decay_steps",
 )
+_LEAST_MEMORY = 10**6  # "16" is 16 bytes, and meant are gigabytes
 _MOST_LAYERS = 100  # a few are of use; memory is planned layer by layer
 _POSITIVE = ("learning_rate", "contrastive_temperature", "max_grad_norm", "checkpoint_minutes")
 _SHARES = (
@@ -396,7 +397,7 @@ def _check_ranges(config: RunConfig) -> None:
         require(flat[name] >= 0, name, "0 or more")
     for name in ("memory", "docker_memory"):
         if flat[name] is not None:
-            parse_bytes(flat[name], name)
+            require(parse_bytes(flat[name], name) >= _LEAST_MEMORY, name, "at least 1MB (with a unit: 16GB)")
     m = config.model
     if m.hidden_dim % m.num_heads:
         raise InputError(f"hidden_dim {m.hidden_dim} must be a multiple of num_heads {m.num_heads}.")

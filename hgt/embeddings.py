@@ -104,8 +104,10 @@ class Embeddings:
         Raises InputError when the file is missing, unreadable, or has not the columns of an embedding table, or when the relations
         beside it are unreadable or another run's.
         """
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder. Give a table; a run's is embeddings/embeddings.parquet in its folder.")
         if not path.is_file():
-            raise InputError(f"{path}: no such file. Give the embeddings.parquet of a run, or a CSV that `output_csv` wrote.")
+            raise InputError(f"{path}: no such file. Give the embeddings.parquet of a run, or a CSV that `--output-csv` wrote.")
         try:
             if path.suffix == ".parquet":
                 table = pyarrow.parquet.read_table(path)
@@ -114,11 +116,13 @@ class Embeddings:
                 table = _read_csv(path)
                 dims = [f"dim_{i}" for i in range(max(sum(c.startswith("dim_") for c in table.column_names), 1))]  # KeyError: a gap
                 vectors = torch.from_numpy(np.stack([table.column(d).to_numpy().astype(np.float32) for d in dims], axis=1))
-            nodes = table.select(_NODE_COLUMNS).to_pandas()
+            there = [c for c in _NODE_COLUMNS if c != "node_name" or c in table.column_names]  # no check asks for names
+            nodes = table.select(there).to_pandas()
+            nodes["node_name"] = nodes["node_name"] if "node_name" in nodes else nodes["node_id"]
             origin = _origin(table)
         except _UNREADABLE as error:
             raise InputError(
-                f"{path}: is no table of embeddings ({_first_line(error)}). It needs node_type, node_id, node_name and "
+                f"{path}: is no table of embeddings ({_first_line(error)}). It needs node_type, node_id and "
                 "embedding (Parquet) or dim_0, dim_1, ... (CSV)."
             ) from error
         del table

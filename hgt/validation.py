@@ -223,7 +223,7 @@ def _type_checks(g: Geometry, config: ValidationConfig) -> list[Check]:
     ]  # fmt: skip
     if cosine is None:
         return checks
-    meaning = "seed.md's band; a contrastive loss spreads them wider"
+    meaning = "the band that was hoped for; advice: sound vectors may lie outside it"
     band = f"{low} - {high}"
     return [*checks, _check(config, "disease_cosine", "mean cosine among diseases", cosine, band, low <= cosine <= high, meaning)]
 

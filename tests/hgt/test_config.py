@@ -169,12 +169,12 @@ def test_counts_have_a_least_value(name):
         ("limit_nodes", [1, None], [0]),
         ("decoder", ["distmult", "complex"], ["transe", ""]),
         ("fallback", ["docker", "cpu", "none"], ["mps", ""]),
-        ("docker_memory", ["8GB", None], ["0GB", "much"]),
+        ("docker_memory", ["8GB", None], ["0GB", "much", "8"]),
         ("device", ["mps", "cuda", "cpu", "docker-cpu", None], ["gpu", "CUDA", ""]),
         ("baseline_time", [0.01, 1.0, 10.0], [0.0, 10.1]),
         ("baselines", [["none"], ["degree"], ["complex", "random"]], [[], ["degree", "degree"], ["none", "random"], ["transe"]]),
         ("split", ["random", "disease-holdout", "gene/protein-holdout"], ["", "-holdout", "disease", "Random", "holdout"]),
-        ("memory", ["16GB", "12.5 GiB", "900m", "1T", "123", None], ["", "GB", "-1GB", "0GB", "16GB!", "1e3", "16XB"]),
+        ("memory", ["16GB", "12.5 GiB", "900m", "1T", "1000000", None], ["16", "123", "", "GB", "-1GB", "0GB", "16GB!", "1e3", "16XB"]),
     ],
 )
 def test_the_edges_of_each_range(name, good, bad):

@@ -140,7 +140,7 @@ def refusal(path):
 
 def test_refuses_a_missing_file(tmp_path):
     assert "no such file" in refusal(tmp_path / "nothing.parquet")
-    assert "no such file" in refusal(tmp_path)
+    assert "is a folder. Give a table" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.csv"])
@@ -156,7 +156,21 @@ def test_refuses_a_table_cut_short(saved):
     assert "no table of embeddings" in refusal(path)
 
 
-@pytest.mark.parametrize("missing", ["node_type", "node_id", "node_name", "embedding"])
+@pytest.mark.parametrize("name", ["run/embeddings.parquet", "out.csv"])
+def test_names_may_be_left_out(saved, name):
+    embeddings, folder = saved
+    path = folder / name
+    if path.suffix == ".csv":
+        pd.read_csv(path, dtype=str).drop(columns="node_name").to_csv(path, index=False)
+    else:
+        pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).drop_columns(["node_name"]), path)
+    back = Embeddings.load(path)
+    assert list(back.nodes) == list(embeddings.nodes)
+    assert back.nodes["node_name"].tolist() == back.nodes["node_id"].tolist() == embeddings.nodes["node_id"].tolist()
+    assert torch.equal(back.vectors, embeddings.vectors)
+
+
+@pytest.mark.parametrize("missing", ["node_type", "node_id", "embedding"])
 def test_refuses_parquet_without_a_column(saved, missing):
     path = saved[1] / "run" / "embeddings.parquet"
     whole = pyarrow.parquet.read_table(path)
@@ -164,7 +178,7 @@ def test_refuses_parquet_without_a_column(saved, missing):
     assert missing in refusal(path)
 
 
-@pytest.mark.parametrize("missing", ["node_type", "node_id", "node_name", "dim_"])
+@pytest.mark.parametrize("missing", ["node_type", "node_id", "dim_"])
 def test_refuses_csv_without_a_column(saved, missing):
     path = saved[1] / "out.csv"
     df = pd.read_csv(path)

@@ -16,7 +16,7 @@ import click
 
 from flows import session
 from hgt.config import Parameter, RunConfig, parameters
-from hgt.errors import HgtError, InputError
+from hgt.errors import HgtError, InputError, TrainingDiverged
 
 ACCEPTED, FAILED, BAD_INPUT, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -130,7 +130,8 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
     error = state.result(raise_on_failure=False)
     if isinstance(error, InputError):
         raise error
-    click.echo(f"hgt: {error if isinstance(error, HgtError) else f'the run failed: {state.message}'} {_how_to_go_on(run)}", err=True)
+    said = str(error) if isinstance(error, HgtError) else f"the run failed: {state.message}"
+    click.echo(f"hgt: {said}" if isinstance(error, TrainingDiverged) else f"hgt: {said} {_how_to_go_on(run)}", err=True)
     return FAILED
 
 
@@ -140,7 +141,10 @@ def _prepare_environment() -> None:
     from tasks.home import hgt_home
 
     home = hgt_home()
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"HGT_HOME {home}: is no folder, and none can be made there ({error.strerror}). Give another one.") from error
     defaults = {
         "HGT_TERMINAL": "1",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow's own lines are printed; Prefect's log keeps everything

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +39,30 @@ _REFERENCES = (
 def train_embeddings(kg: str | None, resume: str | None, run_id: str | None, output_csv: str | None, **given: Any) -> State[Verdict]:
     """Learn embeddings of a knowledge graph and say whether they can be trusted."""
     values = {name: value for name, value in given.items() if value is not None}
-    run, config = _new_run(kg, run_id, values) if resume is None else _resumed_run(kg, resume, values)
+    with contextlib.ExitStack() as held:
+        if resume is None:
+            run, config = _new_run(kg, run_id, values)
+        else:
+            run = _run_to_resume(kg, resume)
+            held.enter_context(explaining_full_disk(run_folder(run).path))
+            held.enter_context(run_folder(run).led())
+            config = _resumed(run, values)
+        return _lead(run, config, kg, output_csv, values.get("device"), held)
+
+
+def _lead(
+    run: str, config: RunConfig, kg: str | None, output_csv: str | None, device: str | None, held: contextlib.ExitStack
+) -> State[Verdict]:
+    """From task to task. device: asked for in this call; held: of a new run, its lock, from when it is one."""
     with tracked(run_folder(run)) as tracker:
-        found = probe(config, tracker)
-        run = load(kg and str(Path(kg).resolve()), run, config, tracker)
-        run = plan(run, found, tracker)
+        with _taken_back_when_refused(run) if kg is None else contextlib.nullcontext():
+            if kg is None:
+                config.save(run_folder(run).config)
+            found = probe(config, tracker)
+            run = load(kg and str(Path(kg).resolve()), run, config, tracker)
+            if kg is not None:
+                held.enter_context(run_folder(run).led())
+            run = plan(run, found, tracker, device)
         run = train.with_options(retries=attempts(config.train.max_shrinks))(run, found, tracker)
         run = embed(run, output_csv and str(Path(output_csv).resolve()), tracker)
         run = evaluate(run, tracker)
@@ -62,11 +83,25 @@ def _new_run(kg: str | None, run_id: str | None, values: dict[str, Any]) -> tupl
     return run, RunConfig.from_flat(values)
 
 
-def _resumed_run(kg: str | None, resume: str, values: dict[str, Any]) -> tuple[str, RunConfig]:
-    """The run and its configuration; only what does not change the result may be given anew."""
+def _run_to_resume(kg: str | None, resume: str) -> str:
     if kg is not None:
         raise InputError("Give either kg or resume: a resumed run keeps the graph that it began with.")
-    run = find_run(resume)
+    return find_run(resume)
+
+
+@contextlib.contextmanager
+def _taken_back_when_refused(run: str) -> Iterator[None]:
+    """A resumed run's configuration is as it was when what was given anew is refused: the next resume must not meet it again."""
+    kept = run_folder(run).load_config()
+    try:
+        yield
+    except InputError:
+        kept.save(run_folder(run).config)
+        raise
+
+
+def _resumed(run: str, values: dict[str, Any]) -> RunConfig:
+    """The run's configuration with what is given anew; only what does not change the result may be."""
     kept = run_folder(run).load_config()
     config = RunConfig.from_flat(kept.to_flat() | values)
     if config.fingerprint() != kept.fingerprint():
@@ -75,9 +110,7 @@ def _resumed_run(kg: str | None, resume: str, values: dict[str, Any]) -> tuple[s
             f"{p.name} {old[p.name]} -> {new[p.name]}" for p in parameters() if p.changes_result and old[p.name] != new[p.name]
         )
         raise InputError(f"Run {run} cannot go on with another configuration: {changed}. Start a new run for it.")
-    with explaining_full_disk(run_folder(run).path):
-        config.save(run_folder(run).config)
-    return run, config
+    return config
 
 
 def _signature() -> inspect.Signature:

@@ -268,7 +268,10 @@ class RunConfig:
             raise InputError(f"{path}: holds no readable configuration ({error}). Start the run anew.") from error
         if not isinstance(values, dict):
             raise InputError(f"{path}: holds no configuration but {str(values)[:40]!r}. Start the run anew.")
-        return cls.from_flat(values)
+        try:
+            return cls.from_flat(values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
 
     def fingerprint(self) -> str:
         """Hash of every parameter that changes the result; two runs that share it may share checkpoints."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _NO_ROOM = (*map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)), "database or disk is full")  # the last is SQLite's
+_MAY_NOT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class HgtError(Exception):
@@ -83,12 +84,16 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextmanager
 def explaining_full_disk(path: Path) -> Iterator[None]:
-    """What tells of a full disk becomes one DiskFull that says what to do; what else is raised passes as it is. path: written to."""
+    """What tells of a full disk becomes one DiskFull that says what to do, of a file without access an InputError; what else is
+    raised passes as it is. path: written to.
+    """
     try:
         yield
     except HgtError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _MAY_NOT:
+            raise InputError(f"{error.filename or path}: cannot be used ({error.strerror}). Give this user access, then resume.") from error
         if not is_disk_full(error):
             raise
         said = next(line for line in str(error).splitlines() if any(words in line for words in _NO_ROOM))

@@ -36,7 +36,12 @@ def run_program(name: str, arguments: list[str], work: Callable[Concatenate[RunF
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _stop_at_once)
     configure_threads()
-    on_event = EventWriter(folder.events)
+    try:
+        with explaining_full_disk(folder.path):
+            on_event = EventWriter(folder.events)
+    except HgtError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
     try:
         # what no phase of the plan translates
         with explaining_full_disk(folder.path), folder.locked(), translating_out_of_memory("cpu", name):

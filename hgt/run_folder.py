@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,10 +68,17 @@ class RunFolder:
     def load_split(self, graph: KnowledgeGraph) -> EdgeSplit:
         return EdgeSplit.load(self.split, graph)
 
+    def locked(self) -> AbstractContextManager[None]:
+        """One program at a time writes here. The lock goes with the process, however that ends. Raises RunLocked."""
+        return self._alone("lock")
+
+    def led(self) -> AbstractContextManager[None]:
+        """One flow at a time leads this run through its programs, and changes its configuration. Raises RunLocked, as `locked` does."""
+        return self._alone("flow.lock")
+
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One writer at a time. The lock goes with the process, however that ends. Raises RunLocked."""
-        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    def _alone(self, name: str) -> Iterator[None]:
+        handle = os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -145,7 +145,7 @@ class Training:
         if not all(map(_is_finite, means.values())):
             raise TrainingDiverged(
                 f"In epoch {epoch} the losses became {means}, which is not finite. Lower learning_rate (now "
-                f"{self.config.train.learning_rate}) and resume: the last checkpoint is whole."
+                f"{self.config.train.learning_rate}) in a new run: this one would come to the same end."
             )
         started = time.monotonic()
         with self.memory.phase("evaluation"):

@@ -15,7 +15,7 @@ from typing import Any
 from hgt.config import RunConfig, parse_bytes
 from hgt.device import DeviceProbe, probe_device
 from hgt.errors import HgtError, InputError, OutOfMemory
-from hgt.memory import MemoryPlan, plan_memory, plan_of_form, refuse_what_cannot_fit
+from hgt.memory import MemoryPlan, memory_limit, plan_memory, plan_of_form, refuse_what_cannot_fit
 from hgt.program import planned_device, planned_form
 from hgt.run_folder import RunFolder
 from hgt.step_form import StepForm
@@ -61,8 +61,11 @@ def segments(folder: RunFolder) -> list[Segment]:
     """Empty for a run that was never planned."""
     if not folder.segments.is_file():
         return []
-    entries: list[dict[str, Any]] = json.loads(folder.segments.read_text())
-    return [Segment(**{**entry, "form": entry["form"] and StepForm(**entry["form"])}) for entry in entries]
+    try:
+        entries: list[dict[str, Any]] = json.loads(folder.segments.read_text())
+        return [Segment(**{**entry, "form": entry["form"] and StepForm(**entry["form"])}) for entry in entries]
+    except (ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{folder.segments}: is unreadable ({error}). Remove it: the run then goes on where new ones begin.") from error
 
 
 def _append(folder: RunFolder, segment: Segment) -> None:
@@ -71,12 +74,19 @@ def _append(folder: RunFolder, segment: Segment) -> None:
         new.write_text(text + "\n")
 
 
-def first_segment(folder: RunFolder, config: RunConfig, found: DeviceProbe) -> Segment:
-    """Where the run begins, or goes on: a resumed run stays where the ladder led it, unless it is sent to another device."""
+def first_segment(folder: RunFolder, config: RunConfig, found: DeviceProbe, device: str | None = None) -> Segment:
+    """Where the run begins, or goes on: a resumed run stays where the ladder led it, unless it is sent to another device.
+
+    device: what this resume was sent to. A run that began with `--device cpu` may have been led into Docker, and stays there; one that
+    is resumed with it leaves Docker.
+    """
     known = segments(folder)
     wanted = config.train.device
-    if known and (wanted is None or wanted == known[-1].device or (wanted == "docker-cpu" and known[-1].place == DOCKER)):
-        return known[-1]
+    if known:
+        in_docker = known[-1].place == DOCKER
+        stays = wanted is None or wanted == known[-1].device or (wanted == "docker-cpu" and in_docker)
+        if stays and not (in_docker and device not in (None, "docker-cpu")):
+            return known[-1]
     place = DOCKER if wanted == "docker-cpu" else NATIVE
     why = "asked for" if wanted else found.reason
     segment = Segment(place, "cpu" if place == DOCKER else found.type, 0, None, why)
@@ -110,7 +120,7 @@ def _probe(segment: Segment, config: RunConfig, found: DeviceProbe) -> DevicePro
     if segment.place == DOCKER:
         limit = container_memory(config) - (dispatch.PREFECT_BYTES if dispatch.has_server() else 0)
         return replace(found, type="cpu", name="CPU worker in Docker", limit_bytes=max(limit, 0), reason=segment.reason)
-    return found if segment.device == found.type else probe_device(segment.device)
+    return found if segment.device == found.type else probe_device(segment.device, memory_limit(config))
 
 
 def container_memory(config: RunConfig) -> int:
@@ -119,16 +129,17 @@ def container_memory(config: RunConfig) -> int:
     return int(0.9 * container.engine_memory_bytes()) if wanted is None else parse_bytes(wanted, "docker_memory")
 
 
-def fallback_told(config: RunConfig) -> str:
-    """What will happen if memory runs out, found out before training begins."""
+def fallback_told(config: RunConfig, found: DeviceProbe) -> str:
+    """What will happen if memory runs out, found out before training begins. found: the native device."""
     shrinks = f"it is made smaller up to {config.train.max_shrinks} times" if config.train.max_shrinks else "it is not made smaller"
     problem = container.unavailable() if config.train.fallback == "docker" or config.train.device == "docker-cpu" else None
     if config.train.device == "docker-cpu" and problem:
         raise InputError(f"The CPU worker in Docker cannot be started: {problem}")
+    on_cpu = "then the run fails" if found.type == "cpu" else "then goes on on the CPU of this machine"
     then = {
         "none": "then the run fails",
-        "cpu": "then goes on on the CPU of this machine",
-        "docker": "then goes on on the CPU worker in Docker" if problem is None else f"then goes on on the CPU of this machine: {problem}",
+        "cpu": on_cpu,
+        "docker": "then goes on on the CPU worker in Docker" if problem is None else f"{on_cpu}: {problem}",
     }
     pool = dispatch.unavailable() if config.train.fallback == "docker" and problem is None and dispatch.has_server() else None
     without = f" (its container is started without Prefect's work pool: {pool})" if pool else ""
@@ -160,7 +171,7 @@ def step_down(folder: RunFolder, config: RunConfig, error: OutOfMemory, found: D
         if problem is None:
             return _go_on(folder, following, found)
         problems.append(problem)
-    went = f" The ladder: {'; '.join(map(str, tried))}." if len(tried) > 1 else ""
+    went = f" The ladder: {'; '.join(str(segment).rstrip('.') for segment in tried)}." if len(tried) > 1 else ""
     remedies = " ".join(problems) or _remedy(now, config)
     raise MemoryExhausted(f"{error}{went} Nothing is left to try. {remedies}".strip())
 
@@ -199,7 +210,7 @@ def run_or_move_to_cpu(program: str, folder: RunFolder, on_event: Callable[[dict
             raise
         say(f"OUT OF MEMORY: {error}\ngoing on on the CPU of this machine")
         on_cpu = Segment(CPU, "cpu", 0, None, f"out of memory: {_first_line(error)}")
-        plan_segment(folder, on_cpu, probe_device("cpu"))
+        plan_segment(folder, on_cpu, probe_device("cpu", memory_limit(config)))
         run_child(program, folder, on_event, *arguments)
 
 

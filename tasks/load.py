@@ -38,8 +38,9 @@ def load(kg: str | None, run: str, config: RunConfig, tracker: Tracker) -> str:
         say(graph.table())
         for warning in [*_not_held_out(graph, split, config), *audit.twins]:
             say(f"WARNING: {warning}")
+    if tracker.is_new:
         tracker.text(graph.table(), "graph.txt")
-        tracker.dataset(graph, Path(kg))
+        tracker.dataset(graph, Path(kg) if kg else None)
         tracker.artifacts(folder.config)
     say(str(audit))
     tracker.configuration(config, Path(kg) if kg else None)

@@ -53,7 +53,8 @@ def failure(program: str, folder: RunFolder, exit_code: int, error: Event | None
     if exit_code == InputError.exit_code:
         return InputError(message)
     kind = f"{error['type']}: " if error and error["type"] not in ("HgtError", "DiskFull", "TrainingDiverged") else ""
-    return HgtError(f"The {program} process failed (exit code {exit_code}): {kind}{message}")
+    raised = TrainingDiverged if error and error["type"] == TrainingDiverged.__name__ else HgtError
+    return raised(f"The {program} process failed (exit code {exit_code}): {kind}{message}")
 
 
 def killed_for_memory(program: str, folder: RunFolder, message: str, device: str | None = None) -> OutOfMemory:

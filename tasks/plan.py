@@ -13,11 +13,11 @@ from tasks.tracking import Tracker
 
 
 @task(name="plan", cache_policy=NO_CACHE)
-def plan(run: str, found: DeviceProbe, tracker: Tracker) -> str:
-    """Write the memory plan; refuses what cannot fit. Returns the run id."""
+def plan(run: str, found: DeviceProbe, tracker: Tracker, device: str | None = None) -> str:
+    """Write the memory plan; refuses what cannot fit. device: asked for in this very call. Returns the run id."""
     folder = run_folder(run)
     config = folder.load_config()
-    segment = first_segment(folder, config, found)
+    segment = first_segment(folder, config, found, device)
     memory = plan_segment(folder, segment, found)
     say(memory.table())
     tracker.metrics({"planned_memory_bytes": memory.required_bytes} | {f"planned_{n}_bytes": b for n, b in memory.phases.items()})

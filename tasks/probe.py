@@ -18,6 +18,6 @@ def probe(config: RunConfig, tracker: Tracker) -> DeviceProbe:
     """Choose the device. Raises InputError when it cannot be had."""
     found = probe_device(config.train.compute_device, memory_limit(config))
     say(f"device: {found.type} ({found.name}), {found.limit_bytes / 2**30:.1f} GiB available; {found.reason}")
-    say(fallback_told(config))
+    say(fallback_told(config, found))
     tracker.tags({f"device.{k}": str(v) for k, v in found.as_dict().items()})
     return found

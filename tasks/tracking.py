@@ -17,11 +17,13 @@ from typing import Any
 import mlflow
 import prefect.runtime.flow_run
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
 from prefect.exceptions import CancelledRun, TerminationSignal
 
 from hgt.config import RunConfig
-from hgt.errors import explaining_full_disk
+from hgt.errors import HgtError, explaining_full_disk, is_disk_full
 from hgt.graph import KnowledgeGraph
 from hgt.run_folder import RunFolder
 from tasks.home import hgt_home, own_store
@@ -52,8 +54,14 @@ class Tracker:
         self._client = mlflow.MlflowClient(store_uri())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
         self._id_file = folder.path / "mlflow_run_id"
-        known = self._id_file.read_text().strip() if self._id_file.exists() else ""
-        self.run_id = known or self._create(folder.path.name)
+        known = self._id_file.read_text(errors="replace").strip() if self._id_file.exists() else ""
+        self.is_new = not (known and self._holds(known))
+        self.run_id = self._create(folder.path.name) if self.is_new else known
+        if known and self.is_new:
+            say(f"WARNING: MLflow's store {store_uri()} has no run {known} (any more): this run goes on in a new one, {self.run_id}.")
+            self.remember()
+        elif known:
+            self._warn_of_another_home()
         self._epochs = {int(m.step) for m in self.call("get_metric_history", self.run_id, "loss")}
 
     def call(self, method: str, *arguments: Any, **options: Any) -> Any:
@@ -62,6 +70,21 @@ class Tracker:
         Ctrl-C in the middle of a write left SQLite's transaction open, and the run could not be ended: "database is locked".
         """
         return self._thread.submit(getattr(self._client, method), *arguments, **options).result()
+
+    def _holds(self, run_id: str) -> bool:
+        try:
+            self.call("get_run", run_id)
+        except MlflowException as error:
+            if error.error_code not in (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)):
+                raise
+            return False
+        return True
+
+    def _warn_of_another_home(self) -> None:
+        """MLflow keeps the place of a run's artifacts as it was when the run began."""
+        ours = (hgt_home() / "mlartifacts").as_uri()
+        if "MLFLOW_TRACKING_URI" not in os.environ and not self.artifact_uri.startswith(f"{ours}/"):
+            say(f"WARNING: HGT_HOME was copied or moved: MLflow goes on putting this run's artifacts into {self.artifact_uri}, not {ours}.")
 
     def _create(self, name: str) -> str:
         tags = {MLFLOW_RUN_NAME: name, "hgt.run": name, "prefect.flow_run_id": str(prefect.runtime.flow_run.id or "")}
@@ -146,8 +169,7 @@ def tracked(folder: RunFolder) -> Iterator[Tracker]:
     Raises DiskFull for whatever found no room in the store or in the run folder.
     """
     with explaining_full_disk(hgt_home()):
-        tracker = Tracker(folder)
-        tracker.begin()
+        tracker = _opened(folder)
         try:
             yield tracker
         except _CANCELLED as error:
@@ -157,6 +179,21 @@ def tracked(folder: RunFolder) -> Iterator[Tracker]:
             _end_badly(tracker, "FAILED", {"error": f"{type(error).__name__}: {error}"[:5000]})
             raise
         tracker.end("FINISHED")
+
+
+def _opened(folder: RunFolder) -> Tracker:
+    """Raises HgtError for a store that cannot be used."""
+    try:
+        tracker = Tracker(folder)
+        tracker.begin()
+    except Exception as error:
+        if isinstance(error, HgtError) or is_disk_full(error):
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise HgtError(
+            f"MLflow's store {store_uri()} cannot be used ({type(error).__name__}: {said}). Mend it, or move it away for a new one."
+        ) from error
+    return tracker
 
 
 def _end_badly(tracker: Tracker, status: str, tags: dict[str, str]) -> None:

@@ -1,8 +1,10 @@
 """`hgt train` and its kin as a person uses them: real processes, a real Prefect server, MLflow on SQLite."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -220,12 +222,11 @@ def test_plan_refuses_in_one_sentence_with_exit_code_2(hgt, small_kg, arguments,
 
 def test_a_home_that_prefect_cannot_use_is_refused(hgt, small_kg, tmp_path):
     """It would wait five minutes for a server whose database is elsewhere."""
-    refused = hgt("train", "--kg", small_kg, HGT_HOME=str(tmp_path / "a%41"))
-    assert refused.returncode == 2
-    assert "percent-encoded name" in refused.stderr
-    assert len(refused.stderr.strip().splitlines()) == 1
-    for name in ("100 % of #7", "mit Lücke"):
-        assert hgt("train", "--resume", "none", HGT_HOME=str(tmp_path / name)).stderr.startswith("hgt: none: no such run")
+    for home, words in ((tmp_path / "a%41", "percent-encoded name"), (small_kg, "is no folder, and none can be made there")):
+        refused = hgt("train", "--kg", small_kg, HGT_HOME=str(home))
+        assert refused.returncode == 2
+        assert words in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
 
 
 def test_ctrl_c_stops_at_once_and_resume_goes_on(hgt, environment, small_kg, tmp_path):
@@ -247,6 +248,60 @@ def test_ctrl_c_stops_at_once_and_resume_goes_on(hgt, environment, small_kg, tmp
     client, (run,) = runs_of(environment)  # the same one
     assert run.info.status == "FINISHED"
     assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_refused_resume_changes_nothing(hgt, environment, small_kg):
+    """Neither what it asked for is kept, nor is MLflow told of it: the run may be training just then, led by another flow."""
+    assert hgt("train", "--kg", small_kg, *options(SMALL | LAX | {"num_epochs": 1})).returncode == 0
+    folder = run_folder_of(environment)
+    before = (folder / "config.json").read_bytes()
+
+    too_small = hgt("train", "--resume", folder.name, "--memory", "1MB", "--patience", "7")
+    assert too_small.returncode == 2, too_small.stdout + too_small.stderr
+    assert "1,000,000 are available" in too_small.stderr
+    assert (folder / "config.json").read_bytes() == before
+
+    assert hgt("train", "--resume", folder.name).returncode == 0, "as if it had not been asked for"
+    with RunFolder(folder).led():
+        second = hgt("train", "--resume", folder.name, "--num-epochs", "5")
+    assert second.returncode == 2, second.stdout + second.stderr
+    assert "another process is training this run" in second.stderr
+    assert "epoch" not in second.stdout
+    assert (folder / "config.json").read_bytes() == before
+    _, (run,) = runs_of(environment)
+    assert run.info.status == "FINISHED"
+    assert "error" not in run.data.tags
+
+
+@pytest.mark.slow
+def test_a_run_whose_mlflow_store_is_lost_goes_on_in_a_new_one(hgt, environment, small_kg):
+    assert hgt("train", "--kg", small_kg, *options(SMALL | LAX | {"num_epochs": 1})).returncode == 0
+    folder, store = run_folder_of(environment), Path(environment["HGT_HOME"]) / "mlflow.db"
+    _, (first,) = runs_of(environment)
+    store.write_bytes(b"no database" * 500)
+    broken = hgt("train", "--resume", folder.name)
+    assert broken.returncode == 1
+    assert "MLflow's store sqlite:///" in broken.stderr
+    assert "Mend it, or move it away" in broken.stderr
+    store.unlink()
+    done = hgt("train", "--resume", folder.name, "--num-epochs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"has no run {first.info.run_id} (any more)" in done.stdout
+    run = (folder / "mlflow_run_id").read_text().strip()
+    with contextlib.closing(sqlite3.connect(store)) as database:  # this process's client still has the first one open
+        assert database.execute("select run_uuid, status from runs").fetchall() == [(run, "FINISHED")]
+        assert database.execute("select step from metrics where key = 'loss' order by step").fetchall() == [(1,), (2,)]
+        tag = database.execute("select value from tags where key = 'graph_hash'").fetchone()
+    assert tag == (first.data.tags["graph_hash"],)
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_is_not_told_to_go_on(hgt, small_kg):
+    done = hgt("train", "--kg", small_kg, *options(SMALL | {"learning_rate": 1e30}))
+    assert done.returncode == 1
+    assert "Lower learning_rate (now 1e+30) in a new run" in done.stderr
+    assert "--resume" not in done.stderr
 
 
 @pytest.mark.slow

@@ -64,7 +64,8 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(killed, environment, hgt
     done = hgt("train", "--resume", folder.path.name, **NO_DOCKER)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    (warning,) = [line for line in done.stdout.splitlines() if "WARNING" in line]
+    copied, warning = [line for line in done.stdout.splitlines() if "WARNING" in line]
+    assert "HGT_HOME was copied or moved" in copied
     assert f"{newest}: {why}" in warning
     assert "going on after epoch 1, batch 0" in done.stdout
     assert_one_whole_mlflow_run(environment, 4)

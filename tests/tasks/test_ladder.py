@@ -133,19 +133,38 @@ def test_a_resumed_run_stays_where_the_ladder_led_it(make_run):
     assert (again.place, again.device, again.shrinks) == ("native", "mps", 0), "unless it is sent elsewhere"
 
 
+def test_a_run_in_docker_stays_there_unless_it_is_sent_to_the_cpu(make_run):
+    folder, config = make_run(CPU, device="cpu")
+    in_docker = ladder.Segment("docker", "cpu", 0, None, "out of memory")
+    ladder._append(folder, in_docker)
+    assert ladder.first_segment(folder, config, CPU) == in_docker, "it had begun on the CPU"
+    assert ladder.first_segment(folder, config, CPU, "docker-cpu") == in_docker
+    assert ladder.first_segment(folder, config, CPU, "cpu").place == "native"
+    assert ladder.first_segment(folder, config, CPU).place == "native", "and stays there"
+
+
+def test_segments_that_are_unreadable_are_refused(make_run):
+    folder, _ = make_run(CPU)
+    folder.segments.write_text("{")
+    with pytest.raises(InputError, match="Remove it"):
+        ladder.segments(folder)
+
+
 def test_what_will_happen_is_told_before(make_run):
-    assert "Docker" in ladder.fallback_told(RunConfig())
-    assert "on the CPU of this machine:" in ladder.fallback_told(RunConfig())
-    assert "the run fails" in ladder.fallback_told(RunConfig.from_flat({"fallback": "none"}))
-    assert "not made smaller" in ladder.fallback_told(RunConfig.from_flat({"max_shrinks": 0}))
+    assert "Docker" in ladder.fallback_told(RunConfig(), MPS)
+    assert "on the CPU of this machine:" in ladder.fallback_told(RunConfig(), MPS)
+    assert "then the run fails: " in ladder.fallback_told(RunConfig(), CPU), "it is on the CPU of this machine already"
+    assert "then the run fails" in ladder.fallback_told(RunConfig.from_flat({"fallback": "cpu"}), CPU)
+    assert "the run fails" in ladder.fallback_told(RunConfig.from_flat({"fallback": "none"}), MPS)
+    assert "not made smaller" in ladder.fallback_told(RunConfig.from_flat({"max_shrinks": 0}), MPS)
     with pytest.raises(InputError, match="cannot be started"):
-        ladder.fallback_told(RunConfig.from_flat({"device": "docker-cpu"}))
+        ladder.fallback_told(RunConfig.from_flat({"device": "docker-cpu"}), CPU)
 
 
 def test_a_place_that_is_too_small_is_not_taken(make_run, monkeypatch):
     folder, config = make_run(MPS, max_shrinks=0, fallback="cpu")
     before = folder.plan.read_text()
-    monkeypatch.setattr(ladder, "probe_device", lambda device: DeviceProbe("cpu", "tiny", 100 << 20, "", "", ""))
+    monkeypatch.setattr(ladder, "probe_device", lambda device, limit: DeviceProbe("cpu", "tiny", 100 << 20, "", "", ""))
     with pytest.raises(ladder.MemoryExhausted, match=r"has 0\.1 GB and the run needs"):
         ladder.step_down(folder, config, ERROR, MPS)
     assert json.loads(folder.plan.read_text()) == json.loads(before)

@@ -1,0 +1,46 @@
+"""Where runs lie, and which names of them are understood."""
+
+import pytest
+
+from hgt.config import RunConfig
+from hgt.errors import InputError
+from tasks.home import find_run, hgt_home
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home that is reached through a link, as /tmp is on macOS, with one run."""
+    (tmp_path / "real" / "runs" / "mine").mkdir(parents=True)
+    RunConfig().save(tmp_path / "real" / "runs" / "mine" / "config.json")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setenv("HGT_HOME", str(tmp_path / "link"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("given", ["mine", "link/runs/mine", "real/runs/mine", "./real/../link/runs/mine"])
+def test_a_run_is_found_by_id_and_by_any_path(home, given):
+    assert find_run(given) == "mine"
+    assert find_run(str(home / given) if "/" in given else given) == "mine"
+
+
+def test_other_runs_are_refused(home):
+    (home / "elsewhere" / "yours").mkdir(parents=True)
+    RunConfig().save(home / "elsewhere" / "yours" / "config.json")
+    with pytest.raises(InputError, match="lies outside"):
+        find_run("elsewhere/yours")
+    with pytest.raises(InputError, match=r"no such run in .*; the newest are mine"):
+        find_run("ours")
+
+
+@pytest.mark.parametrize("name", ["a%41", "why?", "x/%20/y"])
+def test_homes_that_databases_would_take_for_others_are_refused(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("HGT_HOME", str(tmp_path / name))
+    with pytest.raises(InputError, match="no database can be kept below"):
+        hgt_home()
+
+
+def test_odd_homes_that_work(monkeypatch, tmp_path):
+    for name in ("100 % of #7", "mit Lücke"):
+        monkeypatch.setenv("HGT_HOME", str(tmp_path / name))
+        assert hgt_home() == tmp_path / name

@@ -216,7 +216,7 @@ def shallow_trainee(
     n3 = n3_weight(graph.total_nodes, graph.total_facts)
     model = ShallowModel(graph, config.model.embedding_dim, config.model.dropout, kind, n3)
     model.to(device)
-    optimizer = adam(model, (), train, device)
+    optimizer = adam(model, train, device)
     ranges = {t: (graph.type_range(t).start, graph.type_range(t).stop) for t in graph.node_types}
     no_messages = MessageGraph(ranges, (), (), torch.zeros(0, dtype=torch.int64)).to(device)
     return Trainee(config, device, model, optimizer, no_messages, Batches(graph, split, config, accumulation_steps))

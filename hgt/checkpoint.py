@@ -154,6 +154,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
             state.setdefault(int(number), {})[key] = tensor
+    wanted: list[torch.Size] = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    for i, entry in state.items():
+        if i >= len(wanted) or entry["exp_avg"].shape != wanted[i]:
+            raise CheckpointError("The run's checkpoints are of another version of this program. Resume it with that, or start a new run.")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -6,6 +6,7 @@ Out: a `Comparison`. Knows nothing of the step's inside: only `build_trainee`, `
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hgt.batches import Batch
 from hgt.config import RunConfig
@@ -22,7 +23,7 @@ from hgt.device import translating_out_of_memory
 from hgt.errors import DeviceRefused
 from hgt.graph import KnowledgeGraph
 from hgt.split import split_facts
-from hgt.step import Steps, Trainee, build_trainee, train_step
+from hgt.step import Steps, Trainee, adam, build_trainee, train_step, update
 
 Say = Callable[[str], None]
 Step = Callable[[Trainee, Batch], Mapping[str, Tensor]]
@@ -169,17 +170,13 @@ def update_errors(trainee: Trainee, before: dict[str, Tensor], gradients: dict[s
 
     Steps from two gradients cannot be compared: where a gradient is near 0, Adam makes a whole step of its rounding error.
     """
-    again = {name: nn.Parameter(before[name].clone()) for name in gradients}
-    for name, parameter in again.items():
-        parameter.grad = gradients[name]
-    after = dict(trainee.model.named_parameters())
-    names = {id(parameter): name for name, parameter in after.items()}
-    groups = [
-        group | {"params": [again[names[id(p)]] for p in group["params"] if names[id(p)] in again]}
-        for group in trainee.optimizer.param_groups
-    ]
-    torch.optim.AdamW(groups).step()
-    return {n: relative_difference(after[n].detach().cpu() - before[n], p.detach() - before[n]) for n, p in again.items()}
+    after = {name: parameter.detach().cpu() for name, parameter in trainee.model.named_parameters()}
+    again, cpu = copy.deepcopy(trainee.model).to("cpu"), torch.device("cpu")
+    for name, parameter in again.named_parameters():
+        parameter.data.copy_(before[name])
+        parameter.grad = gradients.get(name)
+    update(again, adam(again, trainee.config.train, cpu), trainee.config.train)
+    return {n: relative_difference(after[n] - before[n], p.detach() - before[n]) for n, p in again.named_parameters() if n in gradients}
 
 
 def differences_of(case: str, expected: StepResult, found: StepResult) -> list[Difference]:

@@ -90,7 +90,7 @@ class TrainConfig:
     )
     min_rate_decay_steps: int = _parameter(2500, "least number of optimizer steps over which it falls, however few an epoch has", "batches")
     weight_decay: float = _parameter(
-        0.3, "decoupled weight decay (AdamW) of the HGT layers' maps: no head should read one neighbour alone, no rare message be enlarged"
+        0.3, "decoupled weight decay (AdamW's) of the layers' maps of keys, queries and relations: no head should read one neighbour alone"
     )
     average_decay: float = _parameter(
         0.99, "decay per step of the moving average of the weights, which is what is evaluated and kept; 0 keeps the last weights"

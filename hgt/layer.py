@@ -127,9 +127,10 @@ class HGTLayer(nn.Module):
             *(self.prior, self.key_transform, self.value_transform),
         )
 
-    def maps(self) -> tuple[nn.Parameter, ...]:
-        """Of nodes and of messages; without biases and gates."""
-        return self.projection, self.out, self.key_transform, self.value_transform
+    def attention_maps(self) -> tuple[Tensor, ...]:
+        """Of keys, queries and relations, which scores are made of; without prior and biases. Views: who changes them changes the layer."""
+        projection = self.projection.detach()
+        return projection[:, KEY], projection[:, QUERY], self.key_transform.detach()
 
     @torch.no_grad()
     def load_pyg(self, conv: HGTConv) -> None:

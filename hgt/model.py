@@ -65,9 +65,9 @@ class HGTEncoder(nn.Module):
         """The seeds of one pass's dropout, on the CPU."""
         return draw_seeds(len(self.layers), 2)
 
-    def maps(self) -> list[nn.Parameter]:
-        """The matrices of all HGT layers, which weight decay is for."""
-        return [matrices for layer in self.layers if isinstance(layer, HGTLayer) for matrices in layer.maps()]
+    def attention_maps(self) -> list[Tensor]:
+        """Of all HGT layers, for weight decay."""
+        return [matrices for layer in self.layers if isinstance(layer, HGTLayer) for matrices in layer.attention_maps()]
 
     def keep_for_backward(self, layers: bool, projections: bool) -> None:
         """What HGT layers keep: their messages and weights or nothing but inputs; keys, queries and values or not. Same result."""

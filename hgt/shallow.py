@@ -45,6 +45,9 @@ class NodeTable(nn.Module):
         """The seed of one pass's dropout, on the CPU."""
         return draw_seeds(1)
 
+    def attention_maps(self) -> list[Tensor]:
+        return []
+
     def project(self, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
         return hidden
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -39,7 +39,7 @@ class Trainee:
     config: RunConfig
     device: torch.device
     model: HGTModel | ShallowModel
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Adam
     messages: MessageGraph
     batches: Batches
     average: WeightAverage | None = field(init=False)
@@ -92,7 +92,7 @@ def step_on_device(trainee: Trainee, inputs: StepInputs) -> dict[str, Tensor]:
     del hidden
     torch.autograd.backward((way_back,), (grad,))
     losses["grad_norm"] = nn.utils.clip_grad_norm_(model.parameters(), trainee.config.train.max_grad_norm)
-    trainee.optimizer.step()
+    update(model, trainee.optimizer, trainee.config.train)
     return losses
 
 
@@ -176,7 +176,7 @@ def build_trainee(
     torch.manual_seed(config.split.seed)
     model = HGTModel(graph, config.model).to(device)
     model.encoder.keep_for_backward(layers=not form.recompute_layers, projections=form.keeps_projections)
-    optimizer = adam(model, model.encoder.maps(), config.train, device)
+    optimizer = adam(model, config.train, device)
     messages, neighbors = training_message_graph(graph, split, form.limits), None
     if config.train.num_neighbors is None:
         messages = messages.to(device)
@@ -197,15 +197,21 @@ def learning_rate(config: TrainConfig, epoch: int, num_batches: int) -> float:
     return config.learning_rate * (_LEAST_RATE + (1 - _LEAST_RATE) * (1 + math.cos(math.pi * passed)) / 2)
 
 
-def adam(model: nn.Module, decayed: Sequence[nn.Parameter], config: TrainConfig, device: torch.device) -> torch.optim.AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019) of some parameters. The rest goes without."""
-    chosen = {id(p) for p in decayed}
-    groups = [
-        {"params": [p for p in model.parameters() if id(p) not in chosen], "weight_decay": 0.0},
-        {"params": list(decayed), "weight_decay": config.weight_decay},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True, capturable=device.type == "cuda")
+def adam(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
+    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True, capturable=device.type == "cuda")
+
+
+@torch.no_grad()
+def update(model: HGTModel | ShallowModel, optimizer: torch.optim.Adam, config: TrainConfig) -> None:
+    """Adam's step, and decoupled weight decay (Loshchilov & Hutter 2019) of what attention scores are made of.
+
+    Not by AdamW: it decays parameters whole, and a layer's values lie in one tensor with its keys and queries.
+    """
+    if config.weight_decay:
+        kept = 1 - config.weight_decay * optimizer.param_groups[0]["lr"]
+        for matrices in model.encoder.attention_maps():
+            matrices.mul_(kept)
+    optimizer.step()
 
 
 class Steps:

@@ -5,8 +5,10 @@ Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,16 @@ from hgt.config import Parameter, RunConfig, parameters
 from hgt.errors import HgtError, InputError, TrainingDiverged
 
 ACCEPTED, FAILED, BAD_INPUT, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class _UserPath(click.Path):
+    """As the shell gives it: zsh leaves the ~ of `--kg=~/kg.csv` and of `make train KG=~/kg.csv` as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(super().convert(value, param, ctx)).expanduser()
+
+
+_PATH = _UserPath(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -48,12 +60,12 @@ def _help(p: Parameter) -> str:
 
 
 @cli.command()
-@click.option("--kg", metavar="FILE", help="Knowledge graph: .csv, .csv.gz or Parquet in PrimeKG's columns.")
+@click.option("--kg", type=_PATH, metavar="FILE", help="Knowledge graph: .csv, .csv.gz or Parquet in PrimeKG's columns.")
 @click.option("--resume", metavar="RUN", help="Go on with this run (its id or folder) from its last checkpoint, instead of --kg.")
 @click.option("--run-id", metavar="NAME", help="Name of the new run.  [default: made from the time]")
-@click.option("--output-csv", metavar="FILE", help="Write the embeddings as CSV too; their relations go beside it.")
+@click.option("--output-csv", type=_PATH, metavar="FILE", help="Write the embeddings as CSV too; their relations go beside it.")
 @_with_parameters
-def train(kg: str | None, resume: str | None, run_id: str | None, output_csv: str | None, **given: Any) -> int:
+def train(kg: Path | None, resume: str | None, run_id: str | None, output_csv: Path | None, **given: Any) -> int:
     """Learn embeddings of FILE, track them in MLflow and validate them."""
     values = _given(given)
     config = RunConfig.from_flat(values)
@@ -65,9 +77,9 @@ def train(kg: str | None, resume: str | None, run_id: str | None, output_csv: st
             raise InputError("Give either --run-id, the name of a new run, or --resume, a run to go on with.")
         check_new_run(run_id)
     run = find_run(resume) if resume else run_id or new_run_id()
-    names = {"resume": run} if resume else {"run_id": run, "kg": kg}
+    names = {"resume": run} if resume else {"run_id": run, "kg": str(kg)}
     try:
-        return _run_flow(run, {**names, "output_csv": output_csv, **values})
+        return _run_flow(run, {**names, "output_csv": output_csv and str(output_csv), **values})
     except _interruptions():
         click.echo(f"Interrupted. {_how_to_go_on(run)}", err=True)
         return INTERRUPTED
@@ -84,18 +96,18 @@ def _how_to_go_on(run: str) -> str:
     return f"Go on with: hgt train --resume {run}" if run_folder(run).config.exists() else "Nothing had been trained yet."
 
 
-def _refuse_early(kg: str | None, resume: str | None, output_csv: str | None, config: RunConfig) -> None:
+def _refuse_early(kg: Path | None, resume: str | None, output_csv: Path | None, config: RunConfig) -> None:
     """What can be told at once is told before any server starts."""
     if (kg is None) == (resume is None):
         raise InputError("Give either --kg FILE or --resume RUN.")
-    if output_csv is not None and not Path(output_csv).resolve().parent.is_dir():
+    if output_csv is not None and not output_csv.resolve().parent.is_dir():
         raise InputError(f"{output_csv}: its folder does not exist. Create it, or give another path.")
-    if output_csv is not None and Path(output_csv).is_dir():
+    if output_csv is not None and output_csv.is_dir():
         raise InputError(f"{output_csv}: is a folder. Give the path of a file.")
     if kg is not None:
         from hgt.edge_table import check_header
 
-        check_header(Path(kg))
+        check_header(kg)
     from hgt.device import probe_device
     from hgt.memory import memory_limit
 
@@ -145,6 +157,8 @@ def _prepare_environment() -> None:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"HGT_HOME {home}: is no folder, and none can be made there ({error.strerror}). Give another one.") from error
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise InputError(f"HGT_HOME {home}: may not be written to. Give another folder, or the right to write there.")
     defaults = {
         "HGT_TERMINAL": "1",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow's own lines are printed; Prefect's log keeps everything
@@ -157,13 +171,31 @@ def _prepare_environment() -> None:
         defaults["PREFECT_HOME"] = str(home / "prefect")
         if server := running_server():
             defaults["PREFECT_API_URL"] = server
+        else:
+            _check_database(Path(os.environ.get("PREFECT_HOME") or home / "prefect") / "prefect.db")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     logging.raiseExceptions = False  # or Prefect's log handler writes each failure to stderr
 
 
+def _check_database(path: Path) -> None:
+    """Prefect starts its temporary server anew for ever where this is none that it can use. Raises InputError."""
+    if not path.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            database.execute("select count(*) from sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise InputError(f"{path}: Prefect's database cannot be opened ({error}). Give the right to, or another HGT_HOME.") from error
+    except sqlite3.DatabaseError as error:
+        raise InputError(
+            f"{path}: Prefect's database is damaged ({error}). Remove it: it holds the history that Prefect shows, no run and no figure."
+        ) from error
+
+
 @cli.command("demo-graph")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=_PATH)
 @click.option("--num-nodes", default=1_000, show_default=True, help="Nodes, of ten types.")
 @click.option("--num-facts", default=10_000, show_default=True, help="Facts, of fifteen relations; each is written in both directions.")
 @click.option("--num-communities", default=10, show_default=True, help="Planted communities.")
@@ -178,8 +210,8 @@ def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, 
 
 
 @cli.command()
-@click.argument("embeddings", type=click.Path(path_type=Path))
-@click.option("--kg", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The graph that they describe.")
+@click.argument("embeddings", type=_PATH)
+@click.option("--kg", required=True, type=_PATH, metavar="FILE", help="The graph that they describe.")
 def validate(embeddings: Path, kg: Path) -> int:
     """Hold a table of EMBEDDINGS (Parquet or CSV) against the graph that it describes."""
     from hgt.evaluate import evaluate_table
@@ -190,7 +222,7 @@ def validate(embeddings: Path, kg: Path) -> int:
 
 
 @cli.command()
-@click.option("--kg", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The graph that would be trained.")
+@click.option("--kg", required=True, type=_PATH, metavar="FILE", help="The graph that would be trained.")
 @_with_parameters
 def plan(kg: Path, **given: Any) -> int:
     """Say what training FILE would take, without training it; also for a device that is elsewhere, if --memory is given."""
@@ -211,7 +243,7 @@ def plan(kg: Path, **given: Any) -> int:
 
 
 @cli.command()
-@click.option("--kg", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The graph to train on.")
+@click.option("--kg", required=True, type=_PATH, metavar="FILE", help="The graph to train on.")
 @click.option("--devices", required=True, metavar="A,B", help="Two of mps, cuda, cpu and docker-cpu, such as cpu,mps.")
 @_with_parameters
 def compare(kg: Path, devices: str, **given: Any) -> int:
@@ -224,7 +256,7 @@ def compare(kg: Path, devices: str, **given: Any) -> int:
 
     asked, values = devices_of(devices), _given(given)
     for device in asked:
-        _refuse_early(str(kg), None, None, RunConfig.from_flat({**values, "device": device}))
+        _refuse_early(kg, None, None, RunConfig.from_flat({"baselines": ["none"], **values, "device": device}))
     agreement = compare_devices(kg, asked, values, click.echo)
     click.echo(agreement.table())
     return REJECTED if agreement.outside else ACCEPTED
@@ -254,7 +286,7 @@ def ui(port: int) -> int:
     click.echo(f"MLflow's UI on {uri}: http://127.0.0.1:{port}  (Ctrl-C ends it)")
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
     arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    os.execve(sys.executable, [sys.executable, "-m", "mlflow", *arguments], environment)
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "mlflow", *arguments], environment)
 
 
 @cli.command("up")

@@ -38,7 +38,7 @@ def compare(kg: Path, devices: tuple[str, str], values: Mapping[str, Any], say: 
         raise InputError(f"--{set_here[0].replace('_', '-')}: is set by the comparison itself. Leave it out.")
     if "docker-cpu" in devices and (problem := container.unavailable()):  # known now, not after the first training
         raise InputError(f"The CPU worker in Docker cannot be started: {problem}")
-    num_epochs = RunConfig.from_flat(dict(values)).train.num_epochs
+    num_epochs = RunConfig.from_flat({**values, "baselines": ["none"]}).train.num_epochs
     runs = []
     for number, device in enumerate(devices, 1):
         run = f"{new_run_id()}-{device}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import docker
 from docker.models.containers import Container
@@ -25,11 +26,11 @@ def engine_problem() -> str | None:
     return None
 
 
-def engine_memory_bytes() -> int | None:
-    """All memory that the engine has; None where none answers."""
+def engine_info() -> dict[str, Any]:
+    """What the engine says of itself; empty where none answers."""
     with contextlib.suppress(*EngineError), contextlib.closing(connect(_PING_SECONDS)) as engine:
-        return int(engine.info()["MemTotal"])
-    return None
+        return dict(engine.info())
+    return {}
 
 
 def running_flow_runs() -> set[str]:

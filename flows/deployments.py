@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from flows import session
-from flows.containers import engine_memory_bytes, running_flow_runs
+from flows.containers import engine_info, running_flow_runs
 from flows.services import FRESH_SECONDS, POOLS, Addresses, Say, Service, ask, environment, heartbeat_ages, services_folder, worker_name
 from hgt.errors import HgtError
+from tasks.container import user_in_containers
 from tasks.home import hgt_home
 from tasks.image import image_name
 
@@ -119,9 +119,9 @@ def _bury(run: dict[str, Any], ended_with: str, api: str, say: Say) -> None:
 
 def _values() -> dict[str, str]:
     """What prefect.yaml takes from the environment."""
-    memory = engine_memory_bytes()
-    limit = {"HGT_DOCKER_MEMORY": f"{int(_CONTAINER_SHARE * memory) >> 20}m"} if memory else {}
-    return {"HGT_HOME": str(hgt_home()), "HGT_IMAGE": image_name(), "HGT_USER": f"{os.getuid()}:{os.getgid()}"} | limit
+    info = engine_info()
+    limit = {"HGT_DOCKER_MEMORY": f"{int(_CONTAINER_SHARE * info['MemTotal']) >> 20}m"} if info else {}
+    return {"HGT_HOME": str(hgt_home()), "HGT_IMAGE": image_name(), "HGT_USER": user_in_containers(info)} | limit
 
 
 def _fingerprint(values: dict[str, str]) -> str:

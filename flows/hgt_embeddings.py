@@ -15,6 +15,7 @@ from prefect.states import Completed, Failed
 
 from hgt.config import Parameter, RunConfig, parameters
 from hgt.errors import InputError, explaining_full_disk
+from hgt.whole_file import written_whole
 from tasks.baselines import baselines
 from tasks.embed import embed
 from tasks.evaluate import evaluate
@@ -22,7 +23,7 @@ from tasks.home import check_new_run, find_run, new_run_id, run_folder
 from tasks.load import load
 from tasks.plan import plan
 from tasks.probe import probe
-from tasks.registry import register
+from tasks.registry import register, withdraw
 from tasks.train import attempts, train
 from tasks.validate import Verdict, validate
 
@@ -59,17 +60,17 @@ def _lead(
             if kg is None:
                 config.save(run_folder(run).config)
             found = probe(config, tracker)
-            run = load(kg and str(Path(kg).resolve()), run, config, tracker)
+            run = load(kg and str(Path(kg).expanduser().resolve()), run, config, tracker)
             if kg is not None:
                 held.enter_context(run_folder(run).led())
             run = plan(run, found, tracker, device)
-        run = train.with_options(retries=attempts(config.train.max_shrinks))(run, found, tracker)
-        run = embed(run, output_csv and str(Path(output_csv).resolve()), tracker)
+            run = train.with_options(retries=attempts(config.train.max_shrinks))(run, found, tracker)
+        tracker.was_finished = False  # what it was may have changed from here on
+        run = embed(run, output_csv and str(Path(output_csv).expanduser().resolve()), tracker)
         run = evaluate(run, tracker)
         run = baselines(run, tracker)
         verdict = validate(run, tracker)
-        if verdict.accepted:
-            register(run, tracker)
+        (register if verdict.accepted else withdraw)(run, tracker)
     if verdict.accepted:
         return Completed(message=f"run {run} accepted", data=verdict)
     return Failed(name=REJECTED, message=f"run {run} rejected: {'; '.join(verdict.failed)}", data=verdict)
@@ -91,12 +92,18 @@ def _run_to_resume(kg: str | None, resume: str) -> str:
 
 @contextlib.contextmanager
 def _taken_back_when_refused(run: str) -> Iterator[None]:
-    """A resumed run's configuration is as it was when what was given anew is refused: the next resume must not meet it again."""
-    kept = run_folder(run).load_config()
+    """A resumed run is configured, placed and planned as it was when what was given anew is refused: the next resume must not meet it."""
+    folder = run_folder(run)
+    kept = {file: file.read_bytes() if file.is_file() else None for file in (folder.config, folder.segments, folder.plan)}
     try:
         yield
     except InputError:
-        kept.save(run_folder(run).config)
+        for file, content in kept.items():
+            if content is None:
+                file.unlink(missing_ok=True)
+                continue
+            with written_whole(file) as new:
+                new.write_bytes(content)
         raise
 
 

@@ -53,16 +53,20 @@ def _end_what_is_left() -> None:
 
 def run(arguments: list[str]) -> int:
     """`hgt <arguments>` in a new session; returns its exit code, 130 also where the interpreter, on its way out, no longer handled
-    the SIGINT. SIGINT and SIGTERM become SIGINT there. Of a flow that was killed nothing stays, neither this one nor one before.
+    the SIGINT. SIGINT, SIGTERM and a terminal's end become SIGINT there. Of a flow that was killed nothing stays, neither this one
+    nor one before.
     """
     _end_what_is_left()
-    command = [sys.executable, "-m", "flows.cli", *arguments]
+    command = [sys.executable, "-P", "-m", "flows.cli", *arguments]  # -P: another `flows` in the current folder is not ours
     child = subprocess.Popen(command, env=os.environ | {_PARENT: str(os.getpid())}, start_new_session=True)
 
     def forward(signum: int, frame: FrameType | None) -> None:
         child.send_signal(signal.SIGINT)
 
-    before = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup asks for
+        ends.append(signal.SIGHUP)
+    before = {signum: signal.signal(signum, forward) for signum in ends}
     try:
         code = child.wait()
         if code < 0:

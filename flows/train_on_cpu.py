@@ -6,6 +6,7 @@ It knows no MLflow: the epochs are in the run folder's `events.jsonl`, from wher
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -33,11 +34,13 @@ def train_on_cpu(run: str) -> State[None]:
     try:
         name = find_run(Path(run).name)  # a folder is the host's path: here the run lies elsewhere
         folder = run_folder(name)
-        if planned_device(folder) != "cpu":  # nobody handed the run over: it was planned for the device of another machine
-            plan = plan_memory(folder.load_graph(), folder.load_config(), probe_device("cpu"))
-            with written_whole(folder.plan) as new:
-                new.write_text(json.dumps(plan.as_dict(), indent=2) + "\n")
-        with TrainingProgress() as progress:
+        with contextlib.ExitStack() as held:
+            if planned_device(folder) != "cpu":  # nobody handed the run over: it was planned for the device of another machine
+                held.enter_context(folder.led())
+                plan = plan_memory(folder.load_graph(), folder.load_config(), probe_device("cpu"))
+                with written_whole(folder.plan) as new:
+                    new.write_text(json.dumps(plan.as_dict(), indent=2) + "\n")
+            progress = held.enter_context(TrainingProgress())
             run_child("train", folder, progress)
     except OutOfMemory as error:
         return Failed(name=OutOfMemory.__name__, message=str(error))  # the name tells the one that dispatched it

@@ -128,7 +128,7 @@ class MicroBatch:
 @dataclass(frozen=True)
 class Batch:
     """supervised: numbers of its training facts, padded with `num_train` to a fixed length; micro_batches: its parts
-    silent: numbers of the facts that no message tells of, the supervised ones among them
+    silent: numbers of the facts that no message tells of, the supervised ones and their mirrors among them
     number: how many batches of the run come before it
     messages: the edges drawn for its messages; None: all of the training message graph
     """
@@ -233,7 +233,7 @@ class Batches:
         self.softmax_correction = train.softmax_correction
         self.num_nodes, self.offsets = graph.num_nodes, graph.offsets
         self.contrast = contrast_source(graph, split, config)
-        self.siblings = Siblings(graph, self.facts, config.split)
+        self.siblings, self.mirror = Siblings(graph, self.facts, config.split), mirror_facts(graph, self.facts)
         self.layout = self._layout()
 
     def _layout(self) -> Layout:
@@ -310,7 +310,7 @@ class Batches:
         parts = [part.pinned() for part in parts] if self.pins else parts
         messages = None if self.neighbors is None else self.neighbors.draw(self.seed, epoch, batch)
         supervised = np.where(fact < 0, self.num_train, fact).ravel()
-        silent = np.concatenate([supervised, self.siblings.of(supervised)])
+        silent = np.concatenate([supervised, self.siblings.of(supervised), self.mirror[supervised] if len(self.mirror) else supervised[:0]])
         return Batch(torch.from_numpy(supervised), torch.from_numpy(silent), parts, epoch * self.num_batches + batch, messages)
 
     def _part(
@@ -422,6 +422,28 @@ class _Relation:
         padded = np.full(self.size, -1)
         padded[: len(fact)] = fact
         return padded
+
+
+def mirror_facts(graph: KnowledgeGraph, facts: Int[np.ndarray, "3 num_train"]) -> Int[np.ndarray, " n"]:
+    """[num_train + 1] the number of each fact's mirror, (b, relation, a) of (a, relation, b); num_train where there is none.
+
+    Empty where no fact has one. The split holds the two out together, so no fact that is ranked has its mirror among the messages. A
+    symmetric relation's fact is its own mirror, told in both directions.
+    """
+    there, num_train = set(graph.edge_types), facts.shape[1]
+    names = sorted({e[1] for e in graph.edge_types if e not in graph.symmetric and e[::-1] in there})
+    name = np.array([names.index(e[1]) if e[1] in names and e[::-1] in there else -1 for e in graph.edge_types])[facts[1]]
+    place = np.flatnonzero(name >= 0)
+    low, high = np.sort(facts[::2, place].astype(np.int64), axis=0)
+    pair = (name[place] * graph.total_nodes + low) * graph.total_nodes + high
+    order = np.argsort(pair, kind="stable")
+    twice = np.flatnonzero(pair[order[1:]] == pair[order[:-1]])
+    if not len(twice):
+        return np.empty(0, dtype=np.int64)
+    one, other = place[order[twice]], place[order[twice + 1]]
+    mirror = np.full(num_train + 1, num_train)
+    mirror[one], mirror[other] = other, one
+    return mirror
 
 
 def known_matrix(head: np.ndarray, tail: np.ndarray, graph: KnowledgeGraph, relation: int) -> scipy.sparse.csr_array:

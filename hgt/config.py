@@ -409,6 +409,12 @@ def _check_ranges(config: RunConfig) -> None:
     if "complex" in flat["baselines"] and m.embedding_dim % 2:
         raise InputError(f"The complex baseline needs an even embedding_dim, not {m.embedding_dim}. Give baselines without complex.")
     require(bool(flat["required_checks"]), "required_checks", "one check or more")
+    for check, least in (("components_90", "min_components_90"), ("effective_rank", "min_effective_rank")):
+        if check in flat["required_checks"] and flat[least] > m.embedding_dim:
+            raise InputError(
+                f"{least} {flat[least]:g} cannot be reached in {m.embedding_dim} dimensions: lower it, raise embedding_dim, or leave "
+                f"{check} out of required_checks."
+            )
     if flat["min_disease_cosine"] > flat["max_disease_cosine"]:
         raise InputError(f"min_disease_cosine {flat['min_disease_cosine']:g} exceeds max_disease_cosine {flat['max_disease_cosine']:g}.")
     both = set(config.graph.symmetric_relations) & set(config.graph.directed_relations)

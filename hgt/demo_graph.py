@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from hgt.errors import InputError
+from hgt.whole_file import written_whole
 
 # Shares of the nodes, roughly PrimeKG's.
 _NODE_TYPES = {
@@ -73,10 +74,11 @@ def write_demo_graph(path: Path, num_nodes: int, num_facts: int, num_communities
         raise InputError(f"{path.parent}: no such folder. Create it first.")
     table = pa.Table.from_pandas(demo_rows(num_nodes, num_facts, num_communities, seed), preserve_index=False)
     try:
-        if path.name.endswith(".parquet"):
-            pyarrow.parquet.write_table(table, path)
-        else:
-            with pa.CompressedOutputStream(str(path), "gzip") if path.name.endswith(".gz") else pa.OSFile(str(path), "wb") as out:
+        with written_whole(path) as new:
+            if path.name.endswith(".parquet"):
+                pyarrow.parquet.write_table(table, new)
+                return table.num_rows
+            with pa.CompressedOutputStream(str(new), "gzip") if path.name.endswith(".gz") else pa.OSFile(str(new), "wb") as out:
                 pyarrow.csv.write_csv(table, out, pyarrow.csv.WriteOptions(quoting_style="needed"))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({str(error).splitlines()[0]}). Choose another place or name.") from error

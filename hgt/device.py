@@ -339,6 +339,7 @@ def _says_memory(line: str) -> bool:
 
 
 def configure_threads() -> None:
-    """Let OMP_NUM_THREADS speak; otherwise torch's own choice stays."""
-    if "OMP_NUM_THREADS" in os.environ:
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    """Let OMP_NUM_THREADS speak, of a list (one number per level of nesting) the first; otherwise torch's own choice stays."""
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if given.isdecimal() and int(given):
+        torch.set_num_threads(int(given))

@@ -129,6 +129,8 @@ class Embeddings:
         pa.default_memory_pool().release_unused()  # Arrow keeps what the file took: four times the vectors, while facts are ranked
         beside = next((p for p in (_relations_of(path), path.with_name("relations.parquet")) if p.is_file()), None)
         edge_types, relations, origin_of_relations = _load_relations(beside, vectors.shape[1])
+        if origin_of_relations and not origin and beside == path.with_name("relations.parquet") and path.stem != "embeddings":
+            return cls(nodes.astype(str), vectors, (), torch.zeros(0, vectors.shape[1]), {})  # somebody's table in a run's folder
         if origin and origin_of_relations and origin != origin_of_relations:
             raise InputError(f"{path}: the relations beside it are another run's. Put the two files of one run together.")
         return cls(nodes.astype(str), vectors, edge_types, relations, origin or origin_of_relations)

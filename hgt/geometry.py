@@ -206,7 +206,9 @@ def _sample_by_type(types: np.ndarray, seed: int) -> np.ndarray:
 def _type_accuracy(points: np.ndarray, types: np.ndarray) -> float:
     """Leave-one-out nearest-neighbour accuracy, mean over the types (so that a large type cannot carry it)."""
     distinct, counts = np.unique(types, return_counts=True)
-    told_apart = distinct[counts > 1]  # a type's only node has no neighbour of its type
+    told_apart = distinct[counts >= _MIN_FOR_SPREAD]
+    if not len(told_apart):
+        told_apart = distinct[counts > 1]  # a type's only node has no neighbour of its type
     if len(distinct) < 2 or not len(told_apart):
         return 1.0
     _, neighbours = sklearn.neighbors.NearestNeighbors(n_neighbors=2).fit(points).kneighbors(points)

@@ -128,9 +128,12 @@ class HGTLayer(nn.Module):
         )
 
     def attention_maps(self) -> tuple[Tensor, ...]:
-        """Of keys, queries and relations, which scores are made of; without prior and biases. Views: who changes them changes the layer."""
-        projection = self.projection.detach()
-        return projection[:, KEY], projection[:, QUERY], self.key_transform.detach()
+        """Of keys and queries, by type, and of relations, which scores are made of; without prior and biases.
+
+        Views, each of adjacent memory: who changes them changes the layer.
+        """
+        assert (KEY, QUERY) == (0, 1)
+        return *self.projection.detach()[:, :VALUE], self.key_transform.detach()
 
     @torch.no_grad()
     def load_pyg(self, conv: HGTConv) -> None:

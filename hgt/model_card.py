@@ -51,7 +51,10 @@ def model_card(run: str, config: RunConfig, graph: KnowledgeGraph, report: dict[
 
 def _held_out(config: RunConfig) -> str:
     s = config.split
-    what = f"the {s.holdout_type} nodes, with their facts," if s.holdout_type else "the facts of each edge type"
+    what = "the facts of each edge type"
+    if s.holdout_type:
+        relations = ", ".join(s.holdout_relations) or "those with drugs"
+        what = f"the {s.holdout_type} nodes that have facts to hold out, with all of these ({relations})"
     shares = f"{100 * s.val_fraction:g}% of {what} for early stopping, {100 * s.test_fraction:g}% for the figures below"
     return f"{shares} (split `{s.split}`, seed {s.seed})"
 

@@ -36,20 +36,19 @@ def run_program(name: str, arguments: list[str], work: Callable[Concatenate[RunF
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _stop_at_once)
     configure_threads()
-    try:
-        with explaining_full_disk(folder.path):
-            on_event = EventWriter(folder.events)
-    except HgtError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    try:
-        # what no phase of the plan translates
-        with explaining_full_disk(folder.path), folder.locked(), translating_out_of_memory("cpu", name):
-            work(folder, on_event, *arguments[1:])
-    except Exception as error:  # noqa: BLE001 - the outermost handler: every error is told, none is swallowed
-        return _tell(error, on_event)
-    finally:
-        on_event.close()
+    with contextlib.ExitStack() as held:
+        try:
+            with explaining_full_disk(folder.path):
+                held.enter_context(folder.locked())  # first: whoever is refused must not write among the events of the one that works
+                on_event = held.enter_context(contextlib.closing(EventWriter(folder.events)))
+        except HgtError as error:
+            sys.stderr.write(f"{error}\n")
+            return error.exit_code
+        try:
+            with explaining_full_disk(folder.path), translating_out_of_memory("cpu", name):  # what no phase of the plan translates
+                work(folder, on_event, *arguments[1:])
+        except Exception as error:  # noqa: BLE001 - the outermost handler: every error is told, none is swallowed
+            return _tell(error, on_event)
     return 0
 
 

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +69,12 @@ def engine_memory_bytes() -> int:
     """Memory of the machine that containers run on: this one, or Docker Desktop's virtual one. Raises HgtError without an engine."""
     with _engine() as client:
         return int(_asked(client.info)["MemTotal"])
+
+
+def user_in_containers(info: Mapping[str, Any]) -> str:
+    """uid:gid of whoever calls; a rootless engine's root is the caller."""
+    rootless = any("rootless" in option for option in info.get("SecurityOptions") or ())
+    return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
 
 
 def run_container(program: str, folder: RunFolder, on_event: OnEvent, memory_bytes: int, *arguments: str) -> None:
@@ -161,13 +167,12 @@ def _options(
     path = folder.path
     read_only = [p for p in (folder.graph, folder.split, folder.config, folder.plan) if p.exists()]
     threads = {name: os.environ[name] for name in ("OMP_NUM_THREADS",) if name in os.environ}
-    rootless = any("rootless" in option for option in _asked(client.info).get("SecurityOptions") or ())
     return {
         "command": ["python", "-m", f"hgt.{program}", str(path), *arguments],
         "environment": {"HGT_HEARTBEAT": str(heartbeat)} | threads,
         "labels": {RUN_LABEL: path.name, GUARD_LABEL: heartbeat.name},
         "mounts": [_bind(path, read_only=False), *(_bind(p, read_only=True) for p in read_only)],
-        "user": "0:0" if rootless else f"{os.getuid()}:{os.getgid()}",  # a rootless engine's root is the caller
+        "user": user_in_containers(_asked(client.info)),
         "read_only": True,
         "tmpfs": {"/tmp": "size=256m,mode=1777"},
         "cap_drop": ["ALL"],

@@ -107,6 +107,29 @@ def register(run: str, tracker: Tracker) -> str:
     return run
 
 
+@task(name="withdraw", cache_policy=NO_CACHE)
+def withdraw(run: str, tracker: Tracker) -> str:
+    """A rejected run's embeddings lose the alias that they had when they were accepted, by other thresholds. Returns the run id."""
+    for alias in withdraw_run(run_folder(run), tracker):
+        say(f"The registered version of these embeddings is {alias} no longer")
+    return run
+
+
+def withdraw_run(folder: RunFolder, tracker: Tracker) -> list[str]:
+    """The aliases that these embeddings had, and have no more."""
+    name = model_name(folder.load_graph().hash)
+    registered = _version_of(tracker, name, _digest(folder.embeddings))
+    if registered is None:
+        return []
+    with _deciding():
+        given = tracker.call("get_registered_model", name).aliases
+        lost = [alias for alias, number in given.items() if str(number) == str(registered.version)]
+        for alias in lost:
+            tracker.call("delete_registered_model_alias", name, alias)
+    tracker.tags({"registered_alias": "none"})
+    return lost
+
+
 def register_run(folder: RunFolder, tracker: Tracker) -> Registered:
     """A version of the run's embeddings; `champion` goes to it if it is its graph's first, or better than the present one.
 

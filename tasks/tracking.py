@@ -16,14 +16,14 @@ from typing import Any
 
 import mlflow
 import prefect.runtime.flow_run
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
 from prefect.exceptions import CancelledRun, TerminationSignal
 
 from hgt.config import RunConfig
-from hgt.errors import HgtError, explaining_full_disk, is_disk_full
+from hgt.errors import HgtError, InputError, explaining_full_disk, is_disk_full
 from hgt.graph import KnowledgeGraph
 from hgt.run_folder import RunFolder
 from tasks.home import hgt_home, own_store
@@ -72,18 +72,18 @@ class Tracker:
         return self._thread.submit(getattr(self._client, method), *arguments, **options).result()
 
     def _holds(self, run_id: str) -> bool:
+        """Not one that was deleted: MLflow keeps it, and lets nobody write to it."""
         try:
-            self.call("get_run", run_id)
+            return str(self.call("get_run", run_id).info.lifecycle_stage) == LifecycleStage.ACTIVE
         except MlflowException as error:
             if error.error_code not in (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)):
                 raise
             return False
-        return True
 
     def _warn_of_another_home(self) -> None:
         """MLflow keeps the place of a run's artifacts as it was when the run began."""
         ours = (hgt_home() / "mlartifacts").as_uri()
-        if "MLFLOW_TRACKING_URI" not in os.environ and not self.artifact_uri.startswith(f"{ours}/"):
+        if not os.environ.get("MLFLOW_TRACKING_URI") and not self.artifact_uri.startswith(f"{ours}/"):
             say(f"WARNING: HGT_HOME was copied or moved: MLflow goes on putting this run's artifacts into {self.artifact_uri}, not {ours}.")
 
     def _create(self, name: str) -> str:
@@ -93,8 +93,11 @@ class Tracker:
     def _experiment(self) -> str:
         found = self.call("get_experiment_by_name", EXPERIMENT)
         if found is not None:
+            if found.lifecycle_stage != LifecycleStage.ACTIVE:
+                self.call("restore_experiment", found.experiment_id)
+                say(f"WARNING: MLflow's experiment {EXPERIMENT} had been deleted; it is restored, for new runs go there.")
             return str(found.experiment_id)
-        own_store = "MLFLOW_TRACKING_URI" not in os.environ
+        own_store = not os.environ.get("MLFLOW_TRACKING_URI")
         location = (hgt_home() / "mlartifacts").as_uri() if own_store else None
         return str(self.call("create_experiment", EXPERIMENT, artifact_location=location))
 
@@ -154,7 +157,9 @@ class Tracker:
 
     def begin(self) -> None:
         """Running, whatever ended it before."""
-        for tag in _END_TAGS & set(self.call("get_run", self.run_id).data.tags):
+        run = self.call("get_run", self.run_id)
+        self.was_finished = run.info.status == "FINISHED"
+        for tag in _END_TAGS & set(run.data.tags):
             self.call("delete_tag", self.run_id, tag)
         self.call("update_run", self.run_id, "RUNNING")
 
@@ -166,6 +171,8 @@ class Tracker:
 def tracked(folder: RunFolder) -> Iterator[Tracker]:
     """A tracker whose run ends as the block does: FINISHED, KILLED when interrupted or cancelled, FAILED on any other error.
 
+    A finished run that is resumed and refused stays FINISHED.
+
     Raises DiskFull for whatever found no room in the store or in the run folder.
     """
     with explaining_full_disk(hgt_home()):
@@ -176,7 +183,10 @@ def tracked(folder: RunFolder) -> Iterator[Tracker]:
             _end_badly(tracker, "KILLED", {"ended_by": type(error).__name__})
             raise
         except BaseException as error:
-            _end_badly(tracker, "FAILED", {"error": f"{type(error).__name__}: {error}"[:5000]})
+            if isinstance(error, InputError) and tracker.was_finished:  # a refused resume, which changed nothing
+                _end_badly(tracker, "FINISHED", {})
+            else:
+                _end_badly(tracker, "FAILED", {"error": f"{type(error).__name__}: {error}"[:5000]})
             raise
         tracker.end("FINISHED")
 

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import duckdb
@@ -16,7 +17,9 @@ import psutil
 import pytest
 
 from flows import session
-from flows.cli import main
+from flows.cli import _prepare_environment, main
+from flows.hgt_embeddings import _taken_back_when_refused
+from hgt.errors import HgtError, InputError
 from hgt.events import EventReader
 from hgt.program import planned_form, planned_phases
 from hgt.run_folder import RunFolder
@@ -147,6 +150,8 @@ def test_checks_that_are_not_required_reject_nothing(hgt, environment, small_kg)
         (["--kg", "{kg}", "--device", "mps"], "mps is not available"),
         (["--kg", "{kg}", "--output-csv", "no/such/folder/e.csv"], "its folder does not exist"),
         (["--kg", "{kg}", "--output-csv", "hgt"], "is a folder"),
+        (["--kg=~nobody-of-this-name/kg.csv"], "no such file"),
+        (["--kg", "{kg}", "--embedding-dim", "14"], "min_components_90 15 cannot be reached in 14 dimensions"),
         (["--kg", "{kg}", "--decoder", "distmult", "--embedding-dim", "33"], "complex baseline needs an even embedding_dim"),
         (["--kg", "{kg}", "--resume", "x"], "either --kg FILE or --resume RUN"),
         (["--kg", "{kg}", "--run-id", "../mine"], "cannot name a run"),
@@ -227,6 +232,70 @@ def test_a_home_that_prefect_cannot_use_is_refused(hgt, small_kg, tmp_path):
         assert refused.returncode == 2
         assert words in refused.stderr
         assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_a_home_without_the_right_to_write_is_refused(monkeypatch, tmp_path):
+    """Prefect would start its temporary server anew for ever."""
+    monkeypatch.setenv("HGT_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # these tests may run as root, who may everything
+    with pytest.raises(InputError, match="may not be written to"):
+        _prepare_environment()
+
+
+def test_a_damaged_database_of_prefect_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HGT_HOME", str(tmp_path))
+    for name in ("PREFECT_API_URL", "PREFECT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "prefect").mkdir()
+    database = tmp_path / "prefect" / "prefect.db"
+    database.write_bytes(b"no database " * 1_000)
+    with pytest.raises(InputError, match=r"prefect\.db: Prefect's database is damaged .* Remove it"):
+        _prepare_environment()
+
+
+def test_other_packages_of_these_names_in_the_current_folder_are_not_ours(environment, tmp_path):
+    for name in ("flows", "tasks", "hgt"):
+        (tmp_path / name).mkdir()
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "flows.cli", "train"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2, done.stderr
+    assert "either --kg FILE or --resume RUN" in done.stderr
+
+
+@pytest.mark.parametrize(("ignored", "ended_by"), [(True, 0), (False, 130)])
+def test_nohup_outlives_its_terminal(monkeypatch, ignored, ended_by):
+    """A real session, with a program that sleeps in the place of the flow."""
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        session.subprocess, "Popen", lambda command, **how: popen([sys.executable, "-c", "import time; time.sleep(3)"], **how)
+    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    hang_up = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGHUP))
+    try:
+        hang_up.start()
+        assert session.run(["train"]) == ended_by
+    finally:
+        hang_up.join()
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_refused_resume_leaves_configuration_place_and_plan(monkeypatch, tmp_path):
+    monkeypatch.setenv("HGT_HOME", str(tmp_path))
+    folder = RunFolder(tmp_path / "runs" / "mine")
+    folder.path.mkdir(parents=True)
+    folder.config.write_text("as it was")
+    folder.plan.write_text("as planned")
+    with pytest.raises(InputError, match="too little"), _taken_back_when_refused("mine"):
+        for file in (folder.config, folder.plan, folder.segments):
+            file.write_text("as asked for")
+        raise InputError("too little memory")
+    assert [p.read_text() for p in (folder.config, folder.plan)] == ["as it was", "as planned"]
+    assert not folder.segments.exists()
+    with pytest.raises(HgtError), _taken_back_when_refused("mine"):
+        folder.plan.write_text("as asked for")
+        raise HgtError("it failed later")
+    assert folder.plan.read_text() == "as asked for"
 
 
 def test_ctrl_c_stops_at_once_and_resume_goes_on(hgt, environment, small_kg, tmp_path):

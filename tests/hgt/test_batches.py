@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hgt.batches import Batches
+from hgt.batches import Batches, mirror_facts
 from hgt.losses import isotropy_loss, micro_batch_loss
 from hgt.message_graph import build_message_graph, message_edge_types, training_message_graph
 from hgt.split import TRAIN, split_facts
@@ -262,12 +262,14 @@ def test_gradients_equal_those_of_one_plain_backward(graph, split, make_config, 
 
 
 def test_no_message_passes_along_a_supervised_fact(graph, split, trainee):
-    """The masked embeddings are those of a message graph built from the other facts alone, and differ from the whole one's."""
+    """Nor along its mirror. The masked embeddings are those of a message graph built from the other facts alone, and differ from the
+    whole one's."""
     encoder = trainee.model.encoder.eval()
     batch = trainee.batches.draw(0, 0)
     facts = split.of(TRAIN)
-    stays = torch.ones(facts.shape[1], dtype=torch.bool)
-    stays[of_batch(batch, trainee.batches.num_train)] = False
+    named = [(h, graph.edge_types[r][1], t) for h, r, t in facts.T.tolist()]
+    asked = {named[f] for f in of_batch(batch, trainee.batches.num_train).tolist()}
+    stays = torch.tensor([fact not in asked and fact[::-1] not in asked for fact in named])
     edges = {}
     for r, (head_type, name, tail_type) in enumerate(graph.edge_types):
         h, _, t = facts[:, stays & (facts[1] == r)]
@@ -282,3 +284,35 @@ def test_no_message_passes_along_a_supervised_fact(graph, split, trainee):
         masked = encoder.encode(trainee.messages, removed_edges(trainee, batch))
         torch.testing.assert_close(masked, encoder.encode(without), atol=1e-5, rtol=1e-5)
         assert (masked - encoder.encode(training_message_graph(graph, split))).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("directed", [(), ("paired",)], ids=["of one edge type", "of two edge types"])
+def test_a_supervised_facts_mirror_is_silent(make_graph, make_config, directed):
+    """(b, follows, a) beside (a, follows, b): the split holds the two out together, so no ranked fact has the other among its messages."""
+    rng, names = np.random.default_rng(0), [f"p{i:02}" for i in range(60)]
+    ends = [(names[a], names[b]) for a, b in rng.integers(60, size=(300, 2)) if a != b]
+    rows = [("person", a, "follows", "person", b) for a, b in ends] + [("person", b, "follows", "person", a) for a, b in ends[::5]]
+    rows += [("person", a, "reads", "book", b) for a, b in ends]
+    if directed:
+        rows += [("person", a, "paired", "book", b) for a, b in ends] + [("book", b, "paired", "person", a) for a, b in ends[::3]]
+    graph = make_graph(rows, directed_relations=directed)
+    assert not graph.symmetric
+    config = make_config(directed_relations=directed)
+    batches = Batches(graph, split_facts(graph, config.split), config)
+    facts = [(h, graph.edge_types[r][1], t) for h, r, t in batches.facts.T.tolist()]
+    place, mirrored = {fact: i for i, fact in enumerate(facts)}, set()
+    for number in range(batches.num_batches):
+        batch = batches.draw(0, number)
+        supervised = set(of_batch(batch, batches.num_train).tolist())
+        mirrors = {place[facts[f][::-1]] for f in supervised if facts[f][::-1] in place}
+        assert set(batch.silent.tolist()) - {batches.num_train} == supervised | mirrors
+        mirrored |= {facts[m][1] for m in mirrors}
+    assert mirrored == {"follows", *directed}
+
+
+def test_without_mirrors_nothing_is_kept_for_them(make_graph):
+    graph = make_graph([("drug", "a", "treats", "disease", "b"), ("gene", "g", "binds", "gene", "h"), ("gene", "g", "binds", "gene", "i")])
+    facts = np.concatenate(
+        [np.stack([h.numpy(), np.full(len(h), r), t.numpy()]) for r, (h, t) in enumerate(map(graph.global_facts, graph.edge_types))], 1
+    )
+    assert len(mirror_facts(graph, facts)) == 0

@@ -132,6 +132,15 @@ def test_silly_paths_are_refused(tmp_path):
         write_demo_graph(tmp_path / "kg.csv", 300, 1_500, 5, 0)
 
 
+@pytest.mark.parametrize("name", ["kg.csv", "kg.csv.gz", "kg.parquet"])
+def test_a_graph_for_which_there_is_no_room_is_not_there(tmp_path, room, name):
+    """`make train` would take half of one as its graph."""
+    room(1_000)
+    with pytest.raises(InputError, match="cannot be written"):
+        write_demo_graph(tmp_path / name, 300, 1_500, 5, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_all_three_forms_are_read_as_the_same_graph(tmp_path):
     graphs = []
     for name in ("kg.csv", "kg.csv.gz", "kg.parquet"):

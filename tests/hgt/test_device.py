@@ -21,6 +21,7 @@ from hgt.device import (
     cap_bytes,
     chip_name,
     clear_cache,
+    configure_threads,
     exit_is_out_of_memory,
     is_out_of_memory,
     memory_in_use,
@@ -457,3 +458,14 @@ def test_clearing_the_cpus_cache_does_nothing():
 
 def test_the_higher_of_two_uses():
     assert MemoryUse(1, 5, 2).or_higher(MemoryUse(3, 4, 2)) == MemoryUse(3, 5, 2)
+
+
+@pytest.mark.parametrize(("given", "threads"), [("1", 1), ("1,2", 1), (" 1 ", 1), ("", None), ("0", None), ("many", None)])
+def test_omp_num_threads_as_openmp_reads_it(monkeypatch, given, threads):
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    try:
+        configure_threads()
+        assert torch.get_num_threads() == (threads or before)
+    finally:
+        torch.set_num_threads(before)

@@ -216,6 +216,16 @@ def test_takes_lists_of_other_tools(saved):
     assert torch.equal(Embeddings.load(path).vectors, embeddings.vectors)
 
 
+def test_a_table_without_origin_in_a_runs_folder_is_not_that_runs(saved):
+    embeddings, folder = saved
+    plain = pd.read_parquet(folder / "run" / "embeddings.parquet")
+    pyarrow.parquet.write_table(pa.Table.from_pandas(plain).replace_schema_metadata(None), folder / "run" / "mine.parquet")
+    mine = Embeddings.load(folder / "run" / "mine.parquet")
+    assert (mine.origin, mine.edge_types) == ({}, ())
+    (folder / "run" / "mine.parquet").rename(folder / "run" / "embeddings.parquet")
+    assert Embeddings.load(folder / "run" / "embeddings.parquet").origin == embeddings.origin, "the run's own, written anew by another tool"
+
+
 def test_refuses_relations_that_do_not_belong(saved):
     _, folder = saved
     path, beside = folder / "run" / "embeddings.parquet", folder / "run" / "relations.parquet"

@@ -129,6 +129,13 @@ def test_a_large_type_does_not_carry_the_accuracy():
     assert measure_geometry(normal(1_000, 32), types, seed=0).type_accuracy < 0.65
 
 
+def test_a_type_of_two_nodes_decides_nothing_where_there_are_larger_ones():
+    vectors, types = apart(3, 40)
+    few, named = torch.cat([vectors, 20 * normal(2, 32, seed=3)]), np.concatenate([types, ["tissue", "tissue"]])
+    assert measure_geometry(few, named, seed=0).type_accuracy > 0.99
+    assert measure_geometry(few[-4:], named[-4:], seed=0).type_accuracy < 1, "where there are none, it has to do"
+
+
 def test_a_type_of_one_node_does_not_count_against_the_others():
     vectors, types = apart(3, 40)
     lone = torch.cat([vectors, 20 * normal(4, 32, seed=3)])

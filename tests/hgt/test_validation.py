@@ -281,6 +281,24 @@ def test_ranking_threshold_is_on_typed_ranks(good, world):
         assert ("mrr" in failed(validate(Measured(geometry, NOWHERE, ranks(typed), None), CONFIG))) == rejected
 
 
+@pytest.mark.parametrize(("chance", "typed", "passed"), [
+    (0.4, 0.71, True), (0.4, 0.69, False),  # 3 x would be more than the best there is
+    (0.1, 0.31, True), (0.1, 0.29, False),
+    (1.0, 1.0, True),  # one candidate: nothing can be told, and nothing is asked
+])  # fmt: skip
+def test_of_few_candidates_no_more_is_asked_than_half_way_from_chance_to_all(good, world, chance, typed, passed):
+    ranking = ranks(typed)
+    ranking = replace(ranking, typed=replace(ranking.typed, chance_mrr=chance))
+    assert check_of(validate(Measured(judged(good, world).geometry, NOWHERE, ranking, None), CONFIG), "mrr").passed == passed
+
+
+def test_few_ranks_are_told(good, world):
+    geometry, ranking = judged(good, world).geometry, ranks(0.5)
+    for num_ranks, told in ((99, True), (100, False)):
+        few = replace(ranking, typed=replace(ranking.typed, num_ranks=num_ranks))
+        assert (f"of {num_ranks} ranks alone" in check_of(validate(Measured(geometry, NOWHERE, few, None), CONFIG), "mrr").meaning) == told
+
+
 # --- What cannot be measured, and the report -----------------------------------------------------------------------------------------
 
 

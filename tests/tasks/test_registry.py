@@ -29,7 +29,7 @@ from hgt.run_folder import RunFolder
 from hgt.split import split_facts
 from tasks import registry
 from tasks.home import own_store
-from tasks.registry import CANDIDATE, CHAMPION, Score, model_name, register_run
+from tasks.registry import CANDIDATE, CHAMPION, Score, model_name, register_run, withdraw_run
 from tasks.served_model import QUERY, TailPredictor
 from tasks.tracking import Tracker
 
@@ -111,6 +111,23 @@ def test_the_champion_is_the_best_of_its_graph(make_graph, embedded):
     assert (version.tags["graph_hash"], float(version.tags["typed_mrr"])) == (graph.hash, 0.31)
     assert version.description.startswith("# Embeddings of a knowledge graph")
     assert not list(run[0].path.glob(".model*"))
+
+
+def test_a_version_that_is_rejected_later_has_no_alias(make_graph, embedded):
+    """By thresholds that a resume gave anew; the next accepted run is the champion then."""
+    graph = make_graph(7)
+    folder, tracker = embedded(graph, 0, 0.30)
+    assert withdraw_run(folder, tracker) == [], "never registered"
+    register_run(folder, tracker)
+    other = embedded(graph, 1, 0.20)
+    assert withdraw_run(*other) == []
+    assert aliases(tracker, graph) == {CHAMPION: "1"}
+    assert withdraw_run(folder, tracker) == [CHAMPION]
+    assert aliases(tracker, graph) == {}
+    assert tracker.call("get_run", tracker.run_id).data.tags["registered_alias"] == "none"
+    assert register_run(*other).alias == CHAMPION
+    assert register_run(folder, tracker).alias == CHAMPION, "accepted once more, it is the same version and the better one"
+    assert aliases(tracker, graph) == {CHAMPION: "1"}
 
 
 def test_other_graphs_and_other_splits_are_not_compared(make_graph, embedded):

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from hgt.config import RunConfig
+from hgt.errors import HgtError, InputError
 from hgt.run_folder import RunFolder
 from tasks import tracking
 from tasks.home import own_store
@@ -54,6 +55,21 @@ def test_a_run_ends_as_its_flow_does(folder):
     assert "broken" in run_of(tracker).data.tags["error"]
 
 
+def test_a_finished_run_stays_so_when_its_resume_is_refused(folder):
+    with tracked(folder) as tracker:
+        tracker.remember()
+    with pytest.raises(InputError, match="too little"), tracked(folder):
+        raise InputError("too little memory")
+    assert run_of(tracker).info.status == "FINISHED"
+    assert "error" not in run_of(tracker).data.tags
+    with pytest.raises(HgtError), tracked(folder):
+        raise HgtError("broken")
+    assert run_of(tracker).info.status == "FAILED"
+    with pytest.raises(InputError), tracked(folder):
+        raise InputError("too little memory")
+    assert run_of(tracker).info.status == "FAILED"
+
+
 def test_a_resumed_run_goes_on_in_the_same_run_and_logs_nothing_twice(folder):
     with pytest.raises(KeyboardInterrupt), tracked(folder) as first:
         first.remember()
@@ -69,6 +85,23 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_logs_nothing_twice(folder):
     assert [m.step for m in second.call("get_metric_history", second.run_id, "loss")] == [1, 2]
     assert run_of(second).info.status == "FINISHED"
     assert "ended_by" not in run_of(second).data.tags
+
+
+def test_what_was_deleted_in_mlflow_does_not_stop_a_run(folder, monkeypatch):
+    said = []
+    monkeypatch.setattr(tracking, "say", said.append)
+    with tracked(folder) as first:
+        first.remember()
+    first.call("delete_run", first.run_id)
+    with tracked(folder) as second:
+        pass
+    assert second.run_id != first.run_id
+    assert run_of(second).info.status == "FINISHED"
+    first.call("delete_experiment", run_of(second).info.experiment_id)
+    with tracked(RunFolder(folder.path / "another")) as third:
+        pass
+    assert run_of(third).info.experiment_id == run_of(second).info.experiment_id
+    assert ["(any more)" in said[0], "it is restored" in said[1], len(said)] == [True, True, 2]
 
 
 def test_a_store_that_cannot_be_written_does_not_hide_what_ended_the_run(folder, monkeypatch):

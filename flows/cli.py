@@ -27,7 +27,9 @@ class _UserPath(click.Path):
     """As the shell gives it: zsh leaves the ~ of `--kg=~/kg.csv` and of `make train KG=~/kg.csv` as it is."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        return Path(super().convert(value, param, ctx)).expanduser()
+        from tasks.home import user_path
+
+        return user_path(super().convert(value, param, ctx))
 
 
 _PATH = _UserPath(path_type=Path)

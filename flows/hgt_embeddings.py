@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from tasks.tracking import tracked  # isort: skip - `tasks` switches telemetry off before prefect is imported
@@ -19,7 +18,7 @@ from hgt.whole_file import written_whole
 from tasks.baselines import baselines
 from tasks.embed import embed
 from tasks.evaluate import evaluate
-from tasks.home import check_new_run, find_run, new_run_id, run_folder
+from tasks.home import check_new_run, find_run, new_run_id, run_folder, user_path
 from tasks.load import load
 from tasks.plan import plan
 from tasks.probe import probe
@@ -60,13 +59,13 @@ def _lead(
             if kg is None:
                 config.save(run_folder(run).config)
             found = probe(config, tracker)
-            run = load(kg and str(Path(kg).expanduser().resolve()), run, config, tracker)
+            run = load(kg and str(user_path(kg).resolve()), run, config, tracker)
             if kg is not None:
                 held.enter_context(run_folder(run).led())
             run = plan(run, found, tracker, device)
             run = train.with_options(retries=attempts(config.train.max_shrinks))(run, found, tracker)
         tracker.was_finished = False  # what it was may have changed from here on
-        run = embed(run, output_csv and str(Path(output_csv).expanduser().resolve()), tracker)
+        run = embed(run, output_csv and str(user_path(output_csv).resolve()), tracker)
         run = evaluate(run, tracker)
         run = baselines(run, tracker)
         verdict = validate(run, tracker)

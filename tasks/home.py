@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
+def user_path(given: str | Path) -> Path:
+    """With ~ as the user's home; a ~name that is nobody's stays as it is, where `Path.expanduser` would raise."""
+    return Path(os.path.expanduser(given))  # noqa: PTH111
+
+
 def hgt_home() -> Path:
     """Raises InputError for a folder that Prefect or MLflow would take for another one: both know their databases by URLs."""
-    home = Path(os.environ.get("HGT_HOME") or Path(__file__).resolve().parents[1] / "runs").expanduser().resolve()
+    home = user_path(os.environ.get("HGT_HOME") or Path(__file__).resolve().parents[1] / "runs").resolve()
     if unquote(str(home)) != str(home) or "?" in str(home):
         raise InputError(f"HGT_HOME {home}: no database can be kept below a folder with ? or a percent-encoded name. Give another one.")
     return home
@@ -51,7 +56,7 @@ def check_new_run(name: str) -> None:
 
 def find_run(name: str) -> str:
     """The run id for what the user gave: an id, or the path of a run folder. Raises InputError when there is none."""
-    candidates = [hgt_home() / "runs" / name, Path(name).expanduser().absolute()]
+    candidates = [hgt_home() / "runs" / name, user_path(name).absolute()]
     for path in candidates:
         if (path / "config.json").is_file():
             if path.parent.resolve() != (hgt_home() / "runs").resolve():

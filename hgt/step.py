@@ -39,7 +39,7 @@ class Trainee:
     config: RunConfig
     device: torch.device
     model: HGTModel | ShallowModel
-    optimizer: torch.optim.Adam
+    optimizer: torch.optim.AdamW
     messages: MessageGraph
     batches: Batches
     average: WeightAverage | None = field(init=False)
@@ -197,15 +197,17 @@ def learning_rate(config: TrainConfig, epoch: int, num_batches: int) -> float:
     return config.learning_rate * (_LEAST_RATE + (1 - _LEAST_RATE) * (1 + math.cos(math.pi * passed)) / 2)
 
 
-def adam(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
-    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True, capturable=device.type == "cuda")
+def adam(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.AdamW:
+    """AdamW, as its fused kernel is the one that is known to run on MPS; without decay of its own (see `update`)."""
+    rate, recordable = config.learning_rate, device.type == "cuda"
+    return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0, fused=True, capturable=recordable)
 
 
 @torch.no_grad()
-def update(model: HGTModel | ShallowModel, optimizer: torch.optim.Adam, config: TrainConfig) -> None:
+def update(model: HGTModel | ShallowModel, optimizer: torch.optim.AdamW, config: TrainConfig) -> None:
     """Adam's step, and decoupled weight decay (Loshchilov & Hutter 2019) of what attention scores are made of.
 
-    Not by AdamW: it decays parameters whole, and a layer's values lie in one tensor with its keys and queries.
+    Not by AdamW itself: it decays parameters whole, and a layer's values lie in one tensor with its keys and queries.
     """
     if config.weight_decay:
         kept = 1 - config.weight_decay * optimizer.param_groups[0]["lr"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -142,10 +143,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """How large a run's batches are, known before anything is drawn. per_batch: {relation: facts}; pools, others: {node type: nodes}"""
+    """How large a run's batches are, known before anything is drawn. per_batch: {relation: facts}; pools, others: {node type: nodes}
+
+    ends: {relation: types of its heads and of its tails}
+    """
 
     num_batches: int
     per_batch: dict[int, int]
+    ends: dict[int, tuple[str, str]]
     pools: dict[str, int]
     others: dict[str, int]
     contrast: tuple[int, int] | None  # anchors and pool
@@ -158,6 +163,13 @@ class BatchSizes:
     def facts(self, num_parts: int) -> int:
         """Of one micro-batch."""
         return sum(math.ceil(n / num_parts) for n in self.per_batch.values())
+
+    def competing(self, num_parts: int) -> int:
+        """Most facts of one micro-batch that compete with the same pool."""
+        by_pool: Counter[tuple[int, str]] = Counter()
+        for relation, n in self.per_batch.items():
+            by_pool.update({side: math.ceil(n / num_parts) for side in enumerate(self.ends[relation])})
+        return max(by_pool.values(), default=0)
 
     def rows(self, num_parts: int) -> int:
         """Embeddings that one micro-batch needs."""
@@ -185,6 +197,7 @@ def batch_sizes(graph: KnowledgeGraph, config: RunConfig) -> BatchSizes:
     return BatchSizes(
         num_batches,
         {r: math.ceil(n / num_batches) for r, n in counts.items() if n},
+        {r: (e[0], e[2]) for r, e in enumerate(graph.num_facts)},
         pools,
         _others(pools, train.num_other_negatives),
         (min(MAX_ANCHORS, contrast_nodes), min(MAX_POOL, contrast_nodes)) if contrast_nodes else None,

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from hgt.batches import Layout, MicroBatch
 from hgt.config import TrainConfig
 from hgt.model import Decoder, normalized
+from hgt.sampled_softmax import FILTERED, sampled_softmax_loss
 
-_FILTERED = -1e30
 # From where on the isotropy loss presses: well on the sound side of what validation asks for (0.5, and 15 components for 90 %).
 _MEAN_COSINE = 0.3
 _COMPONENTS = 22
@@ -28,19 +27,25 @@ Losses = dict[str, Tensor]  # scalars on the device: "total", what is minimised,
 
 
 def micro_batch_loss(
-    rows: Float[Tensor, "num_rows dim"], micro: MicroBatch, layout: Layout, decoder: Decoder, config: TrainConfig
+    shared: Float[Tensor, "num_shared dim"],
+    own: Float[Tensor, "num_own dim"],
+    micro: MicroBatch,
+    layout: Layout,
+    decoder: Decoder,
+    config: TrainConfig,
 ) -> Losses:
-    """rows: the embeddings of `micro.nodes`. Without a contrastive part the link loss is the whole loss."""
-    sections = rows.split(layout.sections)  # one split: each slice's gradient would be a full-size tensor of zeros
-    link = _link_loss(sections, micro, layout, decoder)
+    """shared, own: embeddings of `micro.nodes`, those of the pools and the others. Without a contrastive part the link loss is all."""
+    sections = own.split(layout.sections[layout.head :])  # one split: each slice's gradient would be a full-size tensor of zeros
+    head, tail = sections[0], sections[1]
+    link = _link_loss(shared, head, tail, micro, layout, decoder)
     if layout.contrast is None:
-        return {"total": link + _n3(sections, micro, layout, decoder), "link": link}
+        return {"total": link + _n3(head, tail, micro, decoder), "link": link}
     contrast = layout.contrast
-    anchor, positive, pool = (sections[s] for s in (contrast.anchor, contrast.positive, contrast.pool))
+    anchor, positive, pool = (sections[s - layout.head] for s in (contrast.anchor, contrast.positive, contrast.pool))
     contrastive = info_nce(anchor, positive, pool, micro.anchor_known, config.contrastive_temperature)
     contrastive = (contrastive * micro.anchor_weight).sum()
     weight = config.contrastive_weight
-    total = (1 - weight) * link + weight * contrastive + _n3(sections, micro, layout, decoder)
+    total = (1 - weight) * link + weight * contrastive + _n3(head, tail, micro, decoder)
     return {"total": total, "link": link, "contrastive": contrastive}
 
 
@@ -50,57 +55,30 @@ def isotropy_loss(rows: Float[Tensor, "num_rows dim"], layout: Layout, config: T
     return {"total": config.isotropy_weight * found, "isotropy": found}
 
 
-def _n3(sections: tuple[Tensor, ...], micro: MicroBatch, layout: Layout, decoder: Decoder) -> Tensor | float:
+def _n3(head: Tensor, tail: Tensor, micro: MicroBatch, decoder: Decoder) -> Tensor | float:
     """`decoder.n3` times the facts' mean nuclear 3-norm."""
     if not decoder.n3:
         return 0.0
-    return decoder.n3 * (decoder.cubes(sections[layout.head], micro.relation, sections[layout.tail]) * micro.weight).sum()
+    return decoder.n3 * (decoder.cubes(head, micro.relation, tail) * micro.weight).sum()
 
 
-def _link_loss(sections: tuple[Tensor, ...], micro: MicroBatch, layout: Layout, decoder: Decoder) -> Tensor:
+def _link_loss(shared: Tensor, head: Tensor, tail: Tensor, micro: MicroBatch, layout: Layout, decoder: Decoder) -> Tensor:
     """Mean over facts and both sides of: -log softmax of the true end among sampled nodes, those left out that are true as well.
 
     A sampled node of the end's type counts for those that were not sampled, too (`Layout.log_weights`): so the sum estimates that of the
     softmax over all nodes of the type (Bengio & Senecal 2003; Jean et al. 2015). Without it a true end that outscores the sampled ones
     learns no more, though of 20,000 nodes some 40 may still rank before it (20,000 / 512).
     """
-    head, tail = sections[layout.head], sections[layout.tail]
     tail_query = decoder.tail_query(head, micro.relation)
     head_query = decoder.head_query(tail, micro.relation).index_select(0, micro.head_order)
     true = (tail_query * tail).sum(-1)
-    others = torch.cat([sections[pool][:n] for pool, n in layout.others]) if layout.others else None
-    order = micro.head_order
-    of_tails = _softmax_loss(
-        _lowered(true, layout.tail_groups, layout), _among(tail_query, sections, layout.tail_groups, layout, others), micro.tail_known
-    )
-    of_heads = _softmax_loss(
-        _lowered(true.index_select(0, order), layout.head_groups, layout),
-        _among(head_query, sections, layout.head_groups, layout, others),
-        micro.head_known.index_select(0, order),
-    )
-    return 0.5 * ((of_tails * micro.weight).sum() + (of_heads * micro.weight.index_select(0, order)).sum())
-
-
-def _lowered(true: Tensor, groups: tuple[tuple[int, int], ...], layout: Layout) -> Tensor:
-    """[num_facts] true ends' scores less the weight of their pools: the same softmax as if all scores of the pools were raised by it."""
-    parts = zip(true.split([n for _, n in groups]), groups, strict=True)
-    return torch.cat([scores - layout.log_weights[pool] for scores, (pool, _) in parts])
-
-
-def _among(
-    query: Tensor, sections: tuple[Tensor, ...], groups: tuple[tuple[int, int], ...], layout: Layout, others: Tensor | None
-) -> Tensor:
-    """[num_facts, pool_width + len(others)] scores of each fact's pool, small types padded; of nodes of all types, lowered as `true` is."""
-    parts = []
-    for q, (pool, _) in zip(query.split([n for _, n in groups]), groups, strict=True):
-        scores = functional.pad(q @ sections[pool].T, (0, layout.pool_width - len(sections[pool])))
-        parts.append(scores if others is None else torch.cat([scores, (q @ others.T).sub_(layout.log_weights[pool])], 1))
-    return torch.cat(parts)
+    known = (micro.tail_known, micro.head_known)
+    return sampled_softmax_loss(tail_query, head_query, true, shared, known, micro.weight, micro.head_order, layout)
 
 
 def _softmax_loss(true: Tensor, others: Tensor, known: Tensor) -> Tensor:
     """[n] cross-entropy of `true` [n] against `others` [n, k], those that are `known` to be true as well left out."""
-    others = others.masked_fill(known, _FILTERED)
+    others = others.masked_fill(known, FILTERED)
     return torch.logsumexp(torch.cat([true.unsqueeze(1), others], dim=1), dim=1) - true
 
 

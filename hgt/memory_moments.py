@@ -13,6 +13,7 @@ from hgt.memory_counts import Asked, Counts, MessageType
 from hgt.message_graph import MAX_SEGMENT_EDGES, GroupLimits, block_rows_of
 from hgt.node_kernels import MAX_REDUCTION_ROWS
 from hgt.ranking import COMPARED_PER_CHUNK, SCORES_PER_CHUNK
+from hgt.sampled_softmax import rows_at_a_time
 from hgt.step_form import StepForm
 
 _FLOAT, _INT, _LONG = 4, 4, 8
@@ -254,15 +255,13 @@ def _decoder(c: Counts, b: _Bytes, form: StepForm, saved: int) -> list[dict[str,
     state = dim if first else hidden
     # Of the pools, from the first part to the last: numbers, states, embeddings and their gradient.
     pools = shared * (_LONG + state + (1 if first else 2) * dim)
-    own = (rows - shared) * (_LONG + state) + rows * dim
-    # Queries and relations of both sides, conjugated relations and products of parts too where numbers are complex.
-    queries = 5 if c.complex else 4
-    # Of both sides the scores with the true one; on the way there also as they are and filtered, on the way back three as large.
-    scores = width * _FLOAT
+    own = (rows - shared) * (_LONG + state + (0 if first else dim))
+    some = min(c.batch.competing(form.accumulation_steps), rows_at_a_time(c.device))
     losses = (
-        facts * max((queries + 1) * dim * c.complex, queries * dim + 4 * scores + width),
-        facts * (queries * dim + 5 * scores + width),
-        rows * dim + facts * (queries + 1) * dim,  # gradients of all rows by section, and those of queries
+        facts * 6 * dim * c.complex,  # relations and queries of both sides, and products of parts where numbers are complex
+        # Relations, queries and their gradients of both sides; the pools' gradient; filters in the heads' order; some facts' scores.
+        facts * (6 * dim + width) + shared * dim + some * width * _FLOAT,
+        (rows - shared) * dim + facts * 5 * dim,  # gradients of all rows by section, and those of queries
     )
     states = {
         "kept for the backward pass": saved + (b.node if first else 0),

@@ -128,10 +128,8 @@ def _gradient_of_losses(trainee: Trainee, inputs: StepInputs, hidden: Tensor) ->
     for micro in inputs.micro_batches:
         nodes = micro.nodes[layout.num_shared :].long()
         own_states, own = rows_of(nodes)
-        rows = torch.cat([pools, own])
+        add(micro_batch_loss(pools, own, micro, layout, model.decoder, train))
         del own
-        add(micro_batch_loss(rows, micro, layout, model.decoder, train))
-        del rows
         grad.index_add_(0, nodes, _gradient(own_states))
         del own_states
     if projected is None:

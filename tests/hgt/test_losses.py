@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from hgt import sampled_softmax
 from hgt.batches import Batches
 from hgt.losses import anisotropy, concentration, info_nce, isotropy_loss, micro_batch_loss
 from hgt.model import Decoder
@@ -62,8 +63,13 @@ def split_both_ways(facts, graph):
             yield t, r, h
 
 
+def loss_of(rows, micro, layout, decoder, train):
+    """rows: the embeddings of the micro-batch's nodes."""
+    return micro_batch_loss(*rows.split([layout.num_shared, len(rows) - layout.num_shared]), micro, layout, decoder, train)
+
+
 def summed(embeddings, batch, batches, decoder, train):
-    parts = [micro_batch_loss(embeddings[m.nodes], m, batches.layout, decoder, train) for m in batch.micro_batches]
+    parts = [loss_of(embeddings[m.nodes], m, batches.layout, decoder, train) for m in batch.micro_batches]
     return {name: sum(p.get(name, torch.zeros(())) for p in parts) for name in ("total", "link", "contrastive")}
 
 
@@ -88,6 +94,43 @@ def test_link_loss_equals_a_naive_loop(graph, split, make_config, kind, steps, n
     torch.testing.assert_close(got["link"], expected, atol=1e-5, rtol=1e-5)
     w = config.train.contrastive_weight
     torch.testing.assert_close(got["total"], (1 - w) * got["link"] + w * got["contrastive"])
+
+
+@pytest.mark.parametrize("kind", ["distmult", "complex"])
+@pytest.mark.parametrize(("most", "num_others", "correction"), [(1_000, 20, 1.0), (5, 3, 0.5), (5, 0, 0.0)])
+def test_the_link_losss_gradients_are_those_of_the_naive_loop(graph, split, make_config, monkeypatch, kind, most, num_others, correction):
+    """They are written out by hand, some facts at a time."""
+    monkeypatch.setattr(sampled_softmax, "_ROWS", {"cpu": most})
+    config = make_config(
+        accumulation_steps=2,
+        min_batches_per_epoch=20,
+        num_negatives=12,
+        num_other_negatives=num_others,
+        softmax_correction=correction,
+        contrastive_weight=0.0,
+    )
+    batches = Batches(graph, split, config)
+    torch.manual_seed(3)
+    decoder = Decoder(len(graph.edge_types), 8, kind).double()
+    embeddings = torch.randn(graph.total_nodes, 8, dtype=torch.float64).requires_grad_()
+    batch = batches.draw(1, 4)
+    (4 * summed(embeddings, batch, batches, decoder, config.train)["total"]).backward()
+    got = [x.grad for x in (embeddings, decoder.relation)]
+    embeddings.grad = decoder.relation.grad = None
+    (4 * naive_link_loss(embeddings, batch, split.of(TRAIN), graph, batches, decoder, num_others, correction)).backward()
+    for ours, expected in zip(got, (embeddings.grad, decoder.relation.grad), strict=True):
+        assert expected.abs().max() > 0.01
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-7)  # weights of facts are float32
+
+
+def test_the_link_loss_goes_back_once_only(graph, split, make_config):
+    batches = Batches(graph, split, make_config(contrastive_weight=0.0))
+    embeddings = torch.randn(graph.total_nodes, 8, requires_grad=True)
+    decoder = Decoder(len(graph.edge_types), 8, "distmult")
+    loss = summed(embeddings, batches.draw(0, 0), batches, decoder, make_config().train)["link"]
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once only"):
+        loss.backward()
 
 
 @pytest.mark.parametrize("kind", ["distmult", "complex"])
@@ -194,7 +237,7 @@ def test_padding_and_filtered_nodes_get_no_gradient(graph, split, make_config):
     (micro,) = batches.draw(0, 0).micro_batches
     assert (micro.weight == 0).any(), "this batch has padding"
     rows = torch.randn(len(micro.nodes), 8, requires_grad=True)
-    micro_batch_loss(rows, micro, batches.layout, Decoder(len(graph.edge_types), 8, "distmult"), config.train)["total"].backward()
+    loss_of(rows, micro, batches.layout, Decoder(len(graph.edge_types), 8, "distmult"), config.train)["total"].backward()
     grads = rows.grad.split(batches.layout.sections)
     for r in batches.layout.relations:
         padding = micro.weight[r.facts] == 0

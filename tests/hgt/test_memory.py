@@ -10,7 +10,7 @@ import re
 import pytest
 import torch
 
-from hgt import attention, embeddings, layer, memory_moments
+from hgt import attention, embeddings, layer, memory_moments, sampled_softmax
 from hgt.batches import Batches, batch_sizes
 from hgt.config import RunConfig
 from hgt.device import DeviceProbe
@@ -141,6 +141,8 @@ def measure(case, device="cuda"):
         patch.setattr(layer, "node_kernels", lambda _: NODE_KERNELS[device])
         patch.setattr(memory_moments, "_READING_FACTOR", 1)  # Arrow's memory
         patch.setattr(memory_moments, "_GAPS", 0.0)
+        planned_rows = sampled_softmax.rows_at_a_time(device)
+        patch.setattr(sampled_softmax, "rows_at_a_time", lambda _: planned_rows)
         live = live_peaks(graph, config, form, device, patch)
         plan = plan_of_form(graph, config, limited(80 << 30, device), form)
     planned = {phase: plan.phases[phase] - sum(plan.parts.get(part, 0) for part in BESIDE_TENSORS) for phase in live}

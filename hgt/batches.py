@@ -95,6 +95,11 @@ class Layout:
         """The first rows of all micro-batches of a batch: the pools, the same nodes in each."""
         return sum(self.sections[: self.head])
 
+    @property
+    def shared_and_own(self) -> list[int]:
+        """How many of a micro-batch's rows are shared, and how many its own: what `MicroBatch.nodes` splits into."""
+        return [self.num_shared, self.num_rows - self.num_shared]
+
     def rows_of_batch(self, num_parts: int) -> int:
         """Rows of a whole batch, those that its micro-batches share counted once."""
         return self.num_shared + num_parts * (self.num_rows - self.num_shared)

@@ -120,13 +120,13 @@ def _gradient_of_losses(trainee: Trainee, inputs: StepInputs, hidden: Tensor) ->
         for name, loss in losses.items():
             sums[name] += loss.detach()
 
-    shared_nodes = inputs.micro_batches[0].nodes[: layout.num_shared].long()
+    shared_nodes = inputs.micro_batches[0].nodes.split(layout.shared_and_own)[0].long()
     shared_states, shared = rows_of(shared_nodes)
     pools = shared.detach().requires_grad_()  # gathers the gradients of all parts
     if train.isotropy_weight:
         add(isotropy_loss(_first_rows(pools, layout), layout, train))
     for micro in inputs.micro_batches:
-        nodes = micro.nodes[layout.num_shared :].long()
+        nodes = micro.nodes.split(layout.shared_and_own)[1].long()
         own_states, own = rows_of(nodes)
         add(micro_batch_loss(pools, own, micro, layout, model.decoder, train))
         del own

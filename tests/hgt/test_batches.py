@@ -250,10 +250,10 @@ def test_gradients_equal_those_of_one_plain_backward(graph, split, make_config, 
     of_parts = [of_step.num_shared, *[of_step.num_rows - of_step.num_shared] * len(batch.micro_batches)]
     assert projected == (of_parts if values is FEW_ROWS else [graph.total_nodes])
     embeddings = plain.model.encoder.encode(plain.messages, removed_edges(plain, batch))
-    losses = [
-        micro_batch_loss(embeddings[m.nodes], m, plain.batches.layout, plain.model.decoder, config.train) for m in batch.micro_batches
-    ]
-    pools, layout = batch.micro_batches[0].nodes.split(plain.batches.layout.sections), plain.batches.layout
+    layout = plain.batches.layout
+    parts = [(m, embeddings[m.nodes].split(layout.shared_and_own)) for m in batch.micro_batches]
+    losses = [micro_batch_loss(*rows, m, layout, plain.model.decoder, config.train) for m, rows in parts]
+    pools = batch.micro_batches[0].nodes.split(layout.sections)
     compared = torch.cat([pools[pool][:n] for pool, n, _ in layout.directions])
     losses.append(isotropy_loss(embeddings[compared], layout, config.train))
     sum(loss["total"] for loss in losses).backward()

@@ -65,7 +65,7 @@ def split_both_ways(facts, graph):
 
 def loss_of(rows, micro, layout, decoder, train):
     """rows: the embeddings of the micro-batch's nodes."""
-    return micro_batch_loss(*rows.split([layout.num_shared, len(rows) - layout.num_shared]), micro, layout, decoder, train)
+    return micro_batch_loss(*rows.split(layout.shared_and_own), micro, layout, decoder, train)
 
 
 def summed(embeddings, batch, batches, decoder, train):

@@ -138,7 +138,7 @@ def test_the_image_is_taken_away(pool, second_name):
 
 
 def test_a_stale_image_is_refused(pool, worker_image):
-    name = "hgt-test-stale:cpu"
+    name = "hgt-test-stale-in-pool:cpu"
     (pool.home / "Dockerfile").write_text(f"FROM {worker_image}\nLABEL kg-hgt-embeddings.sources=0")
     pool.engine.images.build(path=str(pool.home), tag=name, rm=True, forcerm=True)
     try:

@@ -22,12 +22,11 @@ from hgt.node_kernels import MAX_REDUCTION_ROWS
 FILTERED = -1e30
 # Facts at a time: scores that the CPU's cache holds; elsewhere few kernels, but no reduction over more rows than MPS gets right.
 _ROWS = {"cpu": 1_024}
-_MOST_ROWS = MAX_REDUCTION_ROWS
 
 
 def rows_at_a_time(device_type: str) -> int:
     """Most facts whose scores live at a time."""
-    return _ROWS.get(device_type, _MOST_ROWS)
+    return _ROWS.get(device_type, MAX_REDUCTION_ROWS)
 
 
 def sampled_softmax_loss(

@@ -28,6 +28,7 @@ from hgt.errors import InputError
 
 REQUIRED = ("x_type", "x_id", "relation", "y_type", "y_id")
 OPTIONAL = ("x_name", "y_name")
+_FIRST_BYTES = 1 << 16
 _BLOCK_BYTES = 16 << 20
 _MISSING = frozenset({"", "nan", "none", "null", "<na>"})  # what pandas and databases write for "no value", in any case; R writes NA
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -66,6 +67,8 @@ def check_header(path: Path) -> None:
         _parquet_blocks(path)
     else:
         _csv_columns(path, head_bytes)
+        if len(head_bytes) < _FIRST_BYTES and len(head_bytes.strip().splitlines()) == 1:
+            raise InputError(_no_rows(path))
 
 
 def read_edge_table(path: Path) -> EdgeTable:
@@ -83,7 +86,7 @@ def read_edge_table(path: Path) -> EdgeTable:
     return _encode(path, list(blocks), columns)
 
 
-def _first_bytes(path: Path, size: int = 1 << 16) -> bytes:
+def _first_bytes(path: Path) -> bytes:
     """The beginning of the file, unpacked if it is gzip."""
     with _explained(path):
         if not path.exists():
@@ -92,7 +95,7 @@ def _first_bytes(path: Path, size: int = 1 << 16) -> bytes:
             what = "a folder" if path.is_dir() else "a pipe or device"
             raise InputError(f"{path}: is {what}, not a file. Give the path of a kg.csv, kg.csv.gz or kg.parquet.")
     with _explained(path), _unpacked(path) as file:
-        raw = file.read(size)
+        raw = file.read(_FIRST_BYTES)
     if not raw.removeprefix(_BYTE_ORDER_MARK).strip():
         raise InputError(f"{path}: is empty. Expected a header line with {', '.join(REQUIRED)}.")
     return raw
@@ -208,6 +211,8 @@ def _parquet_blocks(path: Path) -> tuple[Iterator[pa.RecordBatch], list[str]]:
         raise InputError(f"{path}: required column(s) {', '.join(missing)} missing; the file has {', '.join(names)}.")
     columns = [c for c in (*REQUIRED, *OPTIONAL) if c in names]
     _refuse_repeated(path, names)
+    if not file.metadata.num_rows:
+        raise InputError(_no_rows(path))
 
     def blocks() -> Iterator[pa.RecordBatch]:
         try:

@@ -200,10 +200,17 @@ def test_empty_file(tmp_path, empty):
     assert "is empty" in refusal(tmp_path / "kg.csv", empty)
 
 
-def test_header_without_rows(tmp_path):
-    assert "header line but no rows" in refusal(tmp_path / "kg.csv", MINIMAL.encode())
+def test_header_without_rows_is_refused_by_the_first_look(tmp_path):
+    header = MINIMAL.encode()
+    for data in (header, header.rstrip(), header + b"\r\n\n", b"\n" + header, b"\xef\xbb\xbf" + header, gzip.compress(header)):
+        assert "header line but no rows" in refusal(tmp_path / "kg.csv", data)
+        with pytest.raises(InputError, match="header line but no rows"):
+            check_header(tmp_path / "kg.csv")
     write(tmp_path / "kg.parquet", ROWS.iloc[:0])
     assert "header line but no rows" in refusal(tmp_path / "kg.parquet")
+    with pytest.raises(InputError, match="header line but no rows"):
+        check_header(tmp_path / "kg.parquet")
+    check_header(write(tmp_path / "kg.csv", ROWS.iloc[:1]))
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def evaluate_table(path: Path, kg: Path, tell: Callable[[str], None] = lambda se
             f"{path}: was trained on graph {embeddings.origin['graph_hash'][:16]}, but {kg} is graph {graph.hash[:16]}. Give the kg.csv "
             "that it was trained on, with its rows in the same order."
         )
-    embeddings, split = _in_graph_order(embeddings, graph, path), split_facts(graph, config.split)
+    embeddings, split = _in_graph_order(embeddings, graph, path, tell), split_facts(graph, config.split)
     audit_split(graph, split, config.split)
     device = prepare_device(probe_device(None).type)
     with DeviceMemory(device.type, {}).phase("evaluation"):
@@ -103,7 +103,8 @@ def write_report(report: ValidationReport, folder: Path) -> None:
     (folder / "validation.txt").write_text(report.table() + "\n")
 
 
-def _in_graph_order(embeddings: Embeddings, graph: KnowledgeGraph, path: Path) -> Embeddings:
+def _in_graph_order(embeddings: Embeddings, graph: KnowledgeGraph, path: Path, tell: Callable[[str], None]) -> Embeddings:
+    """Exactly the graph's nodes; `tell` is told of rows that are of others."""
     wanted = graph.node_table()
     keys = embeddings.nodes["node_type"] + "\x1f" + embeddings.nodes["node_id"]
     if keys.duplicated().any():
@@ -116,6 +117,12 @@ def _in_graph_order(embeddings: Embeddings, graph: KnowledgeGraph, path: Path) -
         raise InputError(
             f"{path}: lacks {int((rows < 0).sum()):,} of the graph's {len(rows):,} nodes, the first being ({absent.node_type}, "
             f"{absent.node_id}). Give the embeddings of this graph."
+        )
+    if len(keys) > len(rows):
+        other = embeddings.nodes[~np.isin(np.arange(len(keys)), rows)].iloc[0]
+        tell(
+            f"{path}: {len(keys) - len(rows):,} of its {len(keys):,} rows are of nodes that the graph lacks, the first being "
+            f"({other.node_type}, {other.node_id}). They are left out."
         )
     return Embeddings(wanted, embeddings.vectors[torch.from_numpy(rows)], embeddings.edge_types, embeddings.relations, embeddings.origin)
 

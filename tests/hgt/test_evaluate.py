@@ -1,6 +1,7 @@
 """A run's report and any table's: the same figures, in any order of rows; what does not fit is refused."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -73,6 +74,18 @@ def test_a_csv_of_elsewhere_is_scored_by_inner_products(table, kg_csv):
     assert "inner product" in sentence
     assert report.geometry.mean_cosine == pytest.approx(evaluate_table(table, kg_csv).geometry.mean_cosine)
     assert report.ranking.typed.mrr != evaluate_table(table, kg_csv).ranking.typed.mrr
+
+
+def test_rows_of_other_nodes_are_left_out_and_told(table, embeddings, kg_csv, tmp_path):
+    nodes, vectors, told = embeddings.nodes, embeddings.vectors, []
+    others = nodes.iloc[[3, 5]].assign(node_id=["elsewhere", "nowhere"])
+    more = replace(embeddings, nodes=pd.concat([others, nodes], ignore_index=True), vectors=torch.cat([torch.zeros(2, 16), vectors]))
+    more.save(tmp_path / "more")
+    report = evaluate_table(tmp_path / "more" / "embeddings.parquet", kg_csv, told.append)
+    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(evaluate_table(table, kg_csv))
+    (sentence,) = told
+    assert f"2 of its {len(nodes) + 2:,} rows are of nodes that the graph lacks" in sentence
+    assert f"the first being ({nodes.node_type[3]}, elsewhere)" in sentence
 
 
 def test_true_facts_score_above_false_ones(table, kg_csv):

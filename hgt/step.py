@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hgt.average import WeightAverage
 from hgt.batches import Batch, Batches, Layout, MicroBatch
 from hgt.config import RunConfig, TrainConfig
+from hgt.dropout import draw_seeds, kept_elements
 from hgt.graph import KnowledgeGraph
 from hgt.losses import Losses, isotropy_loss, micro_batch_loss
 from hgt.message_graph import MessageGraph, training_message_graph
@@ -154,13 +155,22 @@ def _gradient(of: Tensor) -> Tensor:
 
 
 def removed_edges(trainee: Trainee, batch: Batch) -> Tensor:
-    """[num_edges] bool: the batch's message edges that tell one of its silent facts, in either direction. On the device."""
+    """[num_edges] bool: the message edges that a step leaves out. On the device.
+
+    Those of the batch's masked facts, in either direction, and a random share of the others
+    (DropEdge, Rong et al. 2020): a head that has read one neighbour alone learns to do without it.
+    """
     removed = torch.zeros(trainee.batches.num_train + 1, dtype=torch.bool, pin_memory=trainee.batches.pins)
     removed[batch.silent] = True
     fact = (batch.messages or trainee.messages).fact
     assert fact is not None, "the training message graph knows its facts"
     removed = removed.to(fact.device, non_blocking=trainee.batches.pins)  # drawn edges' facts never leave the CPU
-    return removed.index_select(0, fact).to(trainee.device)
+    removed = removed.index_select(0, fact).to(trainee.device)
+    share = trainee.config.model.edge_dropout
+    if not share or not trainee.model.training:
+        return removed
+    seed = draw_seeds().to(trainee.device)
+    return removed.logical_or_(kept_elements(tuple(removed.shape), share, seed).logical_not_())
 
 
 def build_trainee(

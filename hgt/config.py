@@ -75,7 +75,7 @@ class ModelConfig:
     num_heads: int = _parameter(8, "attention heads; divides hidden_dim", "heads")
     dropout: float = _parameter(0.2, "dropout on the output of each HGT layer while training")
     input_dropout: float = _parameter(0.4, "dropout on the input embeddings while training: nodes must be told by their neighbours, too")
-    edge_dropout: float = _parameter(0.1, "share of the messages that each training step leaves out at random")
+    edge_dropout: float = _parameter(0.1, "share of the facts whose messages each training step leaves out at random")
     mixed_precision: bool = _parameter(False, "compute dense products and gathered rows in bfloat16; sums and softmax stay in float32")
     decoder: str = _parameter("complex", "relation decoder on the final embeddings", choices=("distmult", "complex"))
 

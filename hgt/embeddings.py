@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hgt.bounded_rows import bound_
 from hgt.errors import InputError, is_disk_full
 from hgt.facts import EdgeType
 from hgt.layer import HGTLayer
@@ -211,6 +210,5 @@ def infer_layerwise(encoder: HGTEncoder, graph: MessageGraph, node_batch_size: i
         x = out
     embeddings = x.new_empty(len(x), encoder.projection.out_features)
     for span in spans:
-        embeddings[slice(*span)] = encoder.projection(x[slice(*span)])
-    bound_(embeddings)
+        embeddings[slice(*span)] = encoder.project(x[slice(*span)])
     return embeddings

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hgt.bounded_rows import bounded
 from hgt.config import ModelConfig
 from hgt.dropout import draw_seeds
 from hgt.errors import InputError
@@ -77,8 +76,8 @@ class HGTEncoder(nn.Module):
             layer.recompute, layer.keep_projections = not layers, projections
 
     def project(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows dim"]:
-        """Embeddings of rows of `hidden`, none much longer than is typical of these."""
-        return bounded(linear_by_rows(hidden, self.projection))
+        """Embeddings of rows of `hidden`."""
+        return linear_by_rows(hidden, self.projection)
 
     def forward(
         self, x_dict: dict[str, Tensor] | None, edge_index_dict: dict[EdgeType, Int[Tensor, "2 _"]]

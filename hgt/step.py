@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from hgt.average import WeightAverage
 from hgt.batches import Batch, Batches, Layout, MicroBatch
 from hgt.config import RunConfig, TrainConfig
-from hgt.dropout import draw_seeds, kept_elements
 from hgt.graph import KnowledgeGraph
 from hgt.losses import Losses, isotropy_loss, micro_batch_loss
 from hgt.message_graph import MessageGraph, training_message_graph
 from hgt.model import HGTModel
 from hgt.neighbor_sampling import NeighborSampling
+from hgt.seeds import Stream, torch_seed
 from hgt.shallow import ShallowModel
 from hgt.split import EdgeSplit
 from hgt.step_form import StepForm
@@ -155,22 +155,13 @@ def _gradient(of: Tensor) -> Tensor:
 
 
 def removed_edges(trainee: Trainee, batch: Batch) -> Tensor:
-    """[num_edges] bool: the message edges that a step leaves out. On the device.
-
-    Those of the batch's masked facts, in either direction, and a random share of the others
-    (DropEdge, Rong et al. 2020): a head that has read one neighbour alone learns to do without it.
-    """
+    """[num_edges] bool: the batch's message edges that tell one of its silent facts, in either direction. On the device."""
     removed = torch.zeros(trainee.batches.num_train + 1, dtype=torch.bool, pin_memory=trainee.batches.pins)
     removed[batch.silent] = True
     fact = (batch.messages or trainee.messages).fact
     assert fact is not None, "the training message graph knows its facts"
     removed = removed.to(fact.device, non_blocking=trainee.batches.pins)  # drawn edges' facts never leave the CPU
-    removed = removed.index_select(0, fact).to(trainee.device)
-    share = trainee.config.model.edge_dropout
-    if not share or not trainee.model.training:
-        return removed
-    seed = draw_seeds().to(trainee.device)
-    return removed.logical_or_(kept_elements(tuple(removed.shape), share, seed).logical_not_())
+    return removed.index_select(0, fact).to(trainee.device)
 
 
 def build_trainee(
@@ -181,7 +172,7 @@ def build_trainee(
     form: how steps are worked off; the largest that the configuration allows when not given.
     """
     form = form or StepForm.of(config)
-    torch.manual_seed(config.split.seed)
+    torch.manual_seed(torch_seed(config.split.seed, Stream.WEIGHTS))
     model = HGTModel(graph, config.model).to(device)
     model.encoder.keep_for_backward(layers=not form.recompute_layers, projections=form.keeps_projections)
     optimizer = adam(model, config.train, device)

@@ -37,6 +37,7 @@ from hgt.model_card import model_card
 from hgt.run_folder import RunFolder
 from tasks.home import hgt_home, run_folder
 from tasks.reporting import say
+from tasks.tracked_name import MAX_TAG, tracked_text
 from tasks.tracking import Tracker
 
 CHAMPION, CANDIDATE = "champion", "candidate"
@@ -65,6 +66,8 @@ class Score:
         """The filtered MRR of the test facts among nodes of the right type."""
         s, ranking = config.split, report["ranking"]
         held_out = json.dumps([s.split, s.val_fraction, s.test_fraction, *sorted(s.holdout_relations)])
+        if len(held_out) > MAX_TAG:  # no tag takes it; versions are only compared by it
+            held_out = hashlib.sha256(held_out.encode()).hexdigest()
         return cls(ranking["typed"]["mrr"] if ranking else None, held_out)
 
     @classmethod
@@ -148,7 +151,7 @@ def register_run(folder: RunFolder, tracker: Tracker) -> Registered:
         with _saved_model(folder, graph) as model:
             tracker.artifacts(model, place)
         tags = {"run": folder.path.name, "graph_hash": graph.hash, "embeddings_sha256": digest, **score.as_tags()}
-        source, description = f"{tracker.artifact_uri}/{place}", card[:_MAX_DESCRIPTION]
+        source, description = f"{tracker.artifact_uri}/{place}", tracked_text(card, _MAX_DESCRIPTION)
         registered = tracker.call("create_model_version", name, source, tracker.run_id, tags=tags, description=description)
     number = str(registered.version)
     with _deciding():

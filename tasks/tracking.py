@@ -29,6 +29,7 @@ from hgt.run_folder import RunFolder
 from tasks.home import hgt_home, own_store
 from tasks.ladder import Segment
 from tasks.reporting import say
+from tasks.tracked_name import MAX_PARAMETER, MAX_TAG, REAL, tracked_name, tracked_text
 
 EXPERIMENT = "hgt-embeddings"
 _EPOCH_METRICS = (
@@ -113,14 +114,15 @@ class Tracker:
     def configuration(self, config: RunConfig, kg: Path | None) -> None:
         known = self.call("get_run", self.run_id).data.params
         values = config.to_flat() | ({"kg": str(kg)} if kg else {})
-        new = [Param(k, json.dumps(v) if isinstance(v, list) else str(v)) for k, v in values.items() if k not in known]
+        texts = {k: json.dumps(v) if isinstance(v, list) else str(v) for k, v in values.items() if k not in known}
+        new = [Param(k, tracked_text(text, MAX_PARAMETER)) for k, text in texts.items()]
         self.call("log_batch", self.run_id, params=new)
 
     def dataset(self, graph: KnowledgeGraph, kg: Path | None) -> None:
         """The graph as the run's input, with its hash."""
         profile = {"nodes": graph.total_nodes, "facts": graph.total_facts, "sha256": graph.hash, "dropped_rows": graph.dropped.as_dict()}
         source = json.dumps({"uri": kg.as_uri() if kg else ""})
-        name = kg.name if kg else "graph"
+        name = tracked_text(kg.name, MAX_PARAMETER) if kg else "graph"
         entity = Dataset(name, graph.hash[:_MAX_DIGEST], "local", source, profile=json.dumps(profile))
         self.call("log_inputs", self.run_id, [DatasetInput(entity, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])])
         self.tags({"graph_hash": graph.hash})
@@ -133,12 +135,16 @@ class Tracker:
         self.metrics({k: event[k] for k in _EPOCH_METRICS if event[k] is not None}, event["epoch"], event["time"])
 
     def metrics(self, values: dict[str, float], step: int = 0, seconds: float | None = None) -> None:
+        """A name that MLflow does not take is cleaned; the tag `name.<cleaned>` holds the real one."""
         at = int(1000 * (seconds or time.time()))
-        self.call("log_batch", self.run_id, metrics=[Metric(k, float(v), at, step) for k, v in values.items()])
+        names = {tracked_name(name): name for name in values}
+        self.call("log_batch", self.run_id, metrics=[Metric(t, float(values[name]), at, step) for t, name in names.items()])
+        self.tags({f"{REAL}{tracked}": name for tracked, name in names.items() if tracked != name})
 
     def tags(self, values: dict[str, str]) -> None:
+        """Texts that are too long are cut: what is whole is in the run folder."""
         for key, value in values.items():
-            self.call("set_tag", self.run_id, key, value)
+            self.call("set_tag", self.run_id, key, tracked_text(value, MAX_TAG))
 
     def text(self, text: str, file: str) -> None:
         self.call("log_text", self.run_id, text, file)

@@ -19,10 +19,9 @@ from hgt.graph import KnowledgeGraph
 from hgt.model import HGTModel
 from hgt.run_folder import RunFolder
 from hgt.split import split_facts
-from tasks import tracking
+from tasks.mlflow_run import MlflowRun
 from tasks.registry import register_run
 from tasks.tracked_name import tracked_name
-from tasks.tracking import Tracker
 from tasks.validate import _figures
 
 VALUES = {"embedding_dim": 16, "hidden_dim": 16, "num_heads": 2, "device": "cpu"}
@@ -34,7 +33,7 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HGT_HOME", str(tmp_path_factory.mktemp("home")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setattr(tracking, "say", lambda text: None)
+
         yield
 
 
@@ -58,9 +57,9 @@ def test_no_name_ends_a_run(tmp_path_factory, rows, node_type, relation, node):
     evaluate_run(folder, lambda *event, **values: None)
     report = json.loads((folder.report / "validation.json").read_text())
     assert node_type in report["mean_cosine_by_type"]
-    tracker = Tracker(folder)
+    tracker = MlflowRun(folder)
     figures = _figures(report)
-    tracker.metrics(figures)
+    tracker.metrics(figures, 1)
     tracker.tags({"failed_checks": "; ".join(c["name"] for c in report["checks"])})
     logged = tracker.call("get_run", tracker.run_id).data
     assert logged.metrics == {tracked_name(name): pytest.approx(value) for name, value in figures.items()}

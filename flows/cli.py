@@ -278,11 +278,25 @@ def doctor(device: str | None) -> int:
 
 
 @cli.command()
+@click.argument("run")
+def track(run: str) -> int:
+    """Deliver to MLflow what it has not got of RUN. Exit code 1: it does not answer."""
+    _prepare_environment()
+    from tasks.home import find_run, run_folder
+    from tasks.tracking import catch_up
+
+    told, left = catch_up(run_folder(find_run(run)))
+    for sentence in [*told, left or f"MLflow has everything of {run}."]:
+        click.echo(sentence, err=bool(left))
+    return FAILED if left else ACCEPTED
+
+
+@cli.command()
 @click.option("--port", default=5001, show_default=True, help="Port on 127.0.0.1; macOS itself listens on 5000.")
 def ui(port: int) -> int:
     """Open MLflow's UI on the product's own store."""
     _prepare_environment()
-    from tasks.tracking import store_uri
+    from tasks.mlflow_run import store_uri
 
     uri = store_uri()
     click.echo(f"MLflow's UI on {uri}: http://127.0.0.1:{port}  (Ctrl-C ends it)")

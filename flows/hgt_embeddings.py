@@ -64,7 +64,7 @@ def _lead(
                 held.enter_context(run_folder(run).led())
             run = plan(run, found, tracker, device)
             run = train.with_options(retries=attempts(config.train.max_shrinks))(run, found, tracker)
-        tracker.was_finished = False  # what it was may have changed from here on
+        tracker.has_changed = True
         run = embed(run, output_csv and str(user_path(output_csv).resolve()), tracker)
         run = evaluate(run, tracker)
         run = baselines(run, tracker)

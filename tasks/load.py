@@ -38,7 +38,7 @@ def load(kg: str | None, run: str, config: RunConfig, tracker: Tracker) -> str:
         say(graph.table())
         for warning in [*_not_held_out(graph, split, config), *audit.twins]:
             say(f"WARNING: {warning}")
-    if tracker.is_new:
+    with tracker.of_a_new_run():
         tracker.text(graph.table(), "graph.txt")
         tracker.dataset(graph, Path(kg) if kg else None)
         tracker.artifacts(folder.config)

@@ -350,7 +350,7 @@ def test_a_run_whose_mlflow_store_is_lost_goes_on_in_a_new_one(hgt, environment,
     _, (first,) = runs_of(environment)
     store.write_bytes(b"no database" * 500)
     broken = hgt("train", "--resume", folder.name)
-    assert broken.returncode == 1
+    assert broken.returncode == 2
     assert "MLflow's store sqlite:///" in broken.stderr
     assert "Mend it, or move it away" in broken.stderr
     store.unlink()

@@ -33,6 +33,7 @@ class _UserPath(click.Path):
 
 
 _PATH = _UserPath(path_type=Path)
+_OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace a file that is there. What is read is never replaced.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -66,22 +67,37 @@ def _help(p: Parameter) -> str:
 @click.option("--resume", metavar="RUN", help="Go on with this run (its id or folder) from its last checkpoint, instead of --kg.")
 @click.option("--run-id", metavar="NAME", help="Name of the new run.  [default: made from the time]")
 @click.option("--output-csv", type=_PATH, metavar="FILE", help="Write the embeddings as CSV too; their relations go beside it.")
+@_OVERWRITE
 @_with_parameters
-def train(kg: Path | None, resume: str | None, run_id: str | None, output_csv: Path | None, **given: Any) -> int:
+def train(
+    kg: Path | None,
+    resume: str | None,
+    run_id: str | None,
+    output_csv: Path | None,
+    overwrite: bool,
+    **given: Any,
+) -> int:
     """Learn embeddings of FILE, track them in MLflow and validate them."""
+    from tasks.home import check_new_run, find_run, new_run_id
+    from tasks.outputs import claim_embeddings_csv, refuse_used_run_folder
+
     values = _given(given)
     config = RunConfig.from_flat(values)
-    _refuse_early(kg, resume, output_csv, config)
-    from tasks.home import check_new_run, find_run, new_run_id
-
+    if (kg is None) == (resume is None):
+        raise InputError("Give either --kg FILE or --resume RUN.")
     if run_id is not None:
         if resume:
             raise InputError("Give either --run-id, the name of a new run, or --resume, a run to go on with.")
         check_new_run(run_id)
+        refuse_used_run_folder(run_id)
     run = find_run(resume) if resume else run_id or new_run_id()
+    if output_csv is not None:
+        claim_embeddings_csv(output_csv, kg, resume and run, overwrite)
+    _refuse_early(kg, config)
     names = {"resume": run} if resume else {"run_id": run, "kg": str(kg)}
+    output = {"output_csv": output_csv and str(output_csv), "overwrite": overwrite or None}
     try:
-        return _run_flow(run, {**names, "output_csv": output_csv and str(output_csv), **values})
+        return _run_flow(run, {**names, **output, **values})
     except _interruptions():
         click.echo(f"Interrupted. {_how_to_go_on(run)}", err=True)
         return INTERRUPTED
@@ -98,14 +114,8 @@ def _how_to_go_on(run: str) -> str:
     return f"Go on with: hgt train --resume {run}" if run_folder(run).config.exists() else "Nothing had been trained yet."
 
 
-def _refuse_early(kg: Path | None, resume: str | None, output_csv: Path | None, config: RunConfig) -> None:
+def _refuse_early(kg: Path | None, config: RunConfig) -> None:
     """What can be told at once is told before any server starts."""
-    if (kg is None) == (resume is None):
-        raise InputError("Give either --kg FILE or --resume RUN.")
-    if output_csv is not None and not output_csv.resolve().parent.is_dir():
-        raise InputError(f"{output_csv}: its folder does not exist. Create it, or give another path.")
-    if output_csv is not None and output_csv.is_dir():
-        raise InputError(f"{output_csv}: is a folder. Give the path of a file.")
     if kg is not None:
         from hgt.edge_table import check_header
 
@@ -202,11 +212,15 @@ def _check_database(path: Path) -> None:
 @click.option("--num-facts", default=10_000, show_default=True, help="Facts, of fifteen relations; each is written in both directions.")
 @click.option("--num-communities", default=10, show_default=True, help="Planted communities.")
 @click.option("--seed", default=0, show_default=True, help="Seed.")
-def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int) -> int:
+@_OVERWRITE
+def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int, overwrite: bool) -> int:
     """Write a synthetic PrimeKG-like graph to OUT (.csv, .csv.gz or .parquet)."""
+    from tasks.outputs import claim_file
+
+    claim_file(out, overwrite)
     from hgt.demo_graph import write_demo_graph
 
-    num_rows = write_demo_graph(out, num_nodes, num_facts, num_communities, seed)
+    num_rows = write_demo_graph(out, num_nodes, num_facts, num_communities, seed, overwrite)
     click.echo(f"{out}: {num_rows:,} rows")
     return ACCEPTED
 
@@ -258,7 +272,7 @@ def compare(kg: Path, devices: str, **given: Any) -> int:
 
     asked, values = devices_of(devices), _given(given)
     for device in asked:
-        _refuse_early(kg, None, None, RunConfig.from_flat({"baselines": ["none"], **values, "device": device}))
+        _refuse_early(kg, RunConfig.from_flat({"baselines": ["none"], **values, "device": device}))
     agreement = compare_devices(kg, asked, values, click.echo)
     click.echo(agreement.table())
     return REJECTED if agreement.outside else ACCEPTED

@@ -5,10 +5,7 @@ Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad 
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +13,11 @@ from typing import Any
 
 import click
 
-from flows import session
-from hgt.config import Parameter, RunConfig, parameters
-from hgt.errors import HgtError, InputError, TrainingDiverged
+from hgt.config import RunConfig, parameters
+from hgt.errors import HgtError, InputError, TrainingDiverged, printable
+from hgt.parameter import Parameter
 
+_IN_SESSION = "HGT_SESSION_PARENT"  # as `flows/session.py` has it, which `hgt --help` does without
 ACCEPTED, FAILED, BAD_INPUT, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -33,6 +31,7 @@ class _UserPath(click.Path):
 
 
 _PATH = _UserPath(path_type=Path)
+_PORT = click.IntRange(1, 65535)
 _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace a file that is there. What is read is never replaced.")
 
 
@@ -187,6 +186,8 @@ def _prepare_environment() -> None:
             _check_database(Path(os.environ.get("PREFECT_HOME") or home / "prefect") / "prefect.db")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    import logging
+
     logging.raiseExceptions = False  # or Prefect's log handler writes each failure to stderr
 
 
@@ -194,6 +195,9 @@ def _check_database(path: Path) -> None:
     """Prefect starts its temporary server anew for ever where this is none that it can use. Raises InputError."""
     if not path.exists():
         return
+    import contextlib
+    import sqlite3
+
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             database.execute("select count(*) from sqlite_master").fetchone()
@@ -230,6 +234,12 @@ def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, 
 @click.option("--kg", required=True, type=_PATH, metavar="FILE", help="The graph that they describe.")
 def validate(embeddings: Path, kg: Path) -> int:
     """Hold a table of EMBEDDINGS (Parquet or CSV) against the graph that it describes."""
+    from hgt.input_file import check_table
+
+    check_table(embeddings)
+    from hgt.edge_table import check_header
+
+    check_header(kg)  # before what takes seconds to import
     from hgt.evaluate import evaluate_table
 
     report = evaluate_table(embeddings, kg, click.echo)
@@ -243,7 +253,9 @@ def validate(embeddings: Path, kg: Path) -> int:
 def plan(kg: Path, **given: Any) -> int:
     """Say what training FILE would take, without training it; also for a device that is elsewhere, if --memory is given."""
     config = RunConfig.from_flat(_given(given))
-    from hgt.edge_table import read_edge_table
+    from hgt.edge_table import check_header, read_edge_table
+
+    check_header(kg)  # before what takes seconds to import
     from hgt.graph import KnowledgeGraph
     from hgt.memory import plan_memory, probe_for_plan, refuse_what_cannot_fit
     from hgt.split import split_facts
@@ -292,7 +304,7 @@ def doctor(device: str | None) -> int:
 
 
 @cli.command()
-@click.option("--port", default=5001, show_default=True, help="Port on 127.0.0.1; macOS itself listens on 5000.")
+@click.option("--port", type=_PORT, default=5001, show_default=True, help="Port on 127.0.0.1; macOS itself listens on 5000.")
 def ui(port: int) -> int:
     """Open MLflow's UI on the product's own store."""
     _prepare_environment()
@@ -306,8 +318,8 @@ def ui(port: int) -> int:
 
 
 @cli.command("up")
-@click.option("--prefect-port", type=click.IntRange(1, 65535), help="Port of the Prefect server on 127.0.0.1.  [default: 4200]")
-@click.option("--mlflow-port", type=click.IntRange(1, 65535), help="Port of the MLflow server on 127.0.0.1.  [default: 5001]")
+@click.option("--prefect-port", type=_PORT, help="Port of the Prefect server on 127.0.0.1.  [default: 4200]")
+@click.option("--mlflow-port", type=_PORT, help="Port of the MLflow server on 127.0.0.1.  [default: 5001]")
 def start_services(prefect_port: int | None, mlflow_port: int | None) -> int:
     """Start Prefect server, MLflow server and workers in the background; what runs already is left alone."""
     from flows.up import up
@@ -335,9 +347,11 @@ def tell_services() -> int:
 
 def main() -> None:
     """The entry point: every error that we explain ourselves is one sentence on stderr."""
-    if sys.argv[1:2] == ["train"] and not session.inside():
-        sys.exit(session.run(sys.argv[1:]))
-    if session.inside():
+    if sys.argv[1:2] == ["train"] or _IN_SESSION in os.environ:
+        from flows import session
+
+        if not session.inside():
+            sys.exit(session.run(sys.argv[1:]))
         session.enter()
     try:
         sys.exit(cli.main(prog_name="hgt", standalone_mode=False) or 0)
@@ -345,6 +359,7 @@ def main() -> None:
         click.echo(f"hgt: {error}", err=True)
         sys.exit(error.exit_code if error.exit_code in (FAILED, BAD_INPUT) else FAILED)
     except click.ClickException as error:
+        error.message = printable(error.message, "\n\t")
         error.show()
         sys.exit(BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 from tasks.tracking import tracked  # isort: skip - `tasks` switches telemetry off before prefect is imported
 from prefect import flow
 from prefect.client.schemas import State
 from prefect.states import Completed, Failed
+from pydantic import Field
 
-from hgt.config import Parameter, RunConfig, parameters
+from hgt.config import RunConfig, parameters
 from hgt.errors import InputError, explaining_full_disk
+from hgt.parameter import Parameter
 from hgt.whole_file import written_whole
 from tasks.baselines import baselines
 from tasks.embed import embed
@@ -153,7 +155,11 @@ def _signature() -> inspect.Signature:
 
 
 def _annotation(p: Parameter) -> Any:
-    return (list[p.type] if p.is_list else p.type) | None  # type: ignore[name-defined]
+    if p.range is None:
+        return (list[p.type] if p.is_list else p.type) | None  # type: ignore[name-defined]
+    low, high = "gt" if p.range.open_low else "ge", "lt" if p.range.open_high else "le"
+    limits = Field(**{low: p.range.low, high: p.range.high})  # type: ignore[arg-type]
+    return Annotated[p.type, limits] | None  # type: ignore[name-defined]
 
 
 def _docstring() -> str:

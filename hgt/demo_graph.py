@@ -126,8 +126,8 @@ def _refuse_sizes(num_nodes: int, num_facts: int, num_communities: int, seed: in
         raise InputError(f"A demo graph of {num_nodes} nodes has between {num_nodes} and {most} facts, not {num_facts}.")
     if not 2 <= num_communities <= num_nodes // 10:
         raise InputError(f"A demo graph of {num_nodes} nodes has between 2 and {num_nodes // 10} communities, not {num_communities}.")
-    if seed < 0:
-        raise InputError(f"The seed must be 0 or more, not {seed}.")
+    if not 0 <= seed < 2**31:
+        raise InputError(f"The seed must be between 0 and {2**31 - 1:,}, not {seed}.")
 
 
 def _pairs(rng: np.random.Generator, heads: _Nodes, tails: _Nodes, num: int, same_type: bool, given: np.ndarray) -> np.ndarray:

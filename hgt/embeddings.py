@@ -24,6 +24,7 @@ from torch import Tensor
 
 from hgt.errors import InputError, is_disk_full
 from hgt.facts import EdgeType
+from hgt.input_file import check_table
 from hgt.layer import HGTLayer
 from hgt.message_graph import MessageGraph, edge_list, edges_into
 from hgt.model import Decoder, HGTEncoder
@@ -119,10 +120,7 @@ class Embeddings:
         Raises InputError when the file is missing, unreadable, or has not the columns of an embedding table, or when the relations
         beside it are unreadable or another run's.
         """
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder. Give a table; a run's is embeddings/embeddings.parquet in its folder.")
-        if not path.is_file():
-            raise InputError(f"{path}: no such file. Give the embeddings.parquet of a run, or a CSV that `--output-csv` wrote.")
+        check_table(path)
         try:
             if path.suffix == ".parquet":
                 table = pyarrow.parquet.read_table(path)

@@ -113,7 +113,7 @@ def test_both_sizes_are_met_within_a_tenth(sizes):
         ((1_000, 5_000, 1, 0), "between 2 and 100 communities, not 1"),
         ((1_000, 5_000, 101, 0), "communities, not 101"),
         ((1_000, 50_000, 100, 0), r"1000 nodes in 100 communities hold about \d+ facts, not 50000"),
-        ((1_000, 5_000, 5, -1), "seed must be 0 or more, not -1"),
+        ((1_000, 5_000, 5, -1), "seed must be between 0 and 2,147,483,647, not -1"),
     ],
 )
 def test_silly_sizes_are_refused(tmp_path, sizes, what):

@@ -256,6 +256,7 @@ def plan(kg: Path, **given: Any) -> int:
     from hgt.edge_table import check_header, read_edge_table
 
     check_header(kg)  # before what takes seconds to import
+    from hgt.certain_rejection import refuse_certain_rejection
     from hgt.graph import KnowledgeGraph
     from hgt.memory import plan_memory, probe_for_plan, refuse_what_cannot_fit
     from hgt.split import split_facts
@@ -263,10 +264,11 @@ def plan(kg: Path, **given: Any) -> int:
     probe = probe_for_plan(config)
     graph = KnowledgeGraph.from_edge_table(read_edge_table(kg), config.graph)
     click.echo(f"{graph.total_nodes:,} nodes, {graph.total_facts:,} facts, {len(graph.edge_types)} edge types")
-    split_facts(graph, config.split)  # a split that training would refuse is refused here
+    split = split_facts(graph, config.split)  # a split that training would refuse is refused here
     memory = plan_memory(graph, config, probe)
     click.echo(memory.table())
     refuse_what_cannot_fit(memory, graph, config, probe)
+    refuse_certain_rejection(graph, split, config)
     return ACCEPTED
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import re
 import typing
 from collections.abc import Mapping
@@ -370,6 +371,11 @@ def parse_bytes(text: str, name: str = "memory") -> int:
 _MEMORY = Range(10**6, 10**15)  # "16" is 16 bytes, and meant are gigabytes
 
 
+def most_components_90(directions: int) -> int:
+    """Most components that 90 % of a variance in so many directions can need: where all are alike."""
+    return math.ceil(0.9 * directions - 1e-9)
+
+
 def _check_ranges(config: RunConfig) -> None:
     """InputError for the first parameter out of range."""
     flat = config.to_flat()
@@ -398,7 +404,8 @@ def _check_ranges(config: RunConfig) -> None:
         raise InputError(f"The complex baseline needs an even embedding_dim, not {m.embedding_dim}. Give baselines without complex.")
     require(bool(flat["required_checks"]), "required_checks", "one check or more")
     for check, least in (("components_90", "min_components_90"), ("effective_rank", "min_effective_rank")):
-        if check in flat["required_checks"] and flat[least] > m.embedding_dim:
+        reached = m.embedding_dim if check == "effective_rank" else most_components_90(m.embedding_dim)
+        if check in flat["required_checks"] and flat[least] > reached:
             raise InputError(
                 f"{least} {flat[least]:g} cannot be reached in {m.embedding_dim} dimensions: lower it, raise embedding_dim, or leave "
                 f"{check} out of required_checks."

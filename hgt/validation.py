@@ -206,21 +206,21 @@ def _type_checks(g: Geometry, node_type: str, config: ValidationConfig) -> list[
     """Types told apart. node_type: the one that `disease_cosine` is of"""
     in_plane = min(config.min_plane_accuracy_over_chance / max(len(set(g.plane_types.tolist())), 1), 0.9)
     apart = "there are too few types, or nodes of them"
-    if g.silhouette is not None:
-        apart = "below 0: nodes lie nearer to another type than to their own"
     cosine, low, high = g.mean_cosine_by_type.get(node_type), config.min_disease_cosine, config.max_disease_cosine
     checks = [
         _at_least(
             config, "type_accuracy", "type accuracy in PCA space", g.type_accuracy, config.min_type_accuracy,
-            "low: nodes of different types are mixed up",
+            apart if g.type_accuracy is None else "low: nodes of different types are mixed up",
         ),
         _check(
             config, "plane_accuracy", "type accuracy in the PCA plot", g.plane_type_accuracy, f">= {in_plane:.2f}",
-            g.plane_type_accuracy >= in_plane, "how clearly the PCA plot shows the types; two of many dimensions",
+            g.plane_type_accuracy is not None and g.plane_type_accuracy >= in_plane,
+            apart if g.plane_type_accuracy is None
+            else "how clearly the PCA plot shows the types; two of many dimensions",
         ),
         _at_least(
             config, "silhouette", "silhouette of the types", g.silhouette, config.min_silhouette,
-            apart,
+            apart if g.silhouette is None else "below 0: nodes lie nearer to another type than to their own",
         ),
     ]  # fmt: skip
     if cosine is None:

@@ -32,7 +32,8 @@ def embeddings(graph, config):
 @pytest.fixture
 def table(embeddings, tmp_path):
     (tmp_path / "alone").mkdir()
-    embeddings.save(tmp_path / "run", tmp_path / "alone" / "out.csv")
+    embeddings.save(tmp_path / "run")
+    embeddings.save_csv(tmp_path / "alone" / "out.csv")
     return tmp_path / "run" / "embeddings.parquet"
 
 

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hgt.errors import InputError, is_disk_full
+from hgt.errors import InputError, is_disk_full, listed
 from hgt.facts import EdgeType
 from hgt.input_file import check_table
 from hgt.layer import HGTLayer
@@ -58,7 +58,7 @@ class Embeddings:
         place = {e: i for i, e in enumerate(self.edge_types)}
         missing = [" - ".join(e) for e in edge_types if place and e not in place]
         if missing:
-            raise InputError(f"relations.parquet lacks {', '.join(missing)}, which the graph has. Give the file of the same run.")
+            raise InputError(f"relations.parquet lacks {listed(missing)}, which the graph has. Give the file of the same run.")
         decoder.relation.data.copy_(self.relations[[place[e] for e in edge_types]] if place else torch.ones_like(decoder.relation))
         return decoder
 

@@ -5,10 +5,7 @@ Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad 
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +13,11 @@ from typing import Any
 
 import click
 
-from flows import session
-from hgt.config import Parameter, RunConfig, parameters
-from hgt.errors import HgtError, InputError, TrainingDiverged
+from hgt.config import RunConfig, parameters
+from hgt.errors import HgtError, InputError, TrainingDiverged, printable
+from hgt.parameter import Parameter
 
+_IN_SESSION = "HGT_SESSION_PARENT"  # as `flows/session.py` has it, which `hgt --help` does without
 ACCEPTED, FAILED, BAD_INPUT, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -33,6 +31,8 @@ class _UserPath(click.Path):
 
 
 _PATH = _UserPath(path_type=Path)
+_PORT = click.IntRange(1, 65535)
+_OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace a file that is there. What is read is never replaced.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -66,22 +66,37 @@ def _help(p: Parameter) -> str:
 @click.option("--resume", metavar="RUN", help="Go on with this run (its id or folder) from its last checkpoint, instead of --kg.")
 @click.option("--run-id", metavar="NAME", help="Name of the new run.  [default: made from the time]")
 @click.option("--output-csv", type=_PATH, metavar="FILE", help="Write the embeddings as CSV too; their relations go beside it.")
+@_OVERWRITE
 @_with_parameters
-def train(kg: Path | None, resume: str | None, run_id: str | None, output_csv: Path | None, **given: Any) -> int:
+def train(
+    kg: Path | None,
+    resume: str | None,
+    run_id: str | None,
+    output_csv: Path | None,
+    overwrite: bool,
+    **given: Any,
+) -> int:
     """Learn embeddings of FILE, track them in MLflow and validate them."""
+    from tasks.home import check_new_run, find_run, new_run_id
+    from tasks.outputs import claim_embeddings_csv, refuse_used_run_folder
+
     values = _given(given)
     config = RunConfig.from_flat(values)
-    _refuse_early(kg, resume, output_csv, config)
-    from tasks.home import check_new_run, find_run, new_run_id
-
+    if (kg is None) == (resume is None):
+        raise InputError("Give either --kg FILE or --resume RUN.")
     if run_id is not None:
         if resume:
             raise InputError("Give either --run-id, the name of a new run, or --resume, a run to go on with.")
         check_new_run(run_id)
+        refuse_used_run_folder(run_id)
     run = find_run(resume) if resume else run_id or new_run_id()
+    if output_csv is not None:
+        claim_embeddings_csv(output_csv, kg, resume and run, overwrite)
+    _refuse_early(kg, config)
     names = {"resume": run} if resume else {"run_id": run, "kg": str(kg)}
+    output = {"output_csv": output_csv and str(output_csv), "overwrite": overwrite or None}
     try:
-        return _run_flow(run, {**names, "output_csv": output_csv and str(output_csv), **values})
+        return _run_flow(run, {**names, **output, **values})
     except _interruptions():
         click.echo(f"Interrupted. {_how_to_go_on(run)}", err=True)
         return INTERRUPTED
@@ -98,14 +113,8 @@ def _how_to_go_on(run: str) -> str:
     return f"Go on with: hgt train --resume {run}" if run_folder(run).config.exists() else "Nothing had been trained yet."
 
 
-def _refuse_early(kg: Path | None, resume: str | None, output_csv: Path | None, config: RunConfig) -> None:
+def _refuse_early(kg: Path | None, config: RunConfig) -> None:
     """What can be told at once is told before any server starts."""
-    if (kg is None) == (resume is None):
-        raise InputError("Give either --kg FILE or --resume RUN.")
-    if output_csv is not None and not output_csv.resolve().parent.is_dir():
-        raise InputError(f"{output_csv}: its folder does not exist. Create it, or give another path.")
-    if output_csv is not None and output_csv.is_dir():
-        raise InputError(f"{output_csv}: is a folder. Give the path of a file.")
     if kg is not None:
         from hgt.edge_table import check_header
 
@@ -177,6 +186,8 @@ def _prepare_environment() -> None:
             _check_database(Path(os.environ.get("PREFECT_HOME") or home / "prefect") / "prefect.db")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    import logging
+
     logging.raiseExceptions = False  # or Prefect's log handler writes each failure to stderr
 
 
@@ -184,6 +195,9 @@ def _check_database(path: Path) -> None:
     """Prefect starts its temporary server anew for ever where this is none that it can use. Raises InputError."""
     if not path.exists():
         return
+    import contextlib
+    import sqlite3
+
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             database.execute("select count(*) from sqlite_master").fetchone()
@@ -202,11 +216,15 @@ def _check_database(path: Path) -> None:
 @click.option("--num-facts", default=10_000, show_default=True, help="Facts, of fifteen relations; each is written in both directions.")
 @click.option("--num-communities", default=10, show_default=True, help="Planted communities.")
 @click.option("--seed", default=0, show_default=True, help="Seed.")
-def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int) -> int:
+@_OVERWRITE
+def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int, overwrite: bool) -> int:
     """Write a synthetic PrimeKG-like graph to OUT (.csv, .csv.gz or .parquet)."""
+    from tasks.outputs import claim_file
+
+    claim_file(out, overwrite)
     from hgt.demo_graph import write_demo_graph
 
-    num_rows = write_demo_graph(out, num_nodes, num_facts, num_communities, seed)
+    num_rows = write_demo_graph(out, num_nodes, num_facts, num_communities, seed, overwrite)
     click.echo(f"{out}: {num_rows:,} rows")
     return ACCEPTED
 
@@ -216,6 +234,12 @@ def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, 
 @click.option("--kg", required=True, type=_PATH, metavar="FILE", help="The graph that they describe.")
 def validate(embeddings: Path, kg: Path) -> int:
     """Hold a table of EMBEDDINGS (Parquet or CSV) against the graph that it describes."""
+    from hgt.input_file import check_table
+
+    check_table(embeddings)
+    from hgt.edge_table import check_header
+
+    check_header(kg)  # before what takes seconds to import
     from hgt.evaluate import evaluate_table
 
     report = evaluate_table(embeddings, kg, click.echo)
@@ -229,7 +253,10 @@ def validate(embeddings: Path, kg: Path) -> int:
 def plan(kg: Path, **given: Any) -> int:
     """Say what training FILE would take, without training it; also for a device that is elsewhere, if --memory is given."""
     config = RunConfig.from_flat(_given(given))
-    from hgt.edge_table import read_edge_table
+    from hgt.edge_table import check_header, read_edge_table
+
+    check_header(kg)  # before what takes seconds to import
+    from hgt.certain_rejection import refuse_certain_rejection
     from hgt.graph import KnowledgeGraph
     from hgt.memory import plan_memory, probe_for_plan, refuse_what_cannot_fit
     from hgt.split import split_facts
@@ -237,10 +264,11 @@ def plan(kg: Path, **given: Any) -> int:
     probe = probe_for_plan(config)
     graph = KnowledgeGraph.from_edge_table(read_edge_table(kg), config.graph)
     click.echo(f"{graph.total_nodes:,} nodes, {graph.total_facts:,} facts, {len(graph.edge_types)} edge types")
-    split_facts(graph, config.split)  # a split that training would refuse is refused here
+    split = split_facts(graph, config.split)  # a split that training would refuse is refused here
     memory = plan_memory(graph, config, probe)
     click.echo(memory.table())
     refuse_what_cannot_fit(memory, graph, config, probe)
+    refuse_certain_rejection(graph, split, config)
     return ACCEPTED
 
 
@@ -258,7 +286,7 @@ def compare(kg: Path, devices: str, **given: Any) -> int:
 
     asked, values = devices_of(devices), _given(given)
     for device in asked:
-        _refuse_early(kg, None, None, RunConfig.from_flat({"baselines": ["none"], **values, "device": device}))
+        _refuse_early(kg, RunConfig.from_flat({"baselines": ["none"], **values, "device": device}))
     agreement = compare_devices(kg, asked, values, click.echo)
     click.echo(agreement.table())
     return REJECTED if agreement.outside else ACCEPTED
@@ -292,7 +320,7 @@ def track(run: str) -> int:
 
 
 @cli.command()
-@click.option("--port", default=5001, show_default=True, help="Port on 127.0.0.1; macOS itself listens on 5000.")
+@click.option("--port", type=_PORT, default=5001, show_default=True, help="Port on 127.0.0.1; macOS itself listens on 5000.")
 def ui(port: int) -> int:
     """Open MLflow's UI on the product's own store."""
     _prepare_environment()
@@ -306,8 +334,8 @@ def ui(port: int) -> int:
 
 
 @cli.command("up")
-@click.option("--prefect-port", type=click.IntRange(1, 65535), help="Port of the Prefect server on 127.0.0.1.  [default: 4200]")
-@click.option("--mlflow-port", type=click.IntRange(1, 65535), help="Port of the MLflow server on 127.0.0.1.  [default: 5001]")
+@click.option("--prefect-port", type=_PORT, help="Port of the Prefect server on 127.0.0.1.  [default: 4200]")
+@click.option("--mlflow-port", type=_PORT, help="Port of the MLflow server on 127.0.0.1.  [default: 5001]")
 def start_services(prefect_port: int | None, mlflow_port: int | None) -> int:
     """Start Prefect server, MLflow server and workers in the background; what runs already is left alone."""
     from flows.up import up
@@ -335,9 +363,11 @@ def tell_services() -> int:
 
 def main() -> None:
     """The entry point: every error that we explain ourselves is one sentence on stderr."""
-    if sys.argv[1:2] == ["train"] and not session.inside():
-        sys.exit(session.run(sys.argv[1:]))
-    if session.inside():
+    if sys.argv[1:2] == ["train"] or _IN_SESSION in os.environ:
+        from flows import session
+
+        if not session.inside():
+            sys.exit(session.run(sys.argv[1:]))
         session.enter()
     try:
         sys.exit(cli.main(prog_name="hgt", standalone_mode=False) or 0)
@@ -345,6 +375,7 @@ def main() -> None:
         click.echo(f"hgt: {error}", err=True)
         sys.exit(error.exit_code if error.exit_code in (FAILED, BAD_INPUT) else FAILED)
     except click.ClickException as error:
+        error.message = printable(error.message, "\n\t")
         error.show()
         sys.exit(BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 from tasks.tracking import tracked  # isort: skip - `tasks` switches telemetry off before prefect is imported
 from prefect import flow
 from prefect.client.schemas import State
 from prefect.states import Completed, Failed
+from pydantic import Field
 
-from hgt.config import Parameter, RunConfig, parameters
+from hgt.config import RunConfig, parameters
 from hgt.errors import InputError, explaining_full_disk
+from hgt.parameter import Parameter
 from hgt.whole_file import written_whole
 from tasks.baselines import baselines
 from tasks.embed import embed
 from tasks.evaluate import evaluate
 from tasks.home import check_new_run, find_run, new_run_id, run_folder, user_path
 from tasks.load import load
+from tasks.outputs import claim_embeddings_csv, refuse_used_run_folder
 from tasks.plan import plan
 from tasks.probe import probe
 from tasks.registry import register, withdraw
@@ -33,10 +36,20 @@ _REFERENCES = (
     ("resume", "id or path of a run to go on with, instead of kg"),
     ("run_id", "name of the new run; made from the time when not given"),
     ("output_csv", "path of an additional CSV of the embeddings"),
+    ("overwrite", "whether output_csv may replace a file that the run did not write itself"),
 )
 
+_REFERENCE_KINDS = {"overwrite": bool}  # all others are texts
 
-def train_embeddings(kg: str | None, resume: str | None, run_id: str | None, output_csv: str | None, **given: Any) -> State[Verdict]:
+
+def train_embeddings(
+    kg: str | None,
+    resume: str | None,
+    run_id: str | None,
+    output_csv: str | None,
+    overwrite: bool | None,
+    **given: Any,
+) -> State[Verdict]:
     """Learn embeddings of a knowledge graph and say whether they can be trusted."""
     values = {name: value for name, value in given.items() if value is not None}
     with contextlib.ExitStack() as held:
@@ -47,13 +60,26 @@ def train_embeddings(kg: str | None, resume: str | None, run_id: str | None, out
             held.enter_context(explaining_full_disk(run_folder(run).path))
             held.enter_context(run_folder(run).led())
             config = _resumed(run, values)
-        return _lead(run, config, kg, output_csv, values.get("device"), held)
+        csv = None
+        if output_csv is not None:
+            csv = claim_embeddings_csv(output_csv, kg, resume and run, bool(overwrite))
+        output = None if csv is None else (str(csv), bool(overwrite))
+        return _lead(run, config, kg, output, values.get("device"), held)
 
 
 def _lead(
-    run: str, config: RunConfig, kg: str | None, output_csv: str | None, device: str | None, held: contextlib.ExitStack
+    run: str,
+    config: RunConfig,
+    kg: str | None,
+    csv: tuple[str, bool] | None,
+    device: str | None,
+    held: contextlib.ExitStack,
 ) -> State[Verdict]:
-    """From task to task. device: asked for in this call; held: of a new run, its lock, from when it is one."""
+    """Runs all tasks in order.
+
+    csv: path, and whether it may replace a file; device: asked for in this call; held: takes the
+    lock of a new run as soon as there is one
+    """
     with tracked(run_folder(run)) as tracker:
         with _taken_back_when_refused(run) if kg is None else contextlib.nullcontext():
             if kg is None:
@@ -65,7 +91,7 @@ def _lead(
             run = plan(run, found, tracker, device)
             run = train.with_options(retries=attempts(config.train.max_shrinks))(run, found, tracker)
         tracker.has_changed = True
-        run = embed(run, output_csv and str(user_path(output_csv).resolve()), tracker)
+        run = embed(run, csv, tracker)
         run = evaluate(run, tracker)
         run = baselines(run, tracker)
         verdict = validate(run, tracker)
@@ -80,6 +106,7 @@ def _new_run(kg: str | None, run_id: str | None, values: dict[str, Any]) -> tupl
         raise InputError("Give kg, the path of a knowledge graph, or resume, a run to go on with.")
     run = run_id or new_run_id()
     check_new_run(run)
+    refuse_used_run_folder(run)
     return run, RunConfig.from_flat(values)
 
 
@@ -121,13 +148,18 @@ def _resumed(run: str, values: dict[str, Any]) -> RunConfig:
 
 def _signature() -> inspect.Signature:
     """kg, resume, ... and every parameter of the configuration, optional all of them: None keeps the default."""
-    names = {name: str | None for name, _ in _REFERENCES} | {p.name: _annotation(p) for p in parameters()}
+    names = {name: _REFERENCE_KINDS.get(name, str) | None for name, _ in _REFERENCES}
+    names |= {p.name: _annotation(p) for p in parameters()}
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Signature([inspect.Parameter(name, keyword, annotation=kind, default=None) for name, kind in names.items()])
 
 
 def _annotation(p: Parameter) -> Any:
-    return (list[p.type] if p.is_list else p.type) | None  # type: ignore[name-defined]
+    if p.range is None:
+        return (list[p.type] if p.is_list else p.type) | None  # type: ignore[name-defined]
+    low, high = "gt" if p.range.open_low else "ge", "lt" if p.range.open_high else "le"
+    limits = Field(**{low: p.range.low, high: p.range.high})  # type: ignore[arg-type]
+    return Annotated[p.type, limits] | None  # type: ignore[name-defined]
 
 
 def _docstring() -> str:

@@ -35,6 +35,7 @@ from hgt.shallow import ShallowModel
 from hgt.split import TEST, TRAIN, VAL, EdgeSplit
 from hgt.step import Steps, Trainee, adam
 from hgt.train import batches_ahead, evaluate_val, stop_without_parent
+from hgt.validation import shortened
 
 # A table's row moves only in steps that its node is in, HGT's weights in every one. Tuned, ComplEx is best with a rate of 0.02 to 0.04 on
 # two graphs (tests/bench/README.md), and the larger, the fewer steps it takes: that counts where its time is limited.
@@ -72,10 +73,14 @@ class Comparison:
         """For people: MRR by scope, and how far HGT is ahead of (or behind) the best baseline there."""
         names = [b.name for b in self.baselines]
         lines = [f"{'MRR against baselines on the same facts':<50}{'HGT':>9}" + "".join(f"{n:>10}" for n in names) + f"{'HGT / best':>12}"]
+        ratios, rows = [], []
         for scope, mrr in self.hgt.items():
             others = [b.mrr[scope] for b in self.baselines]
             title = {"all nodes": "among all nodes", "typed": "among nodes of the right type"}.get(scope, f"  {scope}")
-            lines.append(f"{title[:50]:<50}{mrr:>9.4f}" + "".join(f"{o:>10.4f}" for o in others) + f"{mrr / max(others):>10.2f} x")
+            ratios.append(mrr / max(others))
+            rows.append(f"{title[:50]:<50}{mrr:>9.4f}" + "".join(f"{o:>10.4f}" for o in others) + f"{ratios[-1]:>10.2f} x")
+        worst = [rows[i] for i in sorted(range(2, len(rows)), key=lambda i: ratios[i])]
+        lines += rows[:2] + shortened(rows[2:], "edge types", "with most ranks", worst)
         lines += [f"{b.name}: {b.num_steps} steps in {b.seconds:.0f} s (HGT: {self.training_seconds:.0f} s), {b.ended}"
                   for b in self.baselines if b.ended]  # fmt: skip
         return "\n".join([*lines, self.verdict()])

@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from hgt.errors import InputError
-from hgt.whole_file import written_whole
+from hgt.output_file import claim_output, output_written_whole
 
 # Shares of the nodes, roughly PrimeKG's.
 _NODE_TYPES = {
@@ -63,18 +63,18 @@ class _Nodes:
         return len(self.community)
 
 
-def write_demo_graph(path: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int) -> int:
+def write_demo_graph(path: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int, overwrite: bool = False) -> int:
     """Write the graph as .csv, .csv.gz or .parquet; returns the number of rows (two per fact).
 
-    Raises InputError for another ending, a folder that does not exist, or sizes that make no such graph.
+    Raises InputError for another ending, a file that is there (unless `overwrite`) or cannot be
+    written, or sizes that make no such graph.
     """
     if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
         raise InputError(f"{path}: the name must end in .csv, .csv.gz or .parquet.")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: no such folder. Create it first.")
+    place = claim_output(path, overwrite=overwrite)
     table = pa.Table.from_pandas(demo_rows(num_nodes, num_facts, num_communities, seed), preserve_index=False)
     try:
-        with written_whole(path) as new:
+        with output_written_whole(place) as new:
             if path.name.endswith(".parquet"):
                 pyarrow.parquet.write_table(table, new)
                 return table.num_rows
@@ -126,8 +126,8 @@ def _refuse_sizes(num_nodes: int, num_facts: int, num_communities: int, seed: in
         raise InputError(f"A demo graph of {num_nodes} nodes has between {num_nodes} and {most} facts, not {num_facts}.")
     if not 2 <= num_communities <= num_nodes // 10:
         raise InputError(f"A demo graph of {num_nodes} nodes has between 2 and {num_nodes // 10} communities, not {num_communities}.")
-    if seed < 0:
-        raise InputError(f"The seed must be 0 or more, not {seed}.")
+    if not 0 <= seed < 2**31:
+        raise InputError(f"The seed must be between 0 and {2**31 - 1:,}, not {seed}.")
 
 
 def _pairs(rng: np.random.Generator, heads: _Nodes, tails: _Nodes, num: int, same_type: bool, given: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The embedding program: `python -m hgt.embed <run folder> [csv]`, a child process as the trainer is.
+"""The embedding program: `python -m hgt.embed <run folder> [csv [--overwrite]]`, a child process as the trainer is.
 
 Takes the best checkpoint, computes every node's embedding layer by layer, and writes the files of `embeddings.py`.
 """
@@ -17,9 +17,11 @@ from hgt.model import HGTModel
 from hgt.program import OnEvent, planned_device, planned_phases, run_program
 from hgt.run_folder import RunFolder
 
+OVERWRITE = "--overwrite"
 
-def embed_run(folder: RunFolder, on_event: OnEvent, csv: Path | None = None) -> None:
-    """Write the embeddings of a trained run folder."""
+
+def embed_run(folder: RunFolder, on_event: OnEvent, csv: Path | None = None, overwrite: bool = False) -> None:
+    """Write the embeddings of a trained run folder, and to `csv` what may be replaced there."""
     config, graph = folder.load_config(), folder.load_graph()
     messages = training_message_graph(graph, folder.load_split(graph))
     checkpoint = best_checkpoint(folder.checkpoints)
@@ -38,9 +40,16 @@ def embed_run(folder: RunFolder, on_event: OnEvent, csv: Path | None = None) -> 
         "parameters": config.to_flat(),
     }
     relations = model.decoder.relation_vectors().detach()
-    Embeddings(graph.node_table(), vectors, tuple(graph.edge_types), relations, origin).save(folder.embeddings, csv)
+    embeddings = Embeddings(graph.node_table(), vectors, tuple(graph.edge_types), relations, origin)
+    embeddings.save(folder.embeddings)
+    if csv is not None:
+        embeddings.save_csv(csv, overwrite, folder.outputs)
     on_event("embedded", num_nodes=len(vectors), embedding_dim=vectors.shape[1], **memory.as_dict())
 
 
+def _embed(folder: RunFolder, on_event: OnEvent, csv: str | None = None, *more: str) -> None:
+    embed_run(folder, on_event, Path(csv) if csv else None, OVERWRITE in more)
+
+
 if __name__ == "__main__":
-    sys.exit(run_program("embed", sys.argv[1:], lambda folder, on_event, *csv: embed_run(folder, on_event, *map(Path, csv))))
+    sys.exit(run_program("embed", sys.argv[1:], _embed))

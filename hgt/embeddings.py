@@ -22,11 +22,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hgt.errors import InputError, is_disk_full
+from hgt.errors import InputError, is_disk_full, listed
 from hgt.facts import EdgeType
+from hgt.input_file import check_table
 from hgt.layer import HGTLayer
 from hgt.message_graph import MessageGraph, edge_list, edges_into
 from hgt.model import Decoder, HGTEncoder
+from hgt.output_file import claim_csv, output_written_whole, relations_of, remember_outputs
 from hgt.whole_file import written_whole
 
 _METADATA_KEY = b"kg-hgt-embeddings"
@@ -56,22 +58,21 @@ class Embeddings:
         place = {e: i for i, e in enumerate(self.edge_types)}
         missing = [" - ".join(e) for e in edge_types if place and e not in place]
         if missing:
-            raise InputError(f"relations.parquet lacks {', '.join(missing)}, which the graph has. Give the file of the same run.")
+            raise InputError(f"relations.parquet lacks {listed(missing)}, which the graph has. Give the file of the same run.")
         decoder.relation.data.copy_(self.relations[[place[e] for e in edge_types]] if place else torch.ones_like(decoder.relation))
         return decoder
 
-    def save(self, folder: Path, csv: Path | None = None) -> None:
-        """Write `embeddings.parquet`, `embeddings.safetensors` with `nodes.parquet`, `relations.parquet`, and a CSV if wanted."""
+    def save(self, folder: Path) -> None:
+        """Write `embeddings.parquet`, `embeddings.safetensors` with `nodes.parquet`, and `relations.parquet`."""
         folder.mkdir(parents=True, exist_ok=True)
         origin = json.dumps(self.origin)
         metadata = {_METADATA_KEY: origin.encode()}
         nodes = pa.Table.from_pandas(self.nodes, preserve_index=False)
-        types = pa.Table.from_pandas(pd.DataFrame(self.edge_types, columns=["head_type", "relation", "tail_type"]), preserve_index=False)
         tensors = {"embeddings": self.vectors.contiguous(), "relations": self.relations.contiguous()}
         tables = {
             "embeddings": nodes.append_column("embedding", _as_lists(self.vectors)).replace_schema_metadata(metadata),
             "nodes": nodes.replace_schema_metadata(None),
-            "relations": types.append_column("embedding", _as_lists(self.relations)).replace_schema_metadata(metadata),
+            "relations": self._relation_table(),
         }
         with contextlib.ExitStack() as whole:  # all of them or none: they belong together
             for name, table in tables.items():
@@ -79,22 +80,37 @@ class Embeddings:
                 pyarrow.parquet.write_table(table, path, row_group_size=1 << 16)
             path = whole.enter_context(written_whole(folder / "embeddings.safetensors"))
             safetensors.torch.save_file(tensors, path, metadata={"origin": origin})
-        if csv is not None:
-            self._save_csv(csv, tables["relations"])
 
-    def _save_csv(self, path: Path, relations: pa.Table) -> None:
-        """A CSV has no room for the relations and the origin: they stand beside it."""
+    def save_csv(self, path: Path, overwrite: bool = False, record: Path | None = None) -> None:
+        """Write a CSV and, as it has no room for the relations and the origin, these beside it.
+
+        overwrite, record: which files may be replaced (`hgt/output_file.py`)
+        Raises InputError for a file that is there and may not be replaced, or that cannot be written.
+        """
         columns = {c: self.nodes[c].to_numpy() for c in self.nodes}
         columns |= {f"dim_{i}": column for i, column in enumerate(self.vectors.numpy().T)}
         try:
-            with written_whole(_relations_of(path)) as new:
-                pyarrow.parquet.write_table(relations, new)
-            with written_whole(path) as new, pa.OSFile(str(new), "wb") as out:
-                pyarrow.csv.write_csv(pa.table(columns), out, pyarrow.csv.WriteOptions(quoting_style="needed"))
+            places = claim_csv(path, overwrite=overwrite, record=record)
+            with contextlib.ExitStack() as whole:
+                csv, beside = (whole.enter_context(output_written_whole(p)) for p in places)
+                pyarrow.parquet.write_table(self._relation_table(), beside)
+                with pa.OSFile(str(csv), "wb") as out:
+                    options = pyarrow.csv.WriteOptions(quoting_style="needed")
+                    pyarrow.csv.write_csv(pa.table(columns), out, options)
+                claim_csv(path, overwrite=overwrite, record=record)  # what has appeared meanwhile
+                if record is not None:
+                    remember_outputs(record, dict(zip(places, (csv, beside), strict=True)))
         except OSError as error:
             if is_disk_full(error):
                 raise
             raise InputError(f"{path}: the CSV could not be written ({error}). Give output_csv a path in a folder that exists.") from error
+
+    def _relation_table(self) -> pa.Table:
+        names = pd.DataFrame(self.edge_types, columns=["head_type", "relation", "tail_type"])
+        types = pa.Table.from_pandas(names, preserve_index=False)
+        metadata = {_METADATA_KEY: json.dumps(self.origin).encode()}
+        table = types.append_column("embedding", _as_lists(self.relations))
+        return table.replace_schema_metadata(metadata)
 
     @classmethod
     def load(cls, path: Path) -> Embeddings:
@@ -104,10 +120,7 @@ class Embeddings:
         Raises InputError when the file is missing, unreadable, or has not the columns of an embedding table, or when the relations
         beside it are unreadable or another run's.
         """
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder. Give a table; a run's is embeddings/embeddings.parquet in its folder.")
-        if not path.is_file():
-            raise InputError(f"{path}: no such file. Give the embeddings.parquet of a run, or a CSV that `--output-csv` wrote.")
+        check_table(path)
         try:
             if path.suffix == ".parquet":
                 table = pyarrow.parquet.read_table(path)
@@ -127,7 +140,7 @@ class Embeddings:
             ) from error
         del table
         pa.default_memory_pool().release_unused()  # Arrow keeps what the file took: four times the vectors, while facts are ranked
-        beside = next((p for p in (_relations_of(path), path.with_name("relations.parquet")) if p.is_file()), None)
+        beside = next((p for p in (relations_of(path), path.with_name("relations.parquet")) if p.is_file()), None)
         edge_types, relations, origin_of_relations = _load_relations(beside, vectors.shape[1])
         if origin_of_relations and not origin and beside == path.with_name("relations.parquet") and path.stem != "embeddings":
             return cls(nodes.astype(str), vectors, (), torch.zeros(0, vectors.shape[1]), {})  # somebody's table in a run's folder
@@ -143,11 +156,6 @@ def _read_csv(path: Path) -> pa.Table:
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_NODE_COLUMNS, pa.string())),
     )
-
-
-def _relations_of(csv: Path) -> Path:
-    """Several CSVs may lie in one folder, each with its own."""
-    return csv.with_name(f"{csv.stem}.relations.parquet")
 
 
 def _load_relations(path: Path | None, dim: int) -> tuple[tuple[EdgeType, ...], Tensor, dict[str, Any]]:

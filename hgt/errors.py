@@ -4,25 +4,58 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _NO_ROOM = (*map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)), "database or disk is full")  # the last is SQLite's
+_LONGEST = 100  # characters of a value in a message
 _MAY_NOT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+def printable(text: str, kept: str = "") -> str:
+    """Line breaks, control characters and the like as escapes, but for those that are kept."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+
+
+def listed(names: Sequence[str], num_all: int | None = None, most: int = 5) -> str:
+    """The first names, and how many more there are. num_all: of all, where only the first are given"""
+    more = (num_all or len(names)) - len(names[:most])
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more else "")
+
+
+def quoted(value: object) -> str:
+    """A value as a message shows it: printable, on one line, its beginning where it is long."""
+    try:
+        text = printable(repr(value))
+    except ValueError:
+        return "a number of thousands of digits"
+    except RecursionError:
+        return "what is nested too deep"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
+
+
 class HgtError(Exception):
-    """Any failure that this product explains itself; `exit_code` is what a program ends with."""
+    """Any failure that this product explains itself; `exit_code` is what a program ends with.
+
+    A name or path in the message cannot break it: what no reader would see is shown as an escape.
+    """
 
     exit_code = 1
+    _kept = "\n"  # the last words of a program may be several lines
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), self._kept)
 
 
 class InputError(HgtError):
     """The user's file, option or run folder is wrong; nothing was changed."""
 
     exit_code = 2
+    _kept = ""
 
 
 class CheckpointError(InputError):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from hgt.config import RunConfig
@@ -112,6 +113,8 @@ def _in_graph_order(embeddings: Embeddings, graph: KnowledgeGraph, path: Path, t
         raise InputError(f"{path}: node ({twice.node_type}, {twice.node_id}) stands in it more than once. Keep one row per node.")
     place = {key: i for i, key in enumerate(keys)}
     rows = np.array([place.get(f"{t}\x1f{i}", -1) for t, i in zip(wanted.node_type, wanted.node_id, strict=True)])
+    if (rows < 0).all():
+        raise InputError(_nothing_in_common(wanted, embeddings.nodes, path))
     if (rows < 0).any():
         absent = wanted[rows < 0].iloc[0]
         raise InputError(
@@ -125,6 +128,20 @@ def _in_graph_order(embeddings: Embeddings, graph: KnowledgeGraph, path: Path, t
             f"({other.node_type}, {other.node_id}). They are left out."
         )
     return Embeddings(wanted, embeddings.vectors[torch.from_numpy(rows)], embeddings.edge_types, embeddings.relations, embeddings.origin)
+
+
+def _nothing_in_common(graph: pd.DataFrame, table: pd.DataFrame, path: Path) -> str:
+    """With a node of each side, of one type where there is one that both have."""
+    sides = [graph, table]
+    both = [t for t in graph["node_type"].unique() if t in set(table["node_type"])]
+    if both:
+        sides = [side[side["node_type"] == both[0]] for side in sides]
+    examples = [f"({side.iloc[0].node_type}, {side.iloc[0].node_id})" if len(side) else "no node" for side in sides]
+    what = "ids" if both else "node types"
+    return (
+        f"{path}: has none of the graph's {len(graph):,} nodes: the graph has {examples[0]}, the table {examples[1]}. Give the "
+        f"embeddings of this graph, or write the table's {what} as the graph's file has them."
+    )
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ class Geometry:
     spread_by_type: dict[str, float]
     tiny_norms: float
     norm_ratio: float
-    type_accuracy: float
-    plane_type_accuracy: float
+    type_accuracy: float | None
+    plane_type_accuracy: float | None
     silhouette: float | None
     plane: np.ndarray
     plane_types: np.ndarray
@@ -204,14 +204,17 @@ def _sample_by_type(types: np.ndarray, seed: int) -> np.ndarray:
     return np.concatenate(chosen)
 
 
-def _type_accuracy(points: np.ndarray, types: np.ndarray) -> float:
-    """Leave-one-out nearest-neighbour accuracy, mean over the types (so that a large type cannot carry it)."""
+def _type_accuracy(points: np.ndarray, types: np.ndarray) -> float | None:
+    """Leave-one-out nearest-neighbour accuracy, mean over the types (so that a large type cannot carry it).
+
+    None where there is only one type, or none has two nodes: nothing can be told apart.
+    """
     distinct, counts = np.unique(types, return_counts=True)
     told_apart = distinct[counts >= _MIN_FOR_SPREAD]
     if not len(told_apart):
         told_apart = distinct[counts > 1]  # a type's only node has no neighbour of its type
     if len(distinct) < 2 or not len(told_apart):
-        return 1.0
+        return None
     _, neighbours = sklearn.neighbors.NearestNeighbors(n_neighbors=2).fit(points).kneighbors(points)
     own = np.arange(len(points))
     nearest = np.where(neighbours[:, 0] == own, neighbours[:, 1], neighbours[:, 0])

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from hgt.embeddings import Embeddings
-from hgt.errors import InputError
+from hgt.errors import InputError, listed
 from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
 from hgt.ranking import FactIndex
@@ -62,7 +62,7 @@ class Predictor:
     def _node(self, given: str, node_type: str | None) -> tuple[str, int]:
         """Its type and its number within it."""
         if node_type is not None and node_type not in self.graph.node_types:
-            raise InputError(f"head_type {node_type!r}: the graph has no such type. It has {', '.join(self.graph.node_types)}.")
+            raise InputError(f"head_type {node_type!r}: the graph has no such type. It has {listed(self.graph.node_types, most=50)}.")
         types = self.graph.node_types if node_type is None else [node_type]
         for columns in (self.graph.node_ids, self.graph.node_names):
             found = [(t, int(n)) for t in types for n in np.flatnonzero(columns[t] == given)]
@@ -86,7 +86,7 @@ class Predictor:
             there = {r for h, r, _ in self.graph.edge_types if h == node_type}
             there |= {f"{REVERSE}{e[1]}" for e in self.graph.edge_types if e[2] == node_type and e not in self.graph.symmetric}
             raise InputError(
-                f"relation {relation!r}: no node of type {node_type} stands in it. Such nodes have {', '.join(sorted(there))}."
+                f"relation {relation!r}: no node of type {node_type} stands in it. Such nodes have {listed(sorted(there), most=50)}."
             )
         return found
 

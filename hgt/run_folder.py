@@ -56,6 +56,11 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report"
 
+    @property
+    def outputs(self) -> Path:
+        """Which files outside of the run folder the run has written (`hgt/output_file.py`)."""
+        return self.path / "outputs.json"
+
     def load_config(self) -> RunConfig:
         """Raises InputError when this is no run folder."""
         if not self.config.is_file():

@@ -18,7 +18,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from hgt.config import SplitConfig
-from hgt.errors import InputError
+from hgt.errors import InputError, listed
 from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
 from hgt.seeds import Stream, generator
@@ -168,18 +168,19 @@ def holdout_edge_types(graph: KnowledgeGraph, config: SplitConfig) -> tuple[Edge
     if held is None:
         return ()
     if held not in graph.node_types:
-        raise InputError(f"--split {config.split}: the graph has no node type {held}; its types are {', '.join(graph.node_types)}.")
+        raise InputError(f"--split {config.split}: the graph has no node type {held}; its types are {listed(graph.node_types, most=50)}.")
     own = [e for e in graph.edge_types if held in (e[0], e[2])]
     relations = sorted({relation for _, relation, _ in own})
     unknown = [relation for relation in named if relation not in relations]
     if unknown:
-        raise InputError(f"holdout_relations: {held} has no relation {', '.join(unknown)}; its relations are {', '.join(relations)}.")
+        raise InputError(f"holdout_relations: {held} has no relation {', '.join(unknown)}; its relations are {listed(relations, most=50)}.")
     partner = _PARTNER if held != _PARTNER else _PARTNER_OF_ITSELF
     chosen = tuple(e for e in own if (e[1] in named if named else partner in (e[0], e[2])))
     if not chosen:
         raise InputError(
-            f"--split {config.split}: no edge type connects {held} with {partner}; the graph's types are {', '.join(graph.node_types)}. "
-            f"Name the relations to hold out with --holdout-relations; those of {held} are {', '.join(relations)}."
+            f"--split {config.split}: no edge type connects {held} with {partner}; the graph's types are "
+            f"{listed(graph.node_types, most=50)}. "
+            f"Name the relations to hold out with --holdout-relations; those of {held} are {listed(relations, most=50)}."
         )
     return chosen
 

@@ -6,6 +6,7 @@ so both are required (FACTS.md 1, DESIGN.md 5.5). Which checks are required is c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from hgt.neighbourhoods import Neighbourhoods
 from hgt.ranking import RankingMetrics, RankingReport
 
 _FEW_RANKS = 100
+_MOST_ROWS, _WORST_ROWS = 40, 5  # of a table for people
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class ValidationReport:
             value = "-" if c.value is None else f"{c.value:,}" if isinstance(c.value, int) else f"{c.value:.4f}"
             lines.append(f"{c.name:<34}{value:>10}  {c.threshold:<18}{c.verdict:<9}{c.meaning}")
         if within := sorted(self.geometry.mean_cosine_by_type.items(), key=lambda i: -i[1]):
-            lines += ["", f"{'mean cosine within a type':<34}{'cosine':>10}"] + [f"  {t[:32]:<32}{cosine:>10.4f}" for t, cosine in within]
+            types = [f"  {t[:32]:<32}{cosine:>10.4f}" for t, cosine in within]
+            lines += ["", f"{'mean cosine within a type':<34}{'cosine':>10}", *shortened(types, "node types", "highest")]
         if self.ranking is not None:
             lines += ["", *_ranking_lines(self.ranking, self.measured.classification)]
         lines += ["", "ACCEPTED" if self.accepted else "REJECTED: " + "; ".join(c.name for c in self.checks if c.required and not c.passed)]
@@ -111,7 +114,19 @@ def _ranking_lines(ranking: RankingReport, classification: ClassificationReport 
     ]
     by_size = sorted(ranking.by_edge_type.items(), key=lambda i: -i[1].num_ranks)
     everywhere = ranking.by_edge_type_all_nodes
-    return lines + [_ranking_line("  " + " - ".join(e), m, pairs.get(e)) + f"{everywhere[e].mrr:>9.4f}" for e, m in by_size]
+    told = [_ranking_line("  " + " - ".join(e), m, pairs.get(e)) + f"{everywhere[e].mrr:>9.4f}" for e, m in by_size]
+    worst = sorted(range(len(told)), key=lambda i: by_size[i][1].mrr / by_size[i][1].chance_mrr)
+    return lines + shortened(told, "edge types", "with most ranks", [told[i] for i in worst])
+
+
+def shortened(rows: list[str], what: str, first: str, worst: Sequence[str] = ()) -> list[str]:
+    """A long table's first rows and the five worst of the others, with a line that says so; every figure is in the JSON report."""
+    if len(rows) <= _MOST_ROWS:
+        return rows
+    head = rows[: _MOST_ROWS - _WORST_ROWS - 1] if worst else rows[: _MOST_ROWS - 1]
+    last = [row for row in worst if row not in head][:_WORST_ROWS]
+    also = f", and below the {len(last)} worst of the others" if last else ""
+    return [*head, f"  the {len(head)} {first} of {len(rows):,} {what}{also}; report/validation.json has all", *last]
 
 
 def _ranking_line(name: str, m: RankingMetrics, pairs: ClassificationMetrics | None) -> str:
@@ -206,21 +221,21 @@ def _type_checks(g: Geometry, node_type: str, config: ValidationConfig) -> list[
     """Types told apart. node_type: the one that `disease_cosine` is of"""
     in_plane = min(config.min_plane_accuracy_over_chance / max(len(set(g.plane_types.tolist())), 1), 0.9)
     apart = "there are too few types, or nodes of them"
-    if g.silhouette is not None:
-        apart = "below 0: nodes lie nearer to another type than to their own"
     cosine, low, high = g.mean_cosine_by_type.get(node_type), config.min_disease_cosine, config.max_disease_cosine
     checks = [
         _at_least(
             config, "type_accuracy", "type accuracy in PCA space", g.type_accuracy, config.min_type_accuracy,
-            "low: nodes of different types are mixed up",
+            apart if g.type_accuracy is None else "low: nodes of different types are mixed up",
         ),
         _check(
             config, "plane_accuracy", "type accuracy in the PCA plot", g.plane_type_accuracy, f">= {in_plane:.2f}",
-            g.plane_type_accuracy >= in_plane, "how clearly the PCA plot shows the types; two of many dimensions",
+            g.plane_type_accuracy is not None and g.plane_type_accuracy >= in_plane,
+            apart if g.plane_type_accuracy is None
+            else "how clearly the PCA plot shows the types; two of many dimensions",
         ),
         _at_least(
             config, "silhouette", "silhouette of the types", g.silhouette, config.min_silhouette,
-            apart,
+            apart if g.silhouette is None else "below 0: nodes lie nearer to another type than to their own",
         ),
     ]  # fmt: skip
     if cosine is None:

@@ -7,6 +7,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from hgt.embed import OVERWRITE
 from tasks.home import run_folder
 from tasks.ladder import run_or_move_to_cpu
 from tasks.reporting import say
@@ -14,8 +15,11 @@ from tasks.tracking import Tracker
 
 
 @task(name="embed", cache_policy=NO_CACHE)
-def embed(run: str, output_csv: str | None, tracker: Tracker) -> str:
-    """Write the embeddings' files into the run folder and to MLflow. Returns the run id."""
+def embed(run: str, csv: tuple[str, bool] | None, tracker: Tracker) -> str:
+    """Write the embeddings' files into the run folder and to MLflow. Returns the run id.
+
+    csv: where else to write them, and whether a file that is there may be replaced
+    """
     folder = run_folder(run)
 
     def on_event(event: dict[str, Any]) -> None:
@@ -23,6 +27,7 @@ def embed(run: str, output_csv: str | None, tracker: Tracker) -> str:
             say(f"embeddings: {event['num_nodes']:,} nodes x {event['embedding_dim']} dimensions in {folder.embeddings}")
             tracker.metrics({"embed_peak_memory_bytes": event["peak_memory_bytes"]})
 
-    run_or_move_to_cpu("embed", folder, on_event, *([output_csv] if output_csv else []))
+    arguments = [] if csv is None else [csv[0], *([OVERWRITE] if csv[1] else [])]
+    run_or_move_to_cpu("embed", folder, on_event, *arguments)
     tracker.artifacts(folder.embeddings, "embeddings")
     return run

@@ -5,7 +5,11 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from hgt.certain_rejection import refuse_certain_rejection
+from hgt.config import RunConfig
 from hgt.device import DeviceProbe
+from hgt.errors import InputError
+from hgt.run_folder import RunFolder
 from tasks.home import run_folder
 from tasks.ladder import docker_too_small, first_segment, plan_segment, refuse_unfit
 from tasks.reporting import say
@@ -24,6 +28,18 @@ def plan(run: str, found: DeviceProbe, tracker: Tracker, device: str | None = No
     tracker.tags({"plan.form": str(memory.form)})
     tracker.artifacts(folder.plan)
     refuse_unfit(folder, segment, memory, found)
+    _say_what_is_certain(folder, config)
     if problem := docker_too_small(folder, config, found):
         say(f"WARNING: if memory runs out, {problem} Until then the run would go on on the CPU of this machine.")
     return run
+
+
+def _say_what_is_certain(folder: RunFolder, config: RunConfig) -> None:
+    """Rejection that no training can avoid is said before it. A run that has trained already goes on."""
+    graph = folder.load_graph()
+    try:
+        refuse_certain_rejection(graph, folder.load_split(graph), config)
+    except InputError as error:
+        if not folder.checkpoints.is_dir():
+            raise
+        say(f"WARNING: {error}")

@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -48,7 +49,8 @@ _NEEDS = ("jaxtyping", "mlflow", "numpy", "pandas", "pyarrow", "safetensors", "s
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
 _MAX_DESCRIPTION = 5000  # of a version, in MLflow's database
 _SIGNATURE = ModelSignature(
-    Schema([ColSpec("string", "head"), ColSpec("string", "relation"), ColSpec("string", "head_type", required=False)]),
+    # any: a column of integer ids is none of strings, and MLflow would refuse it
+    Schema([ColSpec(AnyType(), "head"), ColSpec("string", "relation"), ColSpec("string", "head_type", required=False)]),
     None,
     ParamSchema([ParamSpec("k", "long", 10), ParamSpec("include_known", "boolean", False)]),
 )

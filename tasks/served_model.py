@@ -8,6 +8,7 @@ Needs `hgt` and nothing else of the project; a copy of it travels with the versi
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,17 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from hgt.errors import InputError
+from hgt.errors import InputError, quoted
 from hgt.predictor import COLUMNS, Predictor
 
 QUERY = "query"  # the row of the input that a row of the answer belongs to
 
 
 class TailPredictor(PythonModel):
-    """Columns of the input: head (id or name), relation, and where a head is not unique head_type. See `Predictor.tails`."""
+    """Columns of the input: head (id, also as an integer, or name), relation, and where a head is not unique head_type.
+
+    See `Predictor.tails`.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         self.predictor = Predictor.load(Path(context.artifacts["embeddings"]), Path(context.artifacts["graph"]))
@@ -43,14 +47,21 @@ class TailPredictor(PythonModel):
         if not _is_missing(row.get("head_type")):
             asked["head_type"] = row["head_type"]
         try:
-            for name, value in asked.items():
-                if not isinstance(value, str):
-                    raise InputError(f'{name} {value!r}: is no text. Give one in each row, and a number in quotes, such as "42".')
-            tails = self.predictor.tails(**asked, **given)
+            texts = {name: _text(name, value) for name, value in asked.items()}
+            tails = self.predictor.tails(**texts, **given)
         except InputError as error:
             raise InputError(f"query {number}: {error}") from error
         tails.insert(0, QUERY, number)
         return tails
+
+
+def _text(name: str, value: Any) -> str:
+    """An id of numbers is often an integer in a table, and a whole float once its column had a missing value."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer():
+        return str(int(value))
+    raise InputError(f"{name} {quoted(value)}: is no text and no whole number. Give an id or name in each row.")
 
 
 def _is_missing(value: Any) -> bool:

@@ -42,7 +42,7 @@ def test_the_deployment_shows_every_parameter():
     from hgt.config import parameters
 
     schema = json.loads(json.dumps(hgt_embeddings.parameters.model_dump()))
-    assert set(schema["properties"]) == {"kg", "resume", "run_id", "output_csv"} | {p.name for p in parameters()}
+    assert set(schema["properties"]) == {"kg", "resume", "run_id", "output_csv", "overwrite"} | {p.name for p in parameters()}
     assert all(p.help in schema["properties"][p.name]["description"] for p in parameters())
 
 

@@ -70,7 +70,7 @@ def broken(pool):
     """Three runs at a time: one whose trainer fails, one with too little memory, one whose container is killed."""
     with contextlib.ExitStack() as all_of_them:
         runs = {
-            "fails": pool.train(RUN | IN_POOL | {"learning_rate": 1e30}),
+            "fails": pool.train(RUN | IN_POOL | {"learning_rate": 10}),
             "grows": pool.train(ENDLESS | IN_POOL | {"docker_memory": "1GB"}),
             "killed": pool.train(ENDLESS | IN_POOL),
         }

@@ -102,8 +102,9 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, text):
 
 
 def test_unknown_names_are_listed_with_the_known_ones():
-    with pytest.raises(InputError, match=r"Unknown parameter\(s\) embed_dim, epochs; known are accumulation_steps, "):
-        RunConfig.from_flat({"epochs": 3, "embed_dim": 4})
+    said = r"Unknown parameters 'embed_dim' \(did you mean embedding_dim\?\), 'zyx'\. Known are accum"
+    with pytest.raises(InputError, match=said):
+        RunConfig.from_flat({"zyx": 3, "embed_dim": 4})
 
 
 WRONG_TYPES = {
@@ -206,7 +207,7 @@ def test_combinations_that_cannot_be():
         RunConfig.from_flat({"min_disease_cosine": 0.9})
     with pytest.raises(InputError, match="ppi cannot be both"):
         RunConfig.from_flat({"symmetric_relations": ["ppi", "x"], "directed_relations": ["ppi"]})
-    with pytest.raises(InputError, match="Parameter num_epochs must be 1 or more, not 0"):
+    with pytest.raises(InputError, match="Parameter num_epochs must be between 1 and 1,000,000, not 0"):
         RunConfig(train=TrainConfig(num_epochs=0))
 
 

@@ -34,7 +34,8 @@ def table(num=7, dim=6, **nodes):
 @pytest.fixture
 def saved(tmp_path):
     embeddings = table()
-    embeddings.save(tmp_path / "run", tmp_path / "out.csv")
+    embeddings.save(tmp_path / "run")
+    embeddings.save_csv(tmp_path / "out.csv")
     return embeddings, tmp_path
 
 
@@ -106,7 +107,8 @@ def test_names_that_are_numbers_and_names_with_line_breaks_survive_a_long_csv(tm
     for name in ("0{}", "two\nlines {}"):
         num = 4_000
         embeddings = table(num, 30, node_name=[name.format(i) for i in range(num)], node_id=[f"{i:05}" for i in range(num)])
-        embeddings.save(tmp_path, tmp_path / "out.csv")
+        embeddings.save(tmp_path)
+        embeddings.save_csv(tmp_path / "out.csv", overwrite=True)
         assert (tmp_path / "out.csv").stat().st_size > 1 << 20, "more than one block of the reader"
         (tmp_path / "relations.parquet").unlink()
         assert Embeddings.load(tmp_path / "out.csv").nodes.equals(embeddings.nodes)
@@ -116,7 +118,7 @@ def test_nan_survives_the_csv_as_nan(tmp_path):
     embeddings = table()
     embeddings.vectors[2, 3] = float("nan")
     embeddings.vectors[4, 1] = float("inf")
-    embeddings.save(tmp_path, tmp_path / "out.csv")
+    embeddings.save_csv(tmp_path / "out.csv")
     torch.testing.assert_close(Embeddings.load(tmp_path / "out.csv").vectors, embeddings.vectors, equal_nan=True, atol=0, rtol=0)
 
 
@@ -242,8 +244,8 @@ def test_refuses_relations_that_do_not_belong(saved):
 
 
 def test_a_csv_that_cannot_be_written_is_the_users_to_mend(tmp_path):
-    with pytest.raises(InputError, match="could not be written"):
-        table().save(tmp_path / "run", tmp_path / "no such folder" / "out.csv")
+    with pytest.raises(InputError, match="its folder does not exist"):
+        table().save_csv(tmp_path / "no such folder" / "out.csv")
 
 
 def test_files_are_replaced_together_or_not_at_all(saved):

@@ -32,7 +32,8 @@ def embeddings(graph, config):
 @pytest.fixture
 def table(embeddings, tmp_path):
     (tmp_path / "alone").mkdir()
-    embeddings.save(tmp_path / "run", tmp_path / "alone" / "out.csv")
+    embeddings.save(tmp_path / "run")
+    embeddings.save_csv(tmp_path / "alone" / "out.csv")
     return tmp_path / "run" / "embeddings.parquet"
 
 
@@ -200,6 +201,20 @@ def test_refuses_a_node_that_stands_in_it_twice(embeddings, kg_csv, tmp_path):
 def test_refuses_a_table_that_lacks_nodes(embeddings, kg_csv, tmp_path):
     message = refusal(with_rows(embeddings, list(range(2, len(embeddings.nodes))), tmp_path), kg_csv)
     assert f"lacks 2 of the graph's {len(embeddings.nodes)} nodes" in message
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [("node_id", "write the table's ids as the graph's file has them"), ("node_type", "write the table's node types as")],
+)
+def test_a_table_of_none_of_the_graphs_nodes_shows_one_of_each_side(embeddings, kg_csv, tmp_path, column, told):
+    nodes = embeddings.nodes.assign(**{column: [f"MONDO:{value}" for value in embeddings.nodes[column]]})
+    replace(embeddings, nodes=nodes).save(tmp_path)
+    message = refusal(tmp_path / "embeddings.parquet", kg_csv)
+    first, ours = nodes.iloc[0], embeddings.nodes.iloc[0]
+    assert f"has none of the graph's {len(nodes)} nodes: the graph has ({ours.node_type}, {ours.node_id})" in message
+    assert f"the table ({first.node_type}, {first.node_id})" in message
+    assert told in message
 
 
 def test_refuses_another_graph(table, kg_csv, tmp_path, graph):

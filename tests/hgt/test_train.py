@@ -261,7 +261,7 @@ def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, small_kg, uninterrupt
 
 
 def test_training_that_diverges_says_so(tmp_path, small_kg):
-    folder = make_run(tmp_path / "run", small_kg, learning_rate=1e20)
+    folder = make_run(tmp_path / "run", small_kg, learning_rate=10.0)
     with pytest.raises(HgtError, match=r"not finite\. Lower learning_rate"):
         train_here(folder)
 

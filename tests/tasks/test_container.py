@@ -204,7 +204,7 @@ def test_the_image_is_small_and_trains_a_folder_mounted_anywhere(folder, worker_
 @docker_only
 @pytest.mark.usefixtures("nothing_stays")
 def test_an_exception_in_the_container_is_told_in_its_own_words(tmp_path, small_kg, folder):
-    diverging = make_run(tmp_path / "diverging", small_kg, device="cpu", learning_rate=1e30)
+    diverging = make_run(tmp_path / "diverging", small_kg, device="cpu", learning_rate=10.0)
     with pytest.raises(HgtError, match="Lower learning_rate") as caught:
         run_container("train", diverging, ignore, 2 * GB)
     assert not isinstance(caught.value, OutOfMemory)

@@ -295,11 +295,14 @@ def test_no_questions_have_no_answers(served):
     [
         ({"head": None}, "query 1: head None: is no text"),
         ({"head": np.nan}, "query 1: head nan: is no text"),
-        ({"head": 3}, "query 1: head 3: is no text"),
+        ({"head": 3.5}, "query 1: head 3.5: is no text and no whole number"),
+        ({"head": True}, "query 1: head True: is no text"),
+        ({"head": float("inf")}, "query 1: head inf: is no text"),
+        ({"head": 10**9}, "query 1: head '1000000000': the graph has no node"),
         ({"head": ["disease 3"]}, "query 1: head .*: is no text"),
         ({"head": "nobody"}, "query 1: head 'nobody': the graph has no node"),
         ({"relation": None}, "query 1: relation None: is no text"),
-        ({"head_type": 3}, "query 1: head_type 3: is no text"),
+        ({"head_type": 3}, "query 1: head_type '3': the graph has no such type"),
     ],
 )
 def test_a_question_that_cannot_be_answered_is_named(served, changed, words):

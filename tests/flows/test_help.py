@@ -1,0 +1,96 @@
+"""`hgt --help` is there at once, and a slip of the keyboard is answered with what was meant."""
+
+import subprocess
+import sys
+
+import pytest
+
+from flows import session
+from flows.cli import _IN_SESSION, main
+from tests.conftest import CHECKOUT
+
+HEAVY = (
+    *("prefect", "mlflow", "torch", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "jaxtyping"),
+    *("docker", "pydantic", "rich", "psutil", "sqlite3", "asyncio", "multiprocessing", "flows.session"),
+)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["trian"]])
+def test_help_imports_nothing_that_takes_long(arguments):
+    """A time would depend on the machine: what takes long is named instead."""
+    code = f"""
+import contextlib, sys
+from flows.cli import main
+sys.argv = ["hgt", *{arguments}]
+with contextlib.suppress(SystemExit):
+    main()
+sys.stderr.write("imported: " + " ".join(m for m in {HEAVY} if m in sys.modules))
+"""
+    if arguments[0] == "train":
+        code = code.replace("main()", "__import__('flows.cli').cli.cli.main()")
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+    assert "Usage: " in done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1] == "imported: "
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["trian"], "'train'"),
+        (["Train"], "'train'"),
+        (["demo_graph", "x.csv"], "'demo-graph'"),
+        (["valdate"], "'validate'"),
+        (["train", "--num-epoch", "3"], "'--num-epochs'"),
+        (["train", "--emdedding-dim", "3"], "'--embedding-dim'"),
+        (["plan", "--kgg", "x"], "'--kg'"),
+        (["up", "--prefect-prt", "3"], "'--prefect-port'"),
+    ],
+)
+def test_what_is_misspelt_is_answered_with_the_nearest(monkeypatch, capfd, arguments, meant):
+    said = refusal(monkeypatch, capfd, arguments)
+    assert "Did you mean" in said
+    assert meant in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "--kg", "a\nb\x1b[31m\u2028"],
+        ["plan", "--kg", "x", "--memory", "1\n\nGiant"],
+        ["plan", "--kg", "x", "--split", "a\nb"],
+        ["validate", "a\r\nb", "--kg", "x"],
+        ["demo-graph", "a\nb.txt"],
+        ["demo-graph", "no\nfolder/kg.csv"],
+        ["compare", "--kg", "x", "--devices", "c\np\nu"],
+    ],
+)
+def test_line_breaks_in_a_value_do_not_break_the_message(monkeypatch, capfd, arguments):
+    said = refusal(monkeypatch, capfd, arguments)
+    assert said.startswith("hgt: ")
+    assert said.removesuffix("\n").isprintable()
+
+
+def test_line_breaks_in_an_option_do_not_break_the_message(monkeypatch, capfd):
+    for arguments in (["plan", "--f\no"], ["pl\nan"], ["plan", "--num-epochs", "1\n2"]):
+        *_, said = refusal(monkeypatch, capfd, arguments).splitlines()
+        assert said.startswith("Error: ")
+        assert r"\n" in said
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536", str(2**63), str(10**30), "1e3", "nan", "inf"])
+def test_ports_have_a_range(monkeypatch, capfd, port):
+    for arguments in (["ui", "--port"], ["up", "--prefect-port"], ["up", "--mlflow-port"]):
+        assert "Invalid value for '--" in refusal(monkeypatch, capfd, [*arguments, port])
+
+
+def test_the_mark_of_a_session_is_the_sessions():
+    assert _IN_SESSION == session._PARENT
+
+
+def refusal(monkeypatch, capfd, arguments):
+    monkeypatch.setattr(sys, "argv", ["hgt", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capfd.readouterr()
+    assert ended.value.code == 2, said
+    return said.err

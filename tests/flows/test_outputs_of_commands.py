@@ -1,0 +1,103 @@
+"""Every output of every command: refused in the first second where it would destroy something, before any server starts."""
+
+import os
+import sys
+
+import pytest
+
+from flows import session
+from flows.cli import main
+from hgt.config import RunConfig
+
+KG = "x_type,x_id,relation,y_type,y_id\ndrug,1,treats,disease,2\n"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a graph under several names, somebody's file, and an HGT_HOME with a run."""
+    monkeypatch.setenv("HGT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(session, "inside", lambda: True)  # in this process, where it is fast
+    monkeypatch.setattr(session, "enter", lambda: None)
+    (tmp_path / "home" / "runs" / "old" / "graph").mkdir(parents=True)
+    RunConfig().save(tmp_path / "home" / "runs" / "old" / "config.json")
+    (tmp_path / "home" / "runs" / "theirs").mkdir()
+    (tmp_path / "home" / "runs" / "theirs" / "report").touch()
+    (tmp_path / "home" / "mlflow.db").touch()
+    (tmp_path / "notes.csv").write_text("somebody's")
+    (tmp_path / "e.relations.parquet").write_text(KG)
+    for name in ("kg.csv", "nodes.csv", "edges.csv"):
+        (tmp_path / name).write_text(KG)
+    (tmp_path / "link.csv").symlink_to("kg.csv")
+    (tmp_path / "hard.csv").hardlink_to(tmp_path / "kg.csv")
+    os.mkfifo(tmp_path / "fifo")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refusal(monkeypatch, capfd, arguments):
+    monkeypatch.setattr(sys, "argv", ["hgt", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capfd.readouterr()
+    assert ended.value.code == 2, said
+    assert len(said.err.strip().splitlines()) == 1, said.err
+    return said.err
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("train --kg kg.csv --output-csv kg.csv", "which this command reads"),
+        ("train --kg kg.csv --output-csv ./no/../kg.csv", "which this command reads"),
+        ("train --kg kg.csv --output-csv link.csv", "which this command reads"),
+        ("train --kg link.csv --output-csv kg.csv", "which this command reads"),
+        ("train --kg kg.csv --output-csv hard.csv", "which this command reads"),
+        ("train --kg edges.csv --output-csv nodes.csv", "which this command reads"),
+        ("train --kg . --output-csv new.csv", "has files of its own"),
+        ("train --kg e.relations.parquet --output-csv e.csv", "which this command reads"),
+        ("train --kg kg.csv --output-csv /dev/null", "is a device"),
+        ("train --kg kg.csv --output-csv /proc/none.csv", "belongs to the system"),
+        ("train --kg kg.csv --output-csv fifo", "is a pipe"),
+        ("train --kg kg.csv --output-csv e.parquet", "end in .csv"),
+        ("train --kg kg.csv --output-csv home/mlflow.db", "or keeps itself"),
+        ("train --kg kg.csv --output-csv home/runs/old/e.csv", "files of its own"),
+        ("train --kg kg.csv --output-csv home/runs/e.csv", "files of its own"),
+        ("train --resume old --output-csv home/runs/old/config.json", "files of its own"),
+        ("demo-graph home/mlflow.db", "or keeps itself"),
+        ("demo-graph home/runs/old/kg.csv", "files of its own"),
+        ("demo-graph /dev/null", "is a device"),
+        ("demo-graph fifo", "is a pipe"),
+        ("demo-graph .", "is a folder"),
+    ],
+)
+def test_never(here, monkeypatch, capfd, arguments, words, overwrite):
+    assert words in refusal(monkeypatch, capfd, arguments.split() + overwrite)
+    assert (here / "kg.csv").read_text() == (here / "nodes.csv").read_text() == KG
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "train --kg kg.csv --output-csv notes.csv",
+        "train --kg kg.csv --output-csv e.csv",
+        "train --resume old --output-csv notes.csv",
+        "demo-graph kg.csv",
+    ],
+)
+def test_not_without_being_asked_to(here, monkeypatch, capfd, arguments):
+    said = refusal(monkeypatch, capfd, arguments.split())
+    assert "is there already" in said
+    assert "--overwrite" in said
+    assert (here / "notes.csv").read_text() == "somebody's"
+    assert (here / "kg.csv").read_text() == KG
+
+
+def test_a_new_run_takes_nobodys_folder(here, monkeypatch, capfd):
+    said = refusal(monkeypatch, capfd, ["train", "--kg", "kg.csv", "--run-id", "theirs"])
+    assert "holds files of another kind (report)" in said
+    (here / "home" / "runs" / "file").touch()
+    said = refusal(monkeypatch, capfd, ["train", "--kg", "kg.csv", "--run-id", "file"])
+    assert "is no folder" in said

@@ -20,6 +20,7 @@ from tests.flows.failures import (
 )
 
 _FORMS = ("mps", "kill", "torch", "allocator", "abort", "cgroup")
+_RAISED = ("mps", "torch", "allocator")  # the others end their process
 
 
 @pytest.fixture
@@ -35,8 +36,9 @@ def kernel(request):
 
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("form", [*_FORMS[:2], *(pytest.param(form, marks=pytest.mark.slow) for form in _FORMS[2:])])
-def test_training_is_made_smaller_and_goes_on(hgt, environment, injected, kernel, small_kg, uninterrupted, form):
+def test_training_is_made_smaller_and_goes_on(request, environment, injected, kernel, small_kg, uninterrupted, form):
     extra, group = kernel(form)
+    hgt = request.getfixturevalue("hgt_here" if form in _RAISED else "hgt")
     done = hgt("train", "--kg", small_kg, *options(FOUR), **injected(f"{form} 4 2"), **extra)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -56,8 +58,8 @@ def test_training_is_made_smaller_and_goes_on(hgt, environment, injected, kernel
     np.testing.assert_allclose(embeddings(folder), uninterrupted, atol=1e-5)
 
 
-def test_nothing_is_left_to_try(hgt, environment, injected, small_kg):
-    done = hgt("train", "--kg", small_kg, *options(RUN | {"max_shrinks": 1, "fallback": "none"}), **injected("mps 2 9"))
+def test_nothing_is_left_to_try(hgt_here, environment, injected, small_kg):
+    done = hgt_here("train", "--kg", small_kg, *options(RUN | {"max_shrinks": 1, "fallback": "none"}), **injected("mps 2 9"))
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert "Nothing is left to try" in done.stderr
@@ -65,30 +67,30 @@ def test_nothing_is_left_to_try(hgt, environment, injected, small_kg):
     assert len(segments(run_of(environment))) == 2
     _, (run,) = runs_of(environment)
     assert run.info.status == "FAILED"
-    gone_on = hgt("train", "--resume", run_of(environment).path.name)
+    gone_on = hgt_here("train", "--resume", run_of(environment).path.name)
     assert gone_on.returncode == 0, gone_on.stdout + gone_on.stderr
     assert_one_whole_mlflow_run(environment, 3)
     assert [s.shrinks for s in segments(run_of(environment))] == [0, 1], "it goes on in the form that the ladder chose"
 
 
-def test_without_docker_it_is_said_before_training(hgt, environment, injected, small_kg):
-    done = hgt("train", "--kg", small_kg, *options(RUN | {"max_shrinks": 0}), **injected("mps 2 9"))
+def test_without_docker_it_is_said_before_training(hgt_here, environment, injected, small_kg):
+    done = hgt_here("train", "--kg", small_kg, *options(RUN | {"max_shrinks": 0}), **injected("mps 2 9"))
     assert done.returncode == 1
     before = done.stdout[: done.stdout.index("memory plan")]
     assert re.search(r"if memory runs out: .*Docker", before), before
 
 
-def test_what_is_not_out_of_memory_fails_at_once(hgt, environment, injected, small_kg):
-    done = hgt("train", "--kg", small_kg, *options(RUN), **injected("error 2 9"))
+def test_what_is_not_out_of_memory_fails_at_once(hgt_here, environment, injected, small_kg):
+    done = hgt_here("train", "--kg", small_kg, *options(RUN), **injected("error 2 9"))
     assert done.returncode == 1
     assert "shapes [3, 4] and [5] do not fit" in done.stderr
     assert len(segments(run_of(environment))) == 1
     assert len(events(run_of(environment), "start")) == 1, "it was not tried again"
 
 
-def test_the_retry_is_an_attempt_of_the_train_task(hgt, environment, injected, small_kg):
+def test_the_retry_is_an_attempt_of_the_train_task(hgt_here, environment, injected, small_kg):
     """In Prefect it is visible as what it is."""
-    done = hgt("train", "--kg", small_kg, *options(RUN | {"num_epochs": 1}), **injected("torch 1 1"))
+    done = hgt_here("train", "--kg", small_kg, *options(RUN | {"num_epochs": 1}), **injected("torch 1 1"))
     assert done.returncode == 0, done.stdout + done.stderr
     name = run_of(environment).path.name
     _, (run,) = runs_of(environment)

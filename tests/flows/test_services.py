@@ -73,8 +73,9 @@ class Home:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, one_prefect_server):
     home = Home(tmp_path_factory.mktemp("services") / "home of mine")
+    one_prefect_server.save_migrations(home.path)
     try:
         said = home.hgt("up", *home.ports)
         assert all(f"{title} started" in said for title in TITLES)
@@ -89,7 +90,8 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished_run(home, small_kg):
     """The folder of a run that the native worker has trained for one epoch."""
-    home.start_run("--watch", "--watch-interval", "1", kg=small_kg, **SMALL | LAX | {"num_epochs": 1})
+    values = SMALL | LAX | {"num_epochs": 1, "baselines": '["none"]'}
+    home.start_run("--watch", "--watch-interval", "1", kg=small_kg, **values)
     (folder,) = (home.path / "runs").iterdir()
     return folder
 
@@ -234,8 +236,8 @@ def test_a_taken_port_is_named_and_nothing_is_left(empty_home, option):
     assert empty_home.is_gone()
 
 
-def test_what_does_not_start_stops_the_rest_again(empty_home):
-    empty_home.path.mkdir()
+def test_what_does_not_start_stops_the_rest_again(empty_home, one_prefect_server):
+    one_prefect_server.save_migrations(empty_home.path)
     (empty_home.path / "mlflow.db").write_text("this is no database, and MLflow says so")
     said = empty_home.hgt("up", *empty_home.ports, code=1)
     assert "The MLflow server ended while it started. Its log ends:" in said

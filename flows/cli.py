@@ -235,7 +235,9 @@ def plan(kg: Path, **given: Any) -> int:
     from hgt.split import split_facts
 
     probe = probe_for_plan(config)
-    graph = KnowledgeGraph.from_edge_table(read_edge_table(kg), config.graph)
+    table = read_edge_table(kg)
+    graph = KnowledgeGraph.from_edge_table(table, config.graph)
+    click.echo("\n".join([*map(str, table.counts), *graph.notes]))
     click.echo(f"{graph.total_nodes:,} nodes, {graph.total_facts:,} facts, {len(graph.edge_types)} edge types")
     split_facts(graph, config.split)  # a split that training would refuse is refused here
     memory = plan_memory(graph, config, probe)

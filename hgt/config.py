@@ -40,7 +40,7 @@ class GraphConfig:
     limit_nodes: int | None = _parameter(None, "keep a connected, type-balanced sample of this size", "nodes")
     symmetric_relations: tuple[str, ...] = _parameter((), "relations to read as symmetric, whatever their rows say")
     directed_relations: tuple[str, ...] = _parameter((), "relations to read as directed: a row and its mirror are two facts")
-    min_mirrored_share: float = _parameter(0.9, "share of rows with a mirror row from which a relation within one type counts as symmetric")
+    min_mirrored_share: float = _parameter(0.9, "share of rows with a mirror row from which a row and its mirror are one fact")
 
 
 @dataclass(frozen=True)

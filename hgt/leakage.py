@@ -22,12 +22,13 @@ _SIDES = {TRAIN: "training", VAL: "validation", TEST: "test"}
 _DUPLICATE, _SYMMETRIC, _MIRROR, _REVERSED = "the same fact", "the same fact of a symmetric relation", "its mirror", "its reverse"
 # Of a pair that two relations tell, most facts of the one: the field's other leak, which no split can mend (WN18, FB15k).
 _SAME_PAIRS = 0.8
+_WORST = 5  # edge types named in a warning
 
 
 @dataclass(frozen=True)
 class Audit:
     """A split without leaks. num_facts: {part: facts}; zero_shot: what a holdout split holds out, in words; empty for a random split
-    twins: sentences about edge types whose held-out pairs nearly all train under another relation, for people to judge
+    twins: a sentence about edge types whose held-out pairs nearly all train under another relation, for people to judge
     """
 
     num_facts: dict[int, int]
@@ -133,25 +134,45 @@ def _zero_shot(graph: KnowledgeGraph, split: EdgeSplit, config: SplitConfig) -> 
 
 
 def _twins(graph: KnowledgeGraph, split: EdgeSplit) -> list[str]:
-    """Edge types of whose held-out facts at least `_SAME_PAIRS` have their pair of nodes in training under another relation."""
+    """One sentence about the edge types of whose held-out facts at least `_SAME_PAIRS` have their pair of nodes in training under
+    another relation, if there are any."""
+    found = sorted(_shared_pairs(graph, split), key=lambda twin: -twin[0])
+    if not found:
+        return []
+    names = [" - ".join(e) for e in graph.edge_types]
+    advice = "Take one of the two relations out of the file if they tell the same."
+    if len(found) == 1:
+        share, own, other = found[0]
+        return [
+            f"{share:.0%} of the held-out facts of {names[own]} have their pair of nodes in training as {names[other]}: "
+            f"its figures say little. {advice}"
+        ]
+    worst = ", ".join(f"{names[own]} as {names[other]} ({share:.0%})" for share, own, other in found[:_WORST])
+    more = f"; the {_WORST} worst are" if len(found) > _WORST else ":"
+    return [
+        f"In {len(found):,} cases {_SAME_PAIRS:.0%} or more of an edge type's held-out pairs of nodes are in training as another edge "
+        f"type, so that its figures say little{more} {worst}. {advice}"
+    ]
+
+
+def _shared_pairs(graph: KnowledgeGraph, split: EdgeSplit) -> list[tuple[float, int, int]]:
+    """(share, edge type, other): of the pairs that an edge type holds out, the share that trains as the other, from `_SAME_PAIRS` up."""
     head, relation, tail = split.facts.numpy()
-    held = split.part.numpy() != TRAIN
-    pair = _pair(graph, head, tail)
-    wanted = np.unique(pair[held])
-    place = np.minimum(np.searchsorted(wanted, pair), max(len(wanted) - 1, 0))
-    near = np.flatnonzero(~held & (wanted[place] == pair)) if len(wanted) else np.empty(0, dtype=np.int64)
-    sentences = []
-    for number in np.unique(relation[held]).tolist():
-        own = np.unique(pair[held & (relation == number)])
-        for other in np.unique(relation[near]).tolist():
-            share = 0.0 if other == number else float(np.isin(own, pair[near][relation[near] == other]).mean())
-            if share >= _SAME_PAIRS:
-                names = [" - ".join(graph.edge_types[n]) for n in (number, other)]
-                sentences.append(
-                    f"{share:.0%} of the held-out facts of {names[0]} have their pair of nodes in training as {names[1]}: "
-                    "its figures say little. Take one of the two relations out of the file if they tell the same."
-                )
-    return sentences
+    held, num_types = split.part.numpy() != TRAIN, len(graph.edge_types)
+    wanted, pair = np.unique(_pair(graph, head, tail), return_inverse=True)
+    own = np.unique(relation[held] * len(wanted) + pair[held])  # (edge type, pair), each once
+    near = ~held & np.isin(pair, pair[held])
+    other = np.unique(pair[near] * num_types + relation[near])  # (pair, edge type), each once
+    start, stop = (np.searchsorted(other // num_types, own % len(wanted), side) for side in ("left", "right"))
+    matches = stop - start
+    places = np.repeat(start - (np.cumsum(matches) - matches), matches) + np.arange(matches.sum())
+    both, count = np.unique(np.repeat(own // len(wanted), matches) * num_types + other[places] % num_types, return_counts=True)
+    share = count / np.bincount(own // len(wanted), minlength=num_types)[both // num_types]
+    return [
+        (float(s), int(b) // num_types, int(b) % num_types)
+        for s, b in zip(share, both, strict=True)
+        if s >= _SAME_PAIRS and b // num_types != b % num_types
+    ]
 
 
 def _fact(graph: KnowledgeGraph, split: EdgeSplit, number: int) -> str:

@@ -138,8 +138,7 @@ def test_a_relation_that_tells_the_same_pairs_as_another_is_pointed_out(make_gra
     split.part[:] = TRAIN
     split.part[torch.nonzero(split.facts[1] == graph.edge_types.index(("drug", "treats", "disease")))[:5]] = TEST
     twins = audit_split(graph, split, config).twins
-    assert len(twins) == 2
-    assert all(
-        t.startswith("100% of the held-out facts of drug - treats - disease have their pair of nodes in training as ") for t in twins
-    )
-    assert {"drug - cures - disease", "disease - treated by - drug"} == {re.search("training as (.*): its", t)[1] for t in twins}
+    assert len(twins) == 1
+    named = [f"drug - treats - disease as {other} (100%)" for other in ("disease - treated by - drug", "drug - cures - disease")]
+    assert "In 2 cases 80% or more of an edge type's held-out pairs of nodes are in training as another edge type" in twins[0]
+    assert all(name in twins[0] for name in named)

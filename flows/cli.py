@@ -216,6 +216,9 @@ def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, 
 @click.option("--kg", required=True, type=_PATH, metavar="FILE", help="The graph that they describe.")
 def validate(embeddings: Path, kg: Path) -> int:
     """Hold a table of EMBEDDINGS (Parquet or CSV) against the graph that it describes."""
+    from hgt.edge_table import check_header
+
+    check_header(kg)  # before torch is imported
     from hgt.evaluate import evaluate_table
 
     report = evaluate_table(embeddings, kg, click.echo)
@@ -229,7 +232,9 @@ def validate(embeddings: Path, kg: Path) -> int:
 def plan(kg: Path, **given: Any) -> int:
     """Say what training FILE would take, without training it; also for a device that is elsewhere, if --memory is given."""
     config = RunConfig.from_flat(_given(given))
-    from hgt.edge_table import read_edge_table
+    from hgt.edge_table import check_header, read_edge_table
+
+    check_header(kg)  # before torch is imported
     from hgt.graph import KnowledgeGraph
     from hgt.memory import plan_memory, probe_for_plan, refuse_what_cannot_fit
     from hgt.split import split_facts

@@ -1,6 +1,6 @@
 """Quotes in CSV text: which rows lie on more than one line, and which quotes were never meant.
 
-In: blocks of UTF-8 text. Out: the same text in blocks of whole rows, with the lines of each counted.
+In: lines of UTF-8 text that begin with a row. Out: the whole rows among them, with their lines counted.
 A quote opens a value only at the beginning of a field (RFC 4180); anywhere else it is a character.
 A block whose quotes all open and close on one line, as in nearly every file, is checked by numpy;
 Python reads those lines alone whose quotes do not.
@@ -12,16 +12,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from hgt.csv_dialect import Dialect, without_backslashes
 from hgt.errors import InputError
 
 _QUOTE, _LF, _CR = b'"'[0], b"\n"[0], b"\r"[0]
-_LONGEST_ROW_BYTES = 256 << 20
-_BACKSLASHES = re.compile(rb'(\\+)"')
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
@@ -31,33 +29,6 @@ class BackslashQuotes(Exception):
     def __init__(self, line: int):
         super().__init__(line)
         self.line = line
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How a text writes its rows.
-
-    columns: the header's names as they stand there; required: places of those that no row leaves empty
-    backslash_line: the line that shows that quotes within values are written as \\"; None: as ""
-    """
-
-    columns: tuple[str, ...]
-    delimiter: bytes
-    required: tuple[int, ...]
-    backslash_line: int | None = None
-
-    @cached_property
-    def strict_field(self) -> re.Pattern[bytes]:
-        """A field as RFC 4180 has it; nothing where a quote stays open or text follows a closed one."""
-        d = re.escape(self.delimiter)
-        return re.compile(rb'"(?>[^"]*(?:""[^"]*)*)"|[^"\r\n%b][^\r\n%b]*|' % (d, d))
-
-    @cached_property
-    def rest_of_field(self) -> re.Pattern[bytes]:
-        return re.compile(rb"[^\r\n%b]*" % re.escape(self.delimiter))
-
-    def name(self, column: int) -> str:
-        return self.columns[column] if column < len(self.columns) else str(column + 1)
 
 
 @dataclass(frozen=True)
@@ -76,54 +47,7 @@ class TextBlock:
         return _num_blank(self.text) - sum(_num_blank(self.text[a:b]) for a, b in self.spans)
 
 
-def whole_rows(path: Path, blocks: Iterator[bytes], dialect: Dialect, first_line: int) -> Iterator[TextBlock]:
-    """Cut the text into blocks of whole rows.
-
-    blocks: the text below the header; first_line: the number of its first line in the file
-
-    Raises InputError for a quote that takes in rows, or that nothing closes, and BackslashQuotes.
-    """
-    line, checked, rest = first_line, b"", b""
-    for block in blocks:
-        cut = _end_of_lines(block)
-        if len(checked) + len(rest) + len(block) > _LONGEST_ROW_BYTES:
-            raise InputError(
-                f"{path}: the row in line {line:,} is longer than {_LONGEST_ROW_BYTES >> 20} MB. Give a table of one edge per row."
-            )
-        if cut == 0:
-            rest += block
-            continue
-        lines = b"".join((rest, memoryview(block)[:cut]))
-        rest = block[cut:]
-        ready = _Text(path, checked + _unescaped(lines, dialect), line, dialect)
-        found, checked = ready.whole_rows(chain([rest], blocks))
-        if found.text:
-            yield found
-        line += found.lines
-    if checked or rest:
-        found, _ = _Text(path, checked + _unescaped(rest, dialect), line, dialect).whole_rows(None)
-        yield found
-
-
-def _end_of_lines(text: bytes) -> int:
-    """Where the last whole line ends; a carriage return at the very end may be half of a line end."""
-    end = text.rfind(b"\n") + 1
-    return end or text.rfind(b"\r", 0, max(len(text) - 1, 0)) + 1
-
-
-def _unescaped(text: bytes, dialect: Dialect) -> bytes:
-    """Quotes written as \\" become "", and \\\\ before a quote one backslash, as Spark's reader has it."""
-    if dialect.backslash_line is None or b"\\" not in text:
-        return text
-    return _BACKSLASHES.sub(_rfc_quote, text)
-
-
-def _rfc_quote(found: re.Match[bytes]) -> bytes:
-    count = len(found[1])
-    return b"\\" * (count // 2) + (b'""' if count % 2 else b'"')
-
-
-class _Text:
+class QuotedText:
     """Lines of text that begin with a row. ends: [num_lines] the offset of each line's end character"""
 
     def __init__(self, path: Path, text: bytes, first_line: int, dialect: Dialect):
@@ -229,26 +153,8 @@ class _Text:
         places = np.array([found.start() for found in re.finditer(rb'\\"', self.text)])
         for line in np.unique(np.searchsorted(self.ends, places)).tolist() if len(places) else []:
             plain = self._line(line)
-            if self._num_columns(plain) != len(self.dialect.columns) == self._num_columns(_BACKSLASHES.sub(_rfc_quote, plain)):
+            if self.dialect.num_columns(plain) != len(self.dialect.columns) == self.dialect.num_columns(without_backslashes(plain)):
                 raise BackslashQuotes(self.first_line + line)
-
-    def _num_columns(self, line: bytes) -> int | None:
-        cells = self._cells(line)
-        return None if cells is None else len(cells)
-
-    def _cells(self, line: bytes) -> list[bytes] | None:
-        """The fields of one line by itself; None where its quotes are not simple."""
-        place, cells = 0, []
-        while True:
-            found = self.dialect.strict_field.match(line, place)
-            assert found is not None  # it matches nothing at least
-            cells.append(found[0])
-            place = found.end()
-            if place == len(line):
-                return cells
-            if line[place : place + 1] != self.dialect.delimiter:
-                return None
-            place += 1
 
     def _row(self, start: int, blocks: Iterator[bytes] | None) -> int:
         """Where the row ends that begins at `start`; -1 when it goes on in the next block."""
@@ -300,16 +206,12 @@ class _Text:
         the first line, taken literally, has a row's columns as well.
         """
         first, last = self._line_at(opening), self._line_at(min(close, len(self.text) - 1))
-        if any(self._looks_like_row(self._line(line)) for line in range(first + 1, last)):
+        if any(self.dialect.looks_like_row(self._line(line)) for line in range(first + 1, last)):
             return True
-        if last == first or not self._looks_like_row(self._line(last)):
+        if last == first or not self.dialect.looks_like_row(self._line(last)):
             return False
-        rest = self._cells(b"x" + self._line(first)[opening + 1 - self._start(first) :])
+        rest = self.dialect.cells(b"x" + self._line(first)[opening + 1 - self._start(first) :])
         return column >= 2 or (rest is not None and column + len(rest) >= len(self.dialect.columns))
-
-    def _looks_like_row(self, line: bytes) -> bool:
-        cells = self._cells(line)
-        return cells is not None and len(cells) == len(self.dialect.columns) and all(cells[c].strip() for c in self.dialect.required)
 
     def _closed_in(self, close: int) -> str:
         return f"that is closed in line {self.first_line + self._line_at(close):,} only"
@@ -318,7 +220,7 @@ class _Text:
         """The message about a quote that nothing in this text closes; reads on to find where it is closed."""
         line = self.first_line + len(self.ends)
         for block in blocks or ():
-            text = _unescaped(block, self.dialect)
+            text = self.dialect.unescaped(block)
             found = re.search(rb'(?<!")"(?:"")*(?!")', text)
             if found is not None:
                 line += len(_LINE_END.findall(text[: found.end()]))

@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.csv
 
 from hgt.columns import CODES, Columns, first_there
-from hgt.csv_quotes import Dialect, TextBlock, whole_rows
+from hgt.csv_dialect import Dialect
+from hgt.csv_quotes import TextBlock
+from hgt.csv_rows import whole_rows
 from hgt.errors import InputError
 from hgt.file_bytes import utf8_blocks
 from hgt.row_counts import FileCounts

@@ -6,6 +6,7 @@ everything else, named for what it is.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from hgt.row_counts import FileCounts
 _GIVE = (
     "Give the path of a table (CSV text, also packed, or Parquet), of a folder of its parts, or of a folder with nodes.csv and edges.csv."
 )
+_MOST_FILES = 10_000
 _PARTS = ("part-", "part_")  # how Spark, Dask and others name the parts of a table of CSV text
 Rows = CsvText | ParquetRows
 
@@ -58,7 +60,7 @@ class EdgeFiles:
 
     @classmethod
     def _of_folder(cls, path: Path) -> EdgeFiles:
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p, path))
+        files = _files_in(path)
         edges = [p for p in files if p.parent == path and p.name.lower().startswith("edges.")]
         if edges:
             return cls.open(edges[0])
@@ -140,8 +142,18 @@ def _nodes_beside(path: Path) -> Path:
     return (same or sorted(nodes))[0]
 
 
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+def _files_in(folder: Path) -> list[Path]:
+    """The files in a folder and those below it, in the order of their paths, without what Spark and others hide (_SUCCESS, .crc).
+
+    Raises InputError when there are more than any table has parts: the folder is another.
+    """
+    files: list[Path] = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+        files += [Path(where) / name for name in names if not name.startswith((".", "_"))]
+        if len(files) > _MOST_FILES:
+            raise InputError(f"{folder}: is a folder with more than {_MOST_FILES:,} files. {_GIVE}")
+    return sorted(p for p in files if p.is_file())
 
 
 def _starts_as_parquet(path: Path) -> bool:

@@ -38,6 +38,7 @@ _ENCODINGS = {  # UTF-32 first: its mark begins with that of UTF-16
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _OPENING: dict[str, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+_SAMPLE_BYTES = 64
 _SIDECARS = ("__MACOSX/", ".DS_Store")  # what a Mac packs beside a file
 
 
@@ -61,7 +62,7 @@ def utf8_blocks(path: Path, block_bytes: int) -> Iterator[bytes]:
     UTF-32; whether UTF-8 is valid is left to who reads the values.
     """
     with explained(path), _unpacked(path) as file:
-        block = file.read(block_bytes)
+        block = file.read(max(block_bytes, _SAMPLE_BYTES))
         encoding = encoding_of(block)
         if encoding is None:
             block = block.removeprefix(BYTE_ORDER_MARK)
@@ -81,7 +82,7 @@ def encoding_of(start: bytes) -> str | None:
     for mark, name in _ENCODINGS.items():
         if start.startswith(mark):
             return name
-    sample = start[:64]
+    sample = start[:_SAMPLE_BYTES]
     if len(sample) < 8 or b"\x00" not in sample:
         return None
     even, odd = sample[::2], sample[1::2]

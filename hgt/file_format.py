@@ -89,7 +89,7 @@ def _refuse_other_text(path: Path, start: bytes) -> None:
         )
     if text.startswith(b"<?xml"):
         raise InputError(f"{path}: is XML, not a table. Write its edges as CSV, one a row.")
-    if text.startswith((b"{", b"[{", b"[\n", b"[\r", b"[ ")):
+    if text.startswith((b"{", b"[{", b"[\n", b"[\r", b"[ ", b'["', b"[[")):
         lines = text.startswith(b"{") and b"}\n" in start.replace(b"\r", b"")
         more = ", lines=True" if lines else ""
         command = _PANDAS.format(kind="json", name=path.name).replace("')", f"'{more})", 1)

@@ -234,18 +234,12 @@ def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, 
 @click.option("--kg", required=True, type=_PATH, metavar="FILE", help="The graph that they describe.")
 def validate(embeddings: Path, kg: Path) -> int:
     """Hold a table of EMBEDDINGS (Parquet or CSV) against the graph that it describes."""
-<<<<<<< HEAD
     from hgt.input_file import check_table
 
     check_table(embeddings)
     from hgt.edge_table import check_header
 
     check_header(kg)  # before what takes seconds to import
-=======
-    from hgt.edge_table import check_header
-
-    check_header(kg)  # before torch is imported
->>>>>>> w-files
     from hgt.evaluate import evaluate_table
 
     report = evaluate_table(embeddings, kg, click.echo)
@@ -261,12 +255,8 @@ def plan(kg: Path, **given: Any) -> int:
     config = RunConfig.from_flat(_given(given))
     from hgt.edge_table import check_header, read_edge_table
 
-<<<<<<< HEAD
     check_header(kg)  # before what takes seconds to import
     from hgt.certain_rejection import refuse_certain_rejection
-=======
-    check_header(kg)  # before torch is imported
->>>>>>> w-files
     from hgt.graph import KnowledgeGraph
     from hgt.memory import plan_memory, probe_for_plan, refuse_what_cannot_fit
     from hgt.split import split_facts

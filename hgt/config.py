@@ -37,21 +37,11 @@ _HOLDOUT = "-holdout"
 class GraphConfig:
     """Which part of the file is learned from, and how its relations are read."""
 
-<<<<<<< HEAD
     include_node_types: tuple[str, ...] | None = parameter(None, "keep only these node types; all when not given")
     limit_nodes: int | None = parameter(None, "keep a connected, type-balanced sample of this size", "nodes", range=_COUNT)
     symmetric_relations: tuple[str, ...] = parameter((), "relations to read as symmetric, whatever their rows say")
     directed_relations: tuple[str, ...] = parameter((), "relations to read as directed: a row and its mirror are two facts")
-    min_mirrored_share: float = parameter(
-        0.9, "share of rows with a mirror row from which a relation within one type counts as symmetric", range=_SHARE
-    )
-=======
-    include_node_types: tuple[str, ...] | None = _parameter(None, "keep only these node types; all when not given")
-    limit_nodes: int | None = _parameter(None, "keep a connected, type-balanced sample of this size", "nodes")
-    symmetric_relations: tuple[str, ...] = _parameter((), "relations to read as symmetric, whatever their rows say")
-    directed_relations: tuple[str, ...] = _parameter((), "relations to read as directed: a row and its mirror are two facts")
-    min_mirrored_share: float = _parameter(0.9, "share of rows with a mirror row from which a row and its mirror are one fact")
->>>>>>> w-files
+    min_mirrored_share: float = parameter(0.9, "share of rows with a mirror row from which a row and its mirror are one fact", range=_SHARE)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class ModelConfig:
     num_heads: int = _parameter(8, "attention heads; divides hidden_dim", "heads")
     dropout: float = _parameter(0.2, "dropout on the output of each HGT layer while training")
     input_dropout: float = _parameter(0.4, "dropout on the input embeddings while training: nodes must be told by their neighbours, too")
+    edge_dropout: float = _parameter(0.1, "share of the facts whose messages each training step leaves out at random")
     mixed_precision: bool = _parameter(False, "compute dense products and gathered rows in bfloat16; sums and softmax stay in float32")
     decoder: str = _parameter("complex", "relation decoder on the final embeddings", choices=("distmult", "complex"))
 
@@ -386,7 +387,7 @@ def _check_ranges(config: RunConfig) -> None:
         require(0 <= flat[name] <= 1, name, "between 0 and 1")
     for name in _NOT_NEGATIVE:
         require(0 <= flat[name] < float("inf"), name, "0 or more")
-    for name in ("dropout", "input_dropout", "average_decay"):
+    for name in ("dropout", "input_dropout", "edge_dropout", "average_decay"):
         require(0 <= flat[name] < 1, name, "at least 0 and below 1")
     require(0 <= flat["seed"] < 2**31, "seed", "between 0 and 2147483647")
     of_type = flat["split"].endswith(_HOLDOUT) and flat["split"] != _HOLDOUT

@@ -17,7 +17,8 @@ from hgt.step import build_trainee
 torch.set_num_threads(1)
 
 _SMALL = {
-    "embedding_dim": 16, "hidden_dim": 16, "num_heads": 4, "dropout": 0.0, "input_dropout": 0.0, "device": "cpu", "edge_sample_size": 40,
+    "embedding_dim": 16, "hidden_dim": 16, "num_heads": 4, "dropout": 0.0, "input_dropout": 0.0, "edge_dropout": 0.0, "device": "cpu",
+    "edge_sample_size": 40,
     "min_batches_per_epoch": 3, "num_negatives": 20, "accumulation_steps": 2, "contrastive_weight": 0.5,
     "directed_relations": ["bioprocess_bioprocess"],
 }  # fmt: skip

@@ -26,7 +26,7 @@ from hgt.run_folder import RunFolder
 from hgt.split import split_facts
 from hgt.step import Steps, learning_rate
 from hgt.step_form import StepForm
-from hgt.train import Training, step_seed, train_run
+from hgt.train import Training, train_run
 from tests.conftest import CHECKOUT, SMALL, wait_for
 
 
@@ -330,13 +330,6 @@ def test_more_epochs_than_were_asked_for_go_on_at_the_rate_that_they_would_have_
     assert losses(folder) == losses(whole)
     rates = [[epoch["learning_rate"] for epoch in epochs_by_number(f.events).values()] for f in (folder, whole)]
     assert rates[0] == rates[1] == pytest.approx([0.003 * part for part in (1, 0.755, 0.265, 0.02)])
-
-
-def test_every_step_of_every_run_has_a_seed_that_torch_takes():
-    seeds = {step_seed(*at) for at in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (2**31 - 1, 10_000, 100_000))}
-    assert len(seeds) == 5
-    for seed in seeds:
-        torch.manual_seed(seed)
 
 
 def test_early_stopping_keeps_the_best_checkpoint(tmp_path, small_kg):

@@ -106,35 +106,31 @@ class QuotedText:
         return int(np.searchsorted(self.ends, place))
 
     def _opens(self, quotes: np.ndarray) -> np.ndarray:
-        """Which quotes could open a value, or be the second of a pair."""
-        could = self._is_border[self.data[np.maximum(quotes, 1) - 1]]
-        could[quotes == 0] = True
+        """Which quotes could open a value, or be the second of a pair. quotes: their places, rising"""
+        could = self._are_borders(self.data[quotes - 1])  # of the text's very first character the last one
+        if len(quotes) and quotes[0] == 0:
+            could[0] = True
         return could
 
     def _closes(self, quotes: np.ndarray) -> np.ndarray:
         """Which quotes could close a value, or be the first of a pair."""
         last = len(self.data) - 1
-        could = self._is_border[self.data[np.minimum(quotes + 1, last)]]
-        could[quotes == last] = True
-        return could
+        if not len(quotes) or quotes[-1] < last:
+            return self._are_borders(self.data[quotes + 1])
+        return np.append(self._are_borders(self.data[quotes[:-1] + 1]), True)
 
-    @cached_property
-    def _is_border(self) -> np.ndarray:
-        """[256] what stands beside a quote at the beginning or end of a value, or within a pair."""
-        border = np.zeros(256, dtype=bool)
-        border[[_QUOTE, _LF, _CR, self.dialect.delimiter[0]]] = True
-        return border
+    def _are_borders(self, characters: np.ndarray) -> np.ndarray:
+        """Which of them stand beside a quote at the beginning or end of a value, or within a pair."""
+        found = (characters == self.dialect.delimiter[0]) | (characters == _QUOTE)
+        return np.asarray(found | (characters == _LF) | (characters == _CR))
 
     def _is_simple(self) -> bool:
         """Whether every quoted value is closed on its line and followed by a delimiter or the line's end."""
         if self.has_lone_returns:
             return False
-        places = np.flatnonzero((self.data == _QUOTE) | (self.data == _LF))
-        is_quote = self.data[places] == _QUOTE
-        inside = np.cumsum(is_quote, dtype=np.uint8) & 1  # wraps round at 256, which is even
-        if inside[~is_quote].any() or inside[-1]:
+        quotes = np.flatnonzero(self.data == _QUOTE)
+        if len(quotes) % 2 or (np.searchsorted(quotes, self.ends) & 1).any():
             return False
-        quotes = places[is_quote]
         return bool(self._opens(quotes[::2]).all() and self._closes(quotes[1::2]).all())
 
     def _suspects(self) -> np.ndarray:

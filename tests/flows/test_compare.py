@@ -26,8 +26,8 @@ def test_two_trainings_on_one_device_are_the_same(hgt_here, environment, small_k
 
 @pytest.mark.docker
 @pytest.mark.timeout(900)
-def test_this_cpu_and_the_one_in_docker(hgt, environment, small_kg, worker_image):
-    done = hgt("compare", "--kg", small_kg, "--devices", "cpu,docker-cpu", *options(SMALL | LAX), OMP_NUM_THREADS="1")
+def test_this_cpu_and_the_one_in_docker(hgt_here, environment, small_kg, worker_image):
+    done = hgt_here("compare", "--kg", small_kg, "--devices", "cpu,docker-cpu", *options(SMALL | LAX), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SAME" in done.stdout
     _, (second, first) = runs_of(environment)

@@ -81,10 +81,12 @@ def assert_checkpoint(folder, epoch):
 
 @pytest.mark.docker
 @pytest.mark.timeout(400)
-def test_the_cpu_worker_goes_on_from_the_checkpoint_before_a_damaged_one(worker_image, hgt, environment, injected, small_kg, uninterrupted):
+def test_the_cpu_worker_goes_on_from_the_checkpoint_before_a_damaged_one(
+    worker_image, hgt_here, environment, injected, small_kg, uninterrupted
+):
     del worker_image
     extra = {name: value for name, value in injected("damage 6 1").items() if name != "DOCKER_HOST"}
-    done = hgt("train", "--kg", small_kg, *options(FOUR | {"max_shrinks": 0}), **extra)
+    done = hgt_here("train", "--kg", small_kg, *options(FOUR | {"max_shrinks": 0}), **extra)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = run_of(environment)
     assert [s.place for s in segments(folder)] == ["native", "docker"]

@@ -20,7 +20,6 @@ from tests.flows.failures import (
 )
 
 _FORMS = ("mps", "kill", "torch", "allocator", "abort", "cgroup")
-_RAISED = ("mps", "torch", "allocator")  # the others end their process
 
 
 @pytest.fixture
@@ -36,10 +35,9 @@ def kernel(request):
 
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("form", [*_FORMS[:2], *(pytest.param(form, marks=pytest.mark.slow) for form in _FORMS[2:])])
-def test_training_is_made_smaller_and_goes_on(request, environment, injected, kernel, small_kg, uninterrupted, form):
+def test_training_is_made_smaller_and_goes_on(hgt_here, environment, injected, kernel, small_kg, uninterrupted, form):
     extra, group = kernel(form)
-    hgt = request.getfixturevalue("hgt_here" if form in _RAISED else "hgt")
-    done = hgt("train", "--kg", small_kg, *options(FOUR), **injected(f"{form} 4 2"), **extra)
+    done = hgt_here("train", "--kg", small_kg, *options(FOUR), **injected(f"{form} 4 2"), **extra)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert done.stdout.count("OUT OF MEMORY") == 2
@@ -104,12 +102,12 @@ def test_the_retry_is_an_attempt_of_the_train_task(hgt_here, environment, inject
 @pytest.mark.docker
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("form", _FORMS)
-def test_training_goes_on_in_docker(worker_image, hgt, environment, injected, kernel, small_kg, uninterrupted, form):
+def test_training_goes_on_in_docker(worker_image, hgt_here, environment, injected, kernel, small_kg, uninterrupted, form):
     """Smaller, smaller, and then the CPU worker, in one MLflow run; the session's Prefect server has no work pool for it."""
     del worker_image
     extra, group = kernel(form)
     extra |= {name: value for name, value in injected(f"{form} 4 3").items() if name != "DOCKER_HOST"}
-    done = hgt("train", "--kg", small_kg, *options(FOUR), **extra)
+    done = hgt_here("train", "--kg", small_kg, *options(FOUR), **extra)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert group is None or group.num_killed() == 3, "the kernel killed, and nothing else"
@@ -127,13 +125,15 @@ def test_training_goes_on_in_docker(worker_image, hgt, environment, injected, ke
 
 @pytest.mark.docker
 @pytest.mark.timeout(400)
-def test_a_trainer_that_outgrows_its_limit_goes_on_in_docker(worker_image, hgt, environment, injected, kernel, small_kg, uninterrupted):
+def test_a_trainer_that_outgrows_its_limit_goes_on_in_docker(
+    worker_image, hgt_here, environment, injected, kernel, small_kg, uninterrupted
+):
     """Nothing but the trainer's own memory: from before its model is made on it may take 24 MB more, too few for any form."""
     del worker_image
     extra, group = kernel("join")
     extra |= {name: value for name, value in injected("join 0 3").items() if name != "DOCKER_HOST"}
     group.limit(24 << 20)
-    done = hgt("train", "--kg", small_kg, *options(FOUR), **extra)
+    done = hgt_here("train", "--kg", small_kg, *options(FOUR), **extra)
     assert done.returncode == 0, done.stdout + done.stderr
     assert group.num_killed() == 3
     folder = run_of(environment)

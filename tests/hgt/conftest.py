@@ -1,6 +1,7 @@
 """One small demo graph for all tests of the library, whatever a test changes it builds anew; and a disk without room."""
 
 import resource
+import signal
 
 import pandas as pd
 import pytest
@@ -79,3 +80,12 @@ def room():
 
     yield limit
     limit(None)
+
+
+@pytest.fixture
+def keeping_signals():
+    """A program takes SIGINT and SIGTERM for itself; the tests get theirs back."""
+    kept = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for n, handler in kept.items():
+        signal.signal(n, handler)

@@ -1,11 +1,13 @@
 """The command line `hgt`. Options are derived from `hgt/config.py`; heavy imports wait until a command needs them.
 
-Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad input, 1 failure, 130 interrupted.
+Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad input, 1 failure, 130 interrupted, 141 interrupted
+because whoever read the output is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sqlite3
@@ -20,7 +22,7 @@ from flows import session
 from hgt.config import Parameter, RunConfig, parameters
 from hgt.errors import HgtError, InputError, TrainingDiverged
 
-ACCEPTED, FAILED, BAD_INPUT, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
+ACCEPTED, FAILED, BAD_INPUT, REJECTED, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2, 3, 130, 141
 
 
 class _UserPath(click.Path):
@@ -82,9 +84,18 @@ def train(kg: Path | None, resume: str | None, run_id: str | None, output_csv: P
     names = {"resume": run} if resume else {"run_id": run, "kg": str(kg)}
     try:
         return _run_flow(run, {**names, "output_csv": output_csv and str(output_csv), **values})
-    except _interruptions():
-        click.echo(f"Interrupted. {_how_to_go_on(run)}", err=True)
-        return INTERRUPTED
+    except (*_interruptions(), BrokenPipeError) as error:
+        from tasks.reporting import OutputClosed, silence
+
+        is_closed = isinstance(error, OutputClosed | BrokenPipeError)
+        if is_closed:
+            silence(sys.stdout)
+        why = " because nobody reads its output any more (a closed pipe)" if is_closed else ""
+        try:
+            click.echo(f"Interrupted{why}. {_how_to_go_on(run)}", err=True)
+        except BrokenPipeError:  # 2>&1 | head
+            silence(sys.stderr)
+        return OUTPUT_CLOSED if is_closed else INTERRUPTED
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -339,6 +350,8 @@ def main() -> None:
         sys.exit(session.run(sys.argv[1:]))
     if session.inside():
         session.enter()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name ends nothing
     try:
         sys.exit(cli.main(prog_name="hgt", standalone_mode=False) or 0)
     except HgtError as error:

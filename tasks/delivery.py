@@ -113,14 +113,17 @@ class Delivery:
             self._at_work = None
         self.outbox.done(entry)
         if self.problem:
-            self._told.append("MLflow's store answers again")
+            self._told.append("MLflow answers again")
         self.problem, self._pause = "", _FIRST_PAUSE
         return True
 
     def _failed(self, entry: Entry, error: Exception) -> bool:
         entry.is_doubtful = True
         if is_passing(error):
-            self._failing_since = self._failing_since if self.problem else time.monotonic()
+            if not self.problem:
+                self._failing_since = time.monotonic()
+                if self.run is not None:
+                    self._told.append(f"WARNING: MLflow does not answer ({in_words(error)}). The run goes on; MLflow is told later.")
             self.problem = in_words(error)
             return False
         if self.run is None:
@@ -132,7 +135,8 @@ class Delivery:
         run = self.run
         if run is None:
             made_by = {**entry.values["tags"], MARK: entry.values["mark"]} if entry.kind == "begin" else {}
-            run = self.run = MlflowRun(self.folder, made_by, self._told.append)
+            may_be_there = entry.is_doubtful or bool(entry.values.get("is_again"))
+            run = self.run = MlflowRun(self.folder, made_by, may_be_there, self._told.append)
             if self.outbox.is_kept:
                 run.remember()
         if entry.values.get("of_a_new_run") and not (run.is_new or entry.is_doubtful):
@@ -144,8 +148,10 @@ class Delivery:
         match kind:
             case "begin":
                 run.begin()
-            case "epoch" | "metrics":
-                (run.epoch if kind == "epoch" else run.metrics)(**v, is_doubtful=is_doubtful)
+            case "epoch":
+                run.epoch(**v, is_doubtful=is_doubtful)
+            case "metrics":
+                run.metrics(**v)
             case "tags":
                 run.tags(v["values"])
             case "parameters":

@@ -36,6 +36,14 @@ _EPOCH_METRICS = (
 )  # fmt: skip
 _CANCELLED = (KeyboardInterrupt, TerminationSignal, CancelledRun, SystemExit)
 # Seconds without an answer, and of one attempt: until that is said, until training begins all the same, until the program ends.
+_WORDS = {
+    "metrics": "figures",
+    "artifacts": "files",
+    "text": "files",
+    "register": "its registration",
+    "end": "its end",
+    "settle": "its end",
+}
 _MAKING = Patience(2.5, 120.0)
 _NOTICE, _START, _END, _CANCELLED_END = Patience(2.5, 10.0), Patience(5.0, 19.0), Patience(15.0, 30.0, True), Patience(4.0, 8.0)
 
@@ -51,8 +59,9 @@ class Tracker:
         self._epochs = {entry.values["number"] for entry in outbox if entry.kind == "epoch"}
         is_made = bool(os.environ.get("MLFLOW_TRACKING_URI")) or (hgt_home() / "mlflow.db").exists()
         self._delivery = Delivery(folder, outbox)
-        mark = next((entry.values["mark"] for entry in earlier if entry.kind == "begin"), secrets.token_hex(16))
-        begun = self._delivery.add("begin", True, tags={"prefect.flow_run_id": str(prefect.runtime.flow_run.id or "")}, mark=mark)
+        marks = [entry.values["mark"] for entry in earlier if entry.kind == "begin"]
+        tags = {"prefect.flow_run_id": str(prefect.runtime.flow_run.id or "")}
+        begun = self._delivery.add("begin", True, tags=tags, mark=[*marks, secrets.token_hex(16)][0], is_again=bool(marks))
         for entry in earlier:
             outbox.done(entry)
         self._of_a_new_run = False
@@ -170,8 +179,8 @@ def undelivered(delivery: Delivery) -> str:
     left, folder = list(delivery.outbox), delivery.folder
     if not left:
         return ""
-    counts = Counter(entry.kind for entry in left)
-    kinds = ", ".join(f"{number} x {kind}" if number > 1 else kind for kind, number in counts.items())
+    counts = Counter(_WORDS.get(entry.kind, entry.kind) for entry in left)
+    kinds = ", ".join(f"{number} x {words}" if number > 1 else words for words, number in counts.items())
     why = delivery.problem or next((entry.refused for entry in left if entry.refused), "no answer yet")
     later = f"It is kept: `hgt track {folder.path.name}` delivers it, and so does the next resume." if folder.config.is_file() else ""
     return f"MLflow's store {store_uri()} has not got everything of this run ({kinds}): {why}. {later}".strip()

@@ -1,6 +1,8 @@
-"""Delivers an outbox to MLflow, in a thread of its own: in order, again and again where the store does not answer.
+"""Delivers an outbox to MLflow, in a thread of its own: in order, again and again where the store
+does not answer.
 
-No signal can break this thread off (Ctrl-C in the middle of a write left SQLite's transaction open), and nobody waits for it when the
+No signal can break this thread off (Ctrl-C in the middle of a write left SQLite's transaction
+open), and nobody waits for it when the
 program ends: what it has not delivered by then is in the run folder.
 """
 
@@ -24,7 +26,9 @@ _SENDS_FILES = ("artifacts", "register")
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds: without_answer, since the first attempt that failed; in_attempt, since one began, unless it sends files and for_files."""
+    """Seconds: without_answer, since the first attempt that failed; in_attempt, since one began,
+    unless it sends files and for_files.
+    """
 
     without_answer: float
     in_attempt: float

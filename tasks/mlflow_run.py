@@ -1,4 +1,5 @@
-"""One MLflow run, written and read directly. The product's own SQLite store unless MLFLOW_TRACKING_URI names another.
+"""One MLflow run, written and read directly. The product's own SQLite store unless
+MLFLOW_TRACKING_URI names another.
 
 `tracking.py` decides when; what is here fails where the store does.
 """
@@ -56,7 +57,9 @@ def store_uri() -> str:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether it may go by itself: a server that does not answer, a database that is locked or has no room."""
+    """Whether it may go by itself: a server that does not answer, a database that is locked or has
+    no room.
+    """
     if isinstance(error, StoreLocked | ConnectionError | TimeoutError) or is_disk_full(error):
         return True
     if store_uri().startswith("sqlite"):  # MLflow calls everything that SQLite says temporary
@@ -82,7 +85,9 @@ class MlflowRun:
         self, folder: RunFolder, tags: dict[str, str] | None = None, may_be_there: bool = False,
         tell: Callable[[str], None] = lambda sentence: None,
     ):  # fmt: skip
-        """tags: of a new one; may_be_there: with its mark among them, since the answer to its making was lost."""
+        """tags: of a new one; may_be_there: with its mark among them, since the answer to its
+        making was lost.
+        """
         _check_sqlite(store_uri())
         hgt_home().mkdir(parents=True, exist_ok=True)
         self._client, self._tell = mlflow.MlflowClient(store_uri()), tell
@@ -193,7 +198,8 @@ class MlflowRun:
     def metrics(self, values: dict[str, float], milliseconds: int, step: int = 0) -> None:
         """A name that MLflow does not take is cleaned; the tag `name.<cleaned>` holds the real one.
 
-        What MLflow has already, from a try without an answer or from before a resume that changed nothing, gets no second point.
+        What MLflow has already, from a try without an answer or from before a resume that changed
+        nothing, gets no second point.
         """
         names = {tracked_name(name): name for name in values}
         there = self._data().data.metrics if step == 0 else {}
@@ -229,7 +235,9 @@ def _is_same(known: float | None, value: float) -> bool:
 
 
 def _check_sqlite(uri: str) -> None:
-    """MLflow asks a file that SQLite cannot open for 100 s (3.17.2). Raises sqlite3.Error, or StoreLocked."""
+    """MLflow asks a file that SQLite cannot open for 100 s (3.17.2). Raises sqlite3.Error, or
+    StoreLocked.
+    """
     path = Path(make_url(uri).database or "") if uri.startswith("sqlite:") else Path()
     if not path.name or not path.exists():
         return

@@ -1,6 +1,8 @@
-"""What a flow tells MLflow. Nothing of it waits for MLflow, and nothing of it ends a training: see outbox.py and delivery.py.
+"""What a flow tells MLflow. Nothing of it waits for MLflow, and nothing of it ends a training: see
+outbox.py and delivery.py.
 
-One MLflow run per flow run. The flow's process alone starts and ends it; a resumed run goes on in the same one.
+One MLflow run per flow run. The flow's process alone starts and ends it; a resumed run goes on in
+the same one.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ _NOTICE, _START, _END, _CANCELLED_END = Patience(2.5, 10.0), Patience(5.0, 19.0)
 
 
 class Tracker:
-    """Takes what is to be told of one run, in order. What was logged before (a resumed run) is not logged again."""
+    """Takes what is to be told of one run, in order. What was logged before (a resumed run) is not
+    logged again.
+    """
 
     def __init__(self, folder: RunFolder):
         """Raises InputError for a store that will never answer."""
@@ -69,7 +73,9 @@ class Tracker:
         self._await_store(begun, is_made)
 
     def _await_store(self, begun: Entry, is_made: bool) -> None:
-        """For a while; then the training goes ahead of it. A new store of our own is being made, which takes seconds."""
+        """For a while; then the training goes ahead of it. A new store of our own is being made,
+        which takes seconds.
+        """
         if not self._delivery.wait(_NOTICE if is_made else _MAKING, begun):
             self._refuse_store()
             why = self._delivery.problem or "no answer yet"
@@ -158,14 +164,18 @@ class Tracker:
         self.text(plan.read_text(), f"plans/{number}.json")
 
     def decide(self, kind: str, digest: str) -> Any:
-        """The registry's answer to "register" or "withdraw" of these embeddings; None where it comes later."""
+        """The registry's answer to "register" or "withdraw" of these embeddings; None where it
+        comes later.
+        """
         entry = self._delivery.add(kind, digest=digest)
         self._delivery.wait(_END, entry)
         self.flush()
         return entry.answer
 
     def end(self, status: str, tags: dict[str, str] | None = None, was_refused: bool = False, is_hurried: bool = False) -> None:
-        """End the run in MLflow, and say what MLflow has not got. was_refused: what had finished before stays so."""
+        """End the run in MLflow, and say what MLflow has not got. was_refused: what had finished
+        before stays so.
+        """
         self._delivery.add("end", status=status, tags=tags or {}, was_refused=was_refused and not self.has_changed)
         self._delivery.wait(_CANCELLED_END if is_hurried else _END)
         self._delivery.stop()
@@ -187,7 +197,8 @@ def undelivered(delivery: Delivery) -> str:
 
 
 def catch_up(folder: RunFolder) -> tuple[list[str], str]:
-    """Deliver what MLflow has not got of a run that nothing trains just now. Returns what there is to say, and what is left.
+    """Deliver what MLflow has not got of a run that nothing trains just now. Returns what there is
+    to say, and what is left.
 
     A run that is running in MLflow was killed. Raises RunLocked while it is trained.
     """
@@ -211,9 +222,11 @@ def _epoch(event: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def tracked(folder: RunFolder) -> Iterator[Tracker]:
-    """A tracker whose run ends as the block does: FINISHED, KILLED when interrupted or cancelled, FAILED on any other error.
+    """A tracker whose run ends as the block does: FINISHED, KILLED when interrupted or cancelled,
+    FAILED on any other error.
 
-    A finished run that is resumed and refused stays FINISHED. Raises DiskFull for whatever found no room in the run folder.
+    A finished run that is resumed and refused stays FINISHED. Raises DiskFull for whatever found no
+    room in the run folder.
     """
     with explaining_full_disk(hgt_home()):
         tracker = Tracker(folder)

@@ -1,4 +1,6 @@
-"""MLflow on a real SQLite store: how runs end, that nothing is logged twice, and that no store stops a run."""
+"""MLflow on a real SQLite store: how runs end, that nothing is logged twice, and that no store
+stops a run.
+"""
 
 import _thread
 import contextlib

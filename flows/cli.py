@@ -73,9 +73,10 @@ def train(kg: Path | None, resume: str | None, run_id: str | None, output_csv: P
     """Learn embeddings of FILE, track them in MLflow and validate them."""
     values = _given(given)
     config = RunConfig.from_flat(values)
-    _refuse_early(kg, resume, output_csv, config)
-    from tasks.home import check_new_run, find_run, new_run_id
+    from tasks.home import check_new_run, check_store, find_run, new_run_id
 
+    check_store()
+    _refuse_early(kg, resume, output_csv, config)
     if run_id is not None:
         if resume:
             raise InputError("Give either --run-id, the name of a new run, or --resume, a run to go on with.")

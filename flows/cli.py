@@ -1,10 +1,12 @@
 """The command line `hgt`. Options are derived from `hgt/config.py`; heavy imports wait until a command needs them.
 
-Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad input, 1 failure, 130 interrupted.
+Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad input, 1 failure, 130 interrupted, 141 interrupted
+because whoever read the output is gone.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from hgt.errors import HgtError, InputError, TrainingDiverged, printable
 from hgt.parameter import Parameter
 
 _IN_SESSION = "HGT_SESSION_PARENT"  # as `flows/session.py` has it, which `hgt --help` does without
-ACCEPTED, FAILED, BAD_INPUT, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
+ACCEPTED, FAILED, BAD_INPUT, REJECTED, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2, 3, 130, 141
 
 
 class _UserPath(click.Path):
@@ -77,11 +79,12 @@ def train(
     **given: Any,
 ) -> int:
     """Learn embeddings of FILE, track them in MLflow and validate them."""
-    from tasks.home import check_new_run, find_run, new_run_id
+    from tasks.home import check_new_run, check_store, find_run, new_run_id
     from tasks.outputs import claim_embeddings_csv, refuse_used_run_folder
 
     values = _given(given)
     config = RunConfig.from_flat(values)
+    check_store()
     if (kg is None) == (resume is None):
         raise InputError("Give either --kg FILE or --resume RUN.")
     if run_id is not None:
@@ -97,9 +100,18 @@ def train(
     output = {"output_csv": output_csv and str(output_csv), "overwrite": overwrite or None}
     try:
         return _run_flow(run, {**names, **output, **values})
-    except _interruptions():
-        click.echo(f"Interrupted. {_how_to_go_on(run)}", err=True)
-        return INTERRUPTED
+    except (*_interruptions(), BrokenPipeError) as error:
+        from tasks.reporting import OutputClosed, silence
+
+        is_closed = isinstance(error, OutputClosed | BrokenPipeError)
+        if is_closed:
+            silence(sys.stdout)
+        why = " because nobody reads its output any more (a closed pipe)" if is_closed else ""
+        try:
+            click.echo(f"Interrupted{why}. {_how_to_go_on(run)}", err=True)
+        except BrokenPipeError:  # 2>&1 | head
+            silence(sys.stderr)
+        return OUTPUT_CLOSED if is_closed else INTERRUPTED
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -371,6 +383,8 @@ def main() -> None:
         if not session.inside():
             sys.exit(session.run(sys.argv[1:]))
         session.enter()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name ends nothing
     try:
         sys.exit(cli.main(prog_name="hgt", standalone_mode=False) or 0)
     except HgtError as error:

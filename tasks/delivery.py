@@ -1,6 +1,8 @@
-"""Delivers an outbox to MLflow, in a thread of its own: in order, again and again where the store does not answer.
+"""Delivers an outbox to MLflow, in a thread of its own: in order, again and again where the store
+does not answer.
 
-No signal can break this thread off (Ctrl-C in the middle of a write left SQLite's transaction open), and nobody waits for it when the
+No signal can break this thread off (Ctrl-C in the middle of a write left SQLite's transaction
+open), and nobody waits for it when the
 program ends: what it has not delivered by then is in the run folder.
 """
 
@@ -24,7 +26,9 @@ _SENDS_FILES = ("artifacts", "register")
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds: without_answer, since the first attempt that failed; in_attempt, since one began, unless it sends files and for_files."""
+    """Seconds: without_answer, since the first attempt that failed; in_attempt, since one began,
+    unless it sends files and for_files.
+    """
 
     without_answer: float
     in_attempt: float
@@ -113,14 +117,17 @@ class Delivery:
             self._at_work = None
         self.outbox.done(entry)
         if self.problem:
-            self._told.append("MLflow's store answers again")
+            self._told.append("MLflow answers again")
         self.problem, self._pause = "", _FIRST_PAUSE
         return True
 
     def _failed(self, entry: Entry, error: Exception) -> bool:
         entry.is_doubtful = True
         if is_passing(error):
-            self._failing_since = self._failing_since if self.problem else time.monotonic()
+            if not self.problem:
+                self._failing_since = time.monotonic()
+                if self.run is not None:
+                    self._told.append(f"WARNING: MLflow does not answer ({in_words(error)}). The run goes on; MLflow is told later.")
             self.problem = in_words(error)
             return False
         if self.run is None:
@@ -132,7 +139,8 @@ class Delivery:
         run = self.run
         if run is None:
             made_by = {**entry.values["tags"], MARK: entry.values["mark"]} if entry.kind == "begin" else {}
-            run = self.run = MlflowRun(self.folder, made_by, self._told.append)
+            may_be_there = entry.is_doubtful or bool(entry.values.get("is_again"))
+            run = self.run = MlflowRun(self.folder, made_by, may_be_there, self._told.append)
             if self.outbox.is_kept:
                 run.remember()
         if entry.values.get("of_a_new_run") and not (run.is_new or entry.is_doubtful):
@@ -144,8 +152,10 @@ class Delivery:
         match kind:
             case "begin":
                 run.begin()
-            case "epoch" | "metrics":
-                (run.epoch if kind == "epoch" else run.metrics)(**v, is_doubtful=is_doubtful)
+            case "epoch":
+                run.epoch(**v, is_doubtful=is_doubtful)
+            case "metrics":
+                run.metrics(**v)
             case "tags":
                 run.tags(v["values"])
             case "parameters":

@@ -1,7 +1,8 @@
-"""What is local never goes through a proxy: for this process, its children and the containers that it starts.
+"""What is local never goes through a proxy: for this process, its children and the containers that
+it starts.
 
-`HTTP_PROXY` without `NO_PROXY` makes the clients of Prefect, MLflow and Docker ask the proxy for 127.0.0.1. What is remote, such as a
-tracking server of the user's, still goes through it.
+`HTTP_PROXY` without `NO_PROXY` makes the clients of Prefect, MLflow and Docker ask the proxy for
+127.0.0.1. What is remote, such as a tracking server of the user's, still goes through it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _NAMES = ("NO_PROXY", "no_proxy")
 
 
 def keep_local_direct(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Add this machine to NO_PROXY, in both spellings, where there is a proxy; what the user excepted stays so.
+    """Add this machine to NO_PROXY, in both spellings, where there is a proxy; what the user
+    excepted stays so.
 
     Before the clients are imported: some read it only then. Without a proxy nothing is changed.
     """
@@ -56,7 +58,9 @@ def _is_here(host: str) -> bool:
 
 
 def _spell_out_system_proxies(environment: MutableMapping[str, str]) -> None:
-    """A Mac's own settings count only where the environment names no proxy, not even NO_PROXY: name them there."""
+    """A Mac's own settings count only where the environment names no proxy, not even NO_PROXY: name
+    them there.
+    """
     if environment is not os.environ or urllib.request.getproxies_environment():
         return
     for scheme, address in urllib.request.getproxies().items():

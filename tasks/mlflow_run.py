@@ -1,4 +1,5 @@
-"""One MLflow run, written and read directly. The product's own SQLite store unless MLFLOW_TRACKING_URI names another.
+"""One MLflow run, written and read directly. The product's own SQLite store unless
+MLFLOW_TRACKING_URI names another.
 
 `tracking.py` decides when; what is here fails where the store does.
 """
@@ -8,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +38,12 @@ _LOCKED_SECONDS = 1.0
 _NO_SUCH_RUN = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE))
 _PASSING_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_ALREADY_EXISTS", "DEADLINE_EXCEEDED")
 _PASSING_WORDS = ("failed with exception", "failed with timeout exception", "locked", "already exists", "Connection")
+_KNOWN = re.compile(
+    r"database is locked|no such table: \w+|Connection refused|Name or service not known|timed out|too many \d+ error responses"
+)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints the traceback of what it raises as well (3.17.2)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each retry is a warning
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # among the flow's lines
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # 7 take four minutes, and we ask again ourselves
 
 
@@ -50,7 +57,9 @@ def store_uri() -> str:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether it may go by itself: a server that does not answer, a database that is locked or has no room."""
+    """Whether it may go by itself: a server that does not answer, a database that is locked or has
+    no room.
+    """
     if isinstance(error, StoreLocked | ConnectionError | TimeoutError) or is_disk_full(error):
         return True
     if store_uri().startswith("sqlite"):  # MLflow calls everything that SQLite says temporary
@@ -60,7 +69,9 @@ def is_passing(error: Exception) -> bool:
 
 
 def in_words(error: Exception) -> str:
-    """One line of it."""
+    """One line of it; what users meet most is picked out of MLflow's long texts."""
+    if said := _KNOWN.search(str(error)):
+        return said[0]
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
@@ -70,7 +81,13 @@ class MlflowRun:
     is_new: it was made here; was_finished: before `begin`; tell: takes sentences for people.
     """
 
-    def __init__(self, folder: RunFolder, tags: dict[str, str] | None = None, tell: Callable[[str], None] = lambda sentence: None):
+    def __init__(
+        self, folder: RunFolder, tags: dict[str, str] | None = None, may_be_there: bool = False,
+        tell: Callable[[str], None] = lambda sentence: None,
+    ):  # fmt: skip
+        """tags: of a new one; may_be_there: with its mark among them, since the answer to its
+        making was lost.
+        """
         _check_sqlite(store_uri())
         hgt_home().mkdir(parents=True, exist_ok=True)
         self._client, self._tell = mlflow.MlflowClient(store_uri()), tell
@@ -79,7 +96,7 @@ class MlflowRun:
         self.was_finished = False
         known = self._id_file.read_text(errors="replace").strip() if self._id_file.exists() else ""
         self.is_new = not (known and self._holds(known))
-        self.run_id = self._create() if self.is_new else known
+        self.run_id = self._create(may_be_there) if self.is_new else known
         if known and self.is_new:
             tell(f"WARNING: MLflow's store {store_uri()} has no run {known} (any more): this run goes on in a new one, {self.run_id}.")
             self.remember()
@@ -108,11 +125,11 @@ class MlflowRun:
                 f"WARNING: HGT_HOME was copied or moved: MLflow goes on putting this run's artifacts into {self.artifact_uri}, not {ours}."
             )
 
-    def _create(self) -> str:
+    def _create(self, may_be_there: bool) -> str:
         experiment = self._experiment()
-        if mark := self._tags.get(MARK):
+        if may_be_there and (mark := self._tags.get(MARK)):
             made = self.call("search_runs", [experiment], f"tags.`{MARK}` = '{mark}'")
-            if made:  # and the answer was lost
+            if made:
                 return str(made[0].info.run_id)
         return str(self.call("create_run", experiment, tags=self._tags).info.run_id)
 
@@ -178,15 +195,19 @@ class MlflowRun:
         self.metrics({name: value for name, value in values.items() if name not in there}, milliseconds, number)
         self._epochs.add(number)
 
-    def metrics(self, values: dict[str, float], milliseconds: int, step: int = 0, is_doubtful: bool = False) -> None:
+    def metrics(self, values: dict[str, float], milliseconds: int, step: int = 0) -> None:
         """A name that MLflow does not take is cleaned; the tag `name.<cleaned>` holds the real one.
 
-        is_doubtful: some may be there already, which is looked up.
+        What MLflow has already, from a try without an answer or from before a resume that changed
+        nothing, gets no second point.
         """
         names = {tracked_name(name): name for name in values}
-        points = [Metric(tracked, float(values[name]), milliseconds, step) for tracked, name in names.items()]
-        if is_doubtful:
-            points = [p for p in points if not any((m.step, m.timestamp) == (step, milliseconds) for m in self._history(p.key))]
+        there = self._data().data.metrics if step == 0 else {}
+        points = [
+            Metric(tracked, float(values[name]), milliseconds, step)
+            for tracked, name in names.items()
+            if not _is_same(there.get(tracked), float(values[name]))
+        ]
         for start in range(0, len(points), _MAX_POINTS):
             self.call("log_batch", self.run_id, metrics=points[start : start + _MAX_POINTS])
         self.tags({f"{REAL}{tracked}": name for tracked, name in names.items() if tracked != name})
@@ -209,8 +230,14 @@ class MlflowRun:
             self.call("log_artifact", self.run_id, str(path), into)
 
 
+def _is_same(known: float | None, value: float) -> bool:
+    return known is not None and (known == value or (math.isnan(known) and math.isnan(value)))
+
+
 def _check_sqlite(uri: str) -> None:
-    """MLflow asks a file that SQLite cannot open for 100 s (3.17.2). Raises sqlite3.Error, or StoreLocked."""
+    """MLflow asks a file that SQLite cannot open for 100 s (3.17.2). Raises sqlite3.Error, or
+    StoreLocked.
+    """
     path = Path(make_url(uri).database or "") if uri.startswith("sqlite:") else Path()
     if not path.name or not path.exists():
         return

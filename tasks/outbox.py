@@ -1,6 +1,8 @@
-"""What a tracker has to be told, in order, kept in the run folder until it has it: `tracking.jsonl`, one JSON object a line.
+"""What a tracker has to be told, in order, kept in the run folder until it has it:
+`tracking.jsonl`, one JSON object a line.
 
-A line is an entry, or the number of an entry that was delivered. Every line is written whole. Knows no tracker.
+A line is an entry, or the number of an entry that was delivered. Every line is written whole. Knows
+no tracker.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ FILE = "tracking.jsonl"
 
 @dataclass
 class Entry:
-    """kind, values: what to deliver; is_doubtful: it may have been delivered before; refused: why the tracker does not take it, or ""
+    """kind, values: what to deliver; is_doubtful: it may have been delivered before; refused: why
+    the tracker does not take it, or ""
     answer: what its delivery gave
     """
 
@@ -39,8 +42,8 @@ class Entry:
 class Outbox:
     """The entries that are not delivered yet. Several threads may use it.
 
-    In memory until `keep` is called, for a run that is not there yet: one that is refused leaves nothing behind. A disk without room
-    ends nothing either.
+    In memory until `keep` is called, for a run that is not there yet: one that is refused leaves
+    nothing behind. A disk without room ends nothing either.
     """
 
     def __init__(self, folder: Path, is_kept: bool):
@@ -102,7 +105,9 @@ class Outbox:
 
 
 def _read(path: Path) -> list[Entry]:
-    """The entries without a line that says they were delivered. A line that was only half written is none."""
+    """The entries without a line that says they were delivered. A line that was only half written
+    is none.
+    """
     if not path.is_file():
         return []
     entries: dict[int, Entry] = {}

@@ -1,7 +1,8 @@
 """Names and texts as a tracker takes them: the one place where they are cleaned.
 
-MLflow 3.17.2 takes letters, digits, `_ - . /` and blanks in the name of a metric, a parameter or a tag (colons not on Windows), at
-most 250 of them, and no name that is another one as a path. Node types and relations may be any Unicode text.
+MLflow 3.17.2 takes letters, digits, `_ - . /` and blanks in the name of a metric, a parameter or a
+tag (colons not on Windows), at most 250 of them, and no name that is another one as a path. Node
+types and relations may be any Unicode text.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ _NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
 
 
 def tracked_name(name: str) -> str:
-    """The name with every character that is not taken as `_xHEX_`, which is how spreadsheets write them.
+    """The name with every character that is not taken as `_xHEX_`, which is how spreadsheets write
+    them.
 
-    Two names never become one. `real_name` gives the name back, unless it is longer than 245 characters: then a hash is its end.
+    Two names never become one. `real_name` gives the name back, unless it is longer than 245
+    characters: then a hash is its end.
     """
     taken = _NOT_TAKEN.sub(_escaped, name)
     if _is_another_path(taken):
@@ -40,7 +43,9 @@ def real_name(tracked: str) -> str:
 
 
 def tracked_text(text: str, max_characters: int) -> str:
-    """A value as every database takes it: without NUL and halves of characters (of a file name that is no UTF-8), and not longer."""
+    """A value as every database takes it: without NUL and halves of characters (of a file name that
+    is no UTF-8), and not longer.
+    """
     clean = _NO_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     return clean if len(clean) <= max_characters else clean[: max_characters - 3] + "..."
 

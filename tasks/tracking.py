@@ -1,6 +1,8 @@
-"""What a flow tells MLflow. Nothing of it waits for MLflow, and nothing of it ends a training: see outbox.py and delivery.py.
+"""What a flow tells MLflow. Nothing of it waits for MLflow, and nothing of it ends a training: see
+outbox.py and delivery.py.
 
-One MLflow run per flow run. The flow's process alone starts and ends it; a resumed run goes on in the same one.
+One MLflow run per flow run. The flow's process alone starts and ends it; a resumed run goes on in
+the same one.
 """
 
 from __future__ import annotations
@@ -36,12 +38,22 @@ _EPOCH_METRICS = (
 )  # fmt: skip
 _CANCELLED = (KeyboardInterrupt, TerminationSignal, CancelledRun, SystemExit)
 # Seconds without an answer, and of one attempt: until that is said, until training begins all the same, until the program ends.
+_WORDS = {
+    "metrics": "figures",
+    "artifacts": "files",
+    "text": "files",
+    "register": "its registration",
+    "end": "its end",
+    "settle": "its end",
+}
 _MAKING = Patience(2.5, 120.0)
 _NOTICE, _START, _END, _CANCELLED_END = Patience(2.5, 10.0), Patience(5.0, 19.0), Patience(15.0, 30.0, True), Patience(4.0, 8.0)
 
 
 class Tracker:
-    """Takes what is to be told of one run, in order. What was logged before (a resumed run) is not logged again."""
+    """Takes what is to be told of one run, in order. What was logged before (a resumed run) is not
+    logged again.
+    """
 
     def __init__(self, folder: RunFolder):
         """Raises InputError for a store that will never answer."""
@@ -51,8 +63,9 @@ class Tracker:
         self._epochs = {entry.values["number"] for entry in outbox if entry.kind == "epoch"}
         is_made = bool(os.environ.get("MLFLOW_TRACKING_URI")) or (hgt_home() / "mlflow.db").exists()
         self._delivery = Delivery(folder, outbox)
-        mark = next((entry.values["mark"] for entry in earlier if entry.kind == "begin"), secrets.token_hex(16))
-        begun = self._delivery.add("begin", True, tags={"prefect.flow_run_id": str(prefect.runtime.flow_run.id or "")}, mark=mark)
+        marks = [entry.values["mark"] for entry in earlier if entry.kind == "begin"]
+        tags = {"prefect.flow_run_id": str(prefect.runtime.flow_run.id or "")}
+        begun = self._delivery.add("begin", True, tags=tags, mark=[*marks, secrets.token_hex(16)][0], is_again=bool(marks))
         for entry in earlier:
             outbox.done(entry)
         self._of_a_new_run = False
@@ -60,7 +73,9 @@ class Tracker:
         self._await_store(begun, is_made)
 
     def _await_store(self, begun: Entry, is_made: bool) -> None:
-        """For a while; then the training goes ahead of it. A new store of our own is being made, which takes seconds."""
+        """For a while; then the training goes ahead of it. A new store of our own is being made,
+        which takes seconds.
+        """
         if not self._delivery.wait(_NOTICE if is_made else _MAKING, begun):
             self._refuse_store()
             why = self._delivery.problem or "no answer yet"
@@ -149,14 +164,18 @@ class Tracker:
         self.text(plan.read_text(), f"plans/{number}.json")
 
     def decide(self, kind: str, digest: str) -> Any:
-        """The registry's answer to "register" or "withdraw" of these embeddings; None where it comes later."""
+        """The registry's answer to "register" or "withdraw" of these embeddings; None where it
+        comes later.
+        """
         entry = self._delivery.add(kind, digest=digest)
         self._delivery.wait(_END, entry)
         self.flush()
         return entry.answer
 
     def end(self, status: str, tags: dict[str, str] | None = None, was_refused: bool = False, is_hurried: bool = False) -> None:
-        """End the run in MLflow, and say what MLflow has not got. was_refused: what had finished before stays so."""
+        """End the run in MLflow, and say what MLflow has not got. was_refused: what had finished
+        before stays so.
+        """
         self._delivery.add("end", status=status, tags=tags or {}, was_refused=was_refused and not self.has_changed)
         self._delivery.wait(_CANCELLED_END if is_hurried else _END)
         self._delivery.stop()
@@ -170,15 +189,16 @@ def undelivered(delivery: Delivery) -> str:
     left, folder = list(delivery.outbox), delivery.folder
     if not left:
         return ""
-    counts = Counter(entry.kind for entry in left)
-    kinds = ", ".join(f"{number} x {kind}" if number > 1 else kind for kind, number in counts.items())
+    counts = Counter(_WORDS.get(entry.kind, entry.kind) for entry in left)
+    kinds = ", ".join(f"{number} x {words}" if number > 1 else words for words, number in counts.items())
     why = delivery.problem or next((entry.refused for entry in left if entry.refused), "no answer yet")
     later = f"It is kept: `hgt track {folder.path.name}` delivers it, and so does the next resume." if folder.config.is_file() else ""
     return f"MLflow's store {store_uri()} has not got everything of this run ({kinds}): {why}. {later}".strip()
 
 
 def catch_up(folder: RunFolder) -> tuple[list[str], str]:
-    """Deliver what MLflow has not got of a run that nothing trains just now. Returns what there is to say, and what is left.
+    """Deliver what MLflow has not got of a run that nothing trains just now. Returns what there is
+    to say, and what is left.
 
     A run that is running in MLflow was killed. Raises RunLocked while it is trained.
     """
@@ -202,9 +222,11 @@ def _epoch(event: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def tracked(folder: RunFolder) -> Iterator[Tracker]:
-    """A tracker whose run ends as the block does: FINISHED, KILLED when interrupted or cancelled, FAILED on any other error.
+    """A tracker whose run ends as the block does: FINISHED, KILLED when interrupted or cancelled,
+    FAILED on any other error.
 
-    A finished run that is resumed and refused stays FINISHED. Raises DiskFull for whatever found no room in the run folder.
+    A finished run that is resumed and refused stays FINISHED. Raises DiskFull for whatever found no
+    room in the run folder.
     """
     with explaining_full_disk(hgt_home()):
         tracker = Tracker(folder)

@@ -1,4 +1,6 @@
-"""MLflow on a real SQLite store: how runs end, that nothing is logged twice, and that no store stops a run."""
+"""MLflow on a real SQLite store: how runs end, that nothing is logged twice, and that no store
+stops a run.
+"""
 
 import _thread
 import contextlib
@@ -142,6 +144,13 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_logs_nothing_twice(folder):
     assert "ended_by" not in run_of(folder).data.tags
 
 
+def test_figures_that_a_resume_measures_again_get_another_point_only_where_they_changed(folder):
+    for mrr in (0.5, 0.5, 0.6):
+        with tracked(folder) as tracker:
+            tracker.metrics({"test/typed/mrr": mrr, "validation/cosine": float("nan"), "dim": 7})
+    assert [len(steps(folder, metric)) for metric in ("test/typed/mrr", "validation/cosine", "dim")] == [2, 1, 1]
+
+
 def test_what_was_deleted_in_mlflow_does_not_stop_a_run(folder, said):
     with tracked(folder):
         pass
@@ -180,7 +189,8 @@ def test_a_locked_store_stops_nothing_and_gets_everything_once(folder, said, imp
             time.sleep(0.3)
             tracker.epoch(EPOCH | {"epoch": 3})
         tracker.text("x", "graph.txt")
-    assert [said[-1], len(said)] == ["MLflow's store answers again", 1]
+    assert "does not answer (database is locked). The run goes on" in said[0]
+    assert said[1:] == ["MLflow answers again"]
     assert (steps(folder), steps(folder, "test/typed/mrr")) == ([1, 2, 3], [0])
     assert run_of(folder).info.status == "FINISHED"
 
@@ -200,7 +210,7 @@ def test_what_a_locked_store_has_not_got_is_delivered_later(folder, said, impati
         tracker.metrics({"test/typed/mrr": 0.5})
     with lock:
         assert run_of(folder).info.status == "RUNNING"
-        assert "(epoch, metrics, end)" in said[-1]
+        assert "(epoch, figures, its end)" in said[-1]
         assert "database is locked" in said[-1]
         assert f"`hgt track {folder.path.name}` delivers it" in said[-1]
         kept = (folder.path / "tracking.jsonl").read_text().splitlines()
@@ -238,13 +248,29 @@ def test_what_was_delivered_without_an_answer_is_not_delivered_twice(folder, sai
     assert (steps(folder), steps(folder, "test/typed/mrr")) == ([1], [0])
 
 
+def test_a_run_whose_making_was_not_answered_is_made_once(folder, said, impatient, monkeypatch):
+    create, made = mlflow.MlflowClient.create_run, []
+
+    def without_answer(self, *arguments, **others):
+        made.append(create(self, *arguments, **others).info.run_id)
+        if len(made) == 1:
+            raise ConnectionError("the answer was lost")
+        return create(self, *arguments, **others)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "create_run", without_answer)
+    with tracked(folder) as tracker:
+        tracker.epoch(EPOCH)
+    assert [run_of(folder).info.run_id] == made
+    assert steps(folder) == [1]
+
+
 def test_what_a_store_refuses_holds_nothing_else_up(folder, said, impatient):
     with tracked(folder) as tracker:
         tracker._add("metrics", values={"a": "no number"}, milliseconds=1)
         tracker.epoch(EPOCH)
     assert steps(folder) == [1]
     assert run_of(folder).info.status == "FINISHED"
-    assert "(metrics)" in said[-1]
+    assert "(figures)" in said[-1]
 
 
 def test_a_killed_flow_is_caught_up_with(folder):
@@ -267,7 +293,7 @@ def test_a_store_that_cannot_be_written_does_not_hide_what_ended_the_run(folder,
             raise ValueError("broken")
         store.execute("alter table gone rename to tags")
     (warning,) = said
-    assert "has not got everything of this run (end)" in warning
+    assert "has not got everything of this run (its end)" in warning
     assert "no such table: tags" in warning
     assert catch_up(folder) == ([], "")
     assert run_of(folder).info.status == "FAILED"

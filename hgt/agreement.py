@@ -5,16 +5,18 @@ In: two run folders that were trained and evaluated. Out: an `Agreement`. The ba
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any
 
 from hgt.errors import InputError
 from hgt.events import EventReader, epochs_by_number
+from hgt.report import read_report
 from hgt.run_folder import RunFolder
 
 BAND = 0.05
 _LOSSES = {"loss": "loss", **{f"{part}_loss": f"{part} loss" for part in ("link", "contrastive", "isotropy")}, "val_mrr": "validation MRR"}
+
+
+_NOTHING = "tells of no training. Compare runs that were trained to their end."
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,11 @@ def compare_runs(first: RunFolder, second: RunFolder, devices: tuple[str, str]) 
 
 
 def _cost(folder: RunFolder) -> Cost:
-    epochs = list(epochs_by_number(folder.events).values())
-    (*_, num_batches) = (e["num_batches"] for e in EventReader(folder.events).new() if e["event"] == "start")
+    epochs = list(epochs_by_number(folder.events, "step_seconds", "val_seconds", "peak_memory_bytes").values())
+    starts = [e["num_batches"] for e in EventReader(folder.events).new() if e["event"] == "start"]
+    if not epochs or not starts:
+        raise InputError(f"{folder.events}: {_NOTHING}")
+    num_batches = starts[-1]
     seconds = sum(e["step_seconds"] * num_batches + e["val_seconds"] for e in epochs) / len(epochs)
     return Cost(seconds, max(e["peak_memory_bytes"] for e in epochs), len(epochs))
 
@@ -99,10 +104,10 @@ def _cost(folder: RunFolder) -> Cost:
 def _figures(folder: RunFolder) -> dict[str, float | int | None]:
     """Losses of the last epoch, every check, ranks over all edge types, AUROC and AUPRC, cosines within types."""
     path = folder.report / "validation.json"
-    if not path.is_file():
-        raise InputError(f"{path}: is not there. Compare runs that were trained to their end.")
-    report: dict[str, Any] = json.loads(path.read_text())
-    _, last = max(epochs_by_number(folder.events).items())
+    report = read_report(path)
+    if not epochs_by_number(folder.events):
+        raise InputError(f"{folder.events}: {_NOTHING}")
+    _, last = max(epochs_by_number(folder.events, *_LOSSES).items())
     figures = {f"{title}, last epoch": last[key] for key, title in _LOSSES.items()}
     figures |= {c["name"]: c["value"] for c in report["checks"]}
     for scope, title in (("typed", "typed"), ("all_nodes", "all nodes")):

@@ -21,14 +21,15 @@ from torch import Tensor
 from hgt.batches import Batches, num_batches_per_epoch
 from hgt.config import RunConfig
 from hgt.device import DeviceMemory, prepare_device, probe_device
-from hgt.errors import InputError
 from hgt.events import epochs_by_number
 from hgt.graph import KnowledgeGraph
+from hgt.identity import Identity
 from hgt.memory import memory_limit
 from hgt.message_graph import MessageGraph
 from hgt.model import Decoder
 from hgt.program import OnEvent, planned_device, planned_form, planned_phases, run_program
 from hgt.ranking import FactIndex, rank_facts, sample_facts
+from hgt.report import read_report
 from hgt.run_folder import RunFolder
 from hgt.seeds import Stream, torch_seed
 from hgt.shallow import ShallowModel
@@ -36,6 +37,7 @@ from hgt.split import TEST, TRAIN, VAL, EdgeSplit
 from hgt.step import Steps, Trainee, adam
 from hgt.train import batches_ahead, evaluate_val, stop_without_parent
 from hgt.validation import shortened
+from hgt.whole_file import written_whole
 
 # A table's row moves only in steps that its node is in, HGT's weights in every one. Tuned, ComplEx is best with a rate of 0.02 to 0.04 on
 # two graphs (tests/bench/README.md), and the larger, the fewer steps it takes: that counts where its time is limited.
@@ -119,7 +121,9 @@ class _Run:
 
 def compare_run(folder: RunFolder, on_event: OnEvent) -> None:
     """Write the comparison of an evaluated run; none where there was nothing to rank."""
-    config, graph, hgt = folder.load_config(), folder.load_graph(), _hgt_mrr(folder)
+    config, graph = folder.load_config(), folder.load_graph()
+    split = folder.load_split(graph)
+    hgt = _hgt_mrr(folder, Identity.of(graph, split, config))
     if hgt is None:
         on_event("compared", message="no baselines: nothing was held out that could be ranked")
         return
@@ -129,27 +133,28 @@ def compare_run(folder: RunFolder, on_event: OnEvent) -> None:
     memory = DeviceMemory(probe.type, planned_phases(folder), limit)
     form = planned_form(folder)
     parts = form.accumulation_steps if form else None
-    run = _Run(config, graph, folder.load_split(graph), device, memory, FactIndex(graph), parts)
+    run = _Run(config, graph, split, device, memory, FactIndex(graph), parts)
     seconds = _training_seconds(folder, run)
     comparison = Comparison(hgt, seconds, tuple(_baseline(name, run, seconds) for name in config.baseline.baselines))
-    (folder.report / "baselines.json").write_text(json.dumps(comparison.as_dict(), indent=2) + "\n")
-    (folder.report / "baselines.txt").write_text(comparison.table() + "\n")
+    for name, text in (("baselines.json", json.dumps(comparison.as_dict(), indent=2)), ("baselines.txt", comparison.table())):
+        with written_whole(folder.report / name) as new:
+            new.write_text(text + "\n")
     on_event("compared", message=comparison.verdict(), **memory.as_dict())
 
 
 def _training_seconds(folder: RunFolder, run: _Run) -> float:
     """Of all of HGT's steps, wherever they were made."""
     largest_edge_type = int(torch.bincount(run.split.of(TRAIN)[1]).max())
-    sum_of_means = sum(epoch["step_seconds"] for epoch in epochs_by_number(folder.events).values())
+    sum_of_means = sum(epoch["step_seconds"] for epoch in epochs_by_number(folder.events, "step_seconds").values())
     return float(sum_of_means * num_batches_per_epoch(largest_edge_type, run.config))
 
 
-def _hgt_mrr(folder: RunFolder) -> Mrr | None:
+def _hgt_mrr(folder: RunFolder, identity: Identity) -> Mrr | None:
     """From the run's own report; None where nothing was ranked."""
     path = folder.report / "validation.json"
-    if not path.is_file():
-        raise InputError(f"{path}: is not there, so there is nothing to compare with. Evaluate the run first.")
-    ranking = json.loads(path.read_text())["ranking"]
+    report = read_report(path)
+    identity.check(report, path)
+    ranking = report["ranking"]
     if ranking is None:
         return None
     largest_first = sorted(ranking["by_edge_type"], key=lambda m: -int(m["num_ranks"]))

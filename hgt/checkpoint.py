@@ -20,9 +20,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from hgt.errors import CheckpointError
+from hgt.errors import CheckpointError, InputError
+from hgt.identity import differs
+from hgt.input_file import check_file, parsed_json
 
+_TOLD = ("progress", "graph_hash", "config_fingerprint", "split_hash")  # what a file's header says
 _KEPT = 2  # a newest one and one to fall back to, besides the best that each of them names
+_OTHER_VERSION = "The run's checkpoints are of another version of this program. Resume it with that, or start a new run."
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Checkpoint:
     progress: Progress
     graph_hash: str
     config_fingerprint: str
+    split_hash: str = ""
 
 
 def checkpoint_name(progress: Progress) -> str:
@@ -69,6 +74,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         "progress": json.dumps(dataclasses.asdict(checkpoint.progress)),
         "graph_hash": checkpoint.graph_hash,
         "config_fingerprint": checkpoint.config_fingerprint,
+        "split_hash": checkpoint.split_hash,
     }
     metadata["sha256"] = _digest(checkpoint.tensors, metadata)
     try:
@@ -82,14 +88,17 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     kept = [p for p in _newest_first(folder) if p.name <= path.name][:_KEPT]
     kept += [folder / checkpoint_name(Progress(0, epoch=epoch)) for epoch in map(_best_epoch, kept)]
     for old in {*_newest_first(folder), *folder.glob("checkpoint-*.tmp")} - {*kept}:
-        old.unlink()
+        if not old.is_dir():  # nothing of ours
+            old.unlink()
     return path
 
 
-def load_newest(folder: Path, graph_hash: str, config_fingerprint: str) -> tuple[Checkpoint | None, list[str]]:
+def load_newest(
+    folder: Path, graph_hash: str, config_fingerprint: str, split_hash: str | None = None
+) -> tuple[Checkpoint | None, list[str]]:
     """The newest readable checkpoint, or None; and a sentence about each unreadable one that was passed over.
 
-    Raises CheckpointError when it belongs to another graph or configuration.
+    Raises CheckpointError when it belongs to another graph, configuration or, where one is given, split.
     """
     skipped = []
     for path in _newest_first(folder):
@@ -98,15 +107,13 @@ def load_newest(folder: Path, graph_hash: str, config_fingerprint: str) -> tuple
         except CheckpointError as error:
             skipped.append(str(error))
             continue
-        for what, own, wanted in (
-            ("graph", checkpoint.graph_hash, graph_hash),
-            ("configuration", checkpoint.config_fingerprint, config_fingerprint),
+        for key, own, wanted in (
+            ("graph_hash", checkpoint.graph_hash, graph_hash),
+            ("config_fingerprint", checkpoint.config_fingerprint, config_fingerprint),
+            ("split_hash", checkpoint.split_hash, checkpoint.split_hash if split_hash is None else split_hash),
         ):
             if own != wanted:
-                raise CheckpointError(
-                    f"{path}: was made for {what} {own[:16]}, but this run has {what} {wanted[:16]}. Start a new run, or give the "
-                    f"{what} that it was made for."
-                )
+                raise CheckpointError(differs(path, key, own, wanted))
         return checkpoint, skipped
     return None, skipped
 
@@ -114,14 +121,22 @@ def load_newest(folder: Path, graph_hash: str, config_fingerprint: str) -> tuple
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read and check one file. Raises CheckpointError when it is damaged."""
     try:
+        check_file(path, "It is not used.")
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        progress = json.loads(metadata["progress"])
+        progress = parsed_json(metadata["progress"], dict)
         if _digest(tensors, metadata) != metadata["sha256"]:
             raise CheckpointError(f"{path}: its content does not match its checksum. It is not used.")
         progress["history"] = tuple(progress["history"])
-        return Checkpoint(tensors, Progress(**progress), metadata["graph_hash"], metadata["config_fingerprint"])
+        if not all(type(e["epoch"]) is int for e in progress["history"]):
+            raise ValueError("its history has an epoch without a number")
+        made_of = (metadata[key] for key in ("graph_hash", "config_fingerprint", "split_hash"))
+        return Checkpoint(tensors, Progress(**progress), *made_of)
+    except CheckpointError:
+        raise
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
     except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: is damaged or only half written ({error}). It is not used.") from error
 
@@ -157,8 +172,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
     wanted: list[torch.Size] = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
     for i, entry in state.items():
         if i >= len(wanted) or entry["exp_avg"].shape != wanted[i]:
-            raise CheckpointError("The run's checkpoints are of another version of this program. Resume it with that, or start a new run.")
+            raise CheckpointError(_OTHER_VERSION)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def load_model(model: torch.nn.Module, part: str, tensors: Mapping[str, Tensor]) -> None:
+    """Take a part of a checkpoint's tensors. Raises CheckpointError when they are not this model's."""
+    try:
+        model.load_state_dict(state_of(part, tensors))
+    except RuntimeError as error:
+        raise CheckpointError(_OTHER_VERSION) from error
 
 
 def state_tensors(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -177,15 +200,17 @@ def _newest_first(folder: Path) -> list[Path]:
 
 def _best_epoch(path: Path) -> int:
     """As the file's header names it; -1 for a damaged one."""
+    if not path.is_file():
+        return -1
     try:
         with safetensors.safe_open(path, "pt") as file:
-            return int(json.loads(file.metadata()["progress"])["best_epoch"])
+            return int(parsed_json(file.metadata()["progress"], dict)["best_epoch"])
     except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError):
         return -1
 
 
 def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    digest = hashlib.sha256("\n".join(metadata[key] for key in ("progress", "graph_hash", "config_fingerprint")).encode())
+    digest = hashlib.sha256("\n".join(metadata[key] for key in _TOLD).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)

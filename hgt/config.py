@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hgt.errors import InputError, quoted
+from hgt.input_file import read_json
 from hgt.parameter import Parameter, Range, coerced, parameter, parameters_of, unknown_names
 from hgt.whole_file import written_whole
 
@@ -334,12 +335,7 @@ class RunConfig:
     @classmethod
     def load(cls, path: Path) -> RunConfig:
         """Read what `save` wrote. Raises InputError when the file is missing or is no such file."""
-        try:
-            values = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: holds no readable configuration ({error}). Start the run anew.") from error
-        if not isinstance(values, dict):
-            raise InputError(f"{path}: holds no configuration but {str(values)[:40]!r}. Start the run anew.")
+        values = read_json(path, dict, "It should hold a configuration: start the run anew.")
         try:
             return cls.from_flat(values)
         except InputError as error:

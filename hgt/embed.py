@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hgt.checkpoint import best_checkpoint, state_of
+from hgt.checkpoint import best_checkpoint, load_model
 from hgt.device import DeviceMemory, prepare_device, probe_device
 from hgt.embeddings import Embeddings, infer_layerwise
+from hgt.identity import Identity
 from hgt.memory import memory_limit
 from hgt.message_graph import training_message_graph
 from hgt.model import HGTModel
@@ -23,18 +24,20 @@ OVERWRITE = "--overwrite"
 def embed_run(folder: RunFolder, on_event: OnEvent, csv: Path | None = None, overwrite: bool = False) -> None:
     """Write the embeddings of a trained run folder, and to `csv` what may be replaced there."""
     config, graph = folder.load_config(), folder.load_graph()
-    messages = training_message_graph(graph, folder.load_split(graph))
+    split = folder.load_split(graph)
+    messages, identity = training_message_graph(graph, split), Identity.of(graph, split, config)
     checkpoint = best_checkpoint(folder.checkpoints)
+    identity.check(vars(checkpoint), folder.checkpoints)
     limit = memory_limit(config)
     probe = probe_device(planned_device(folder), limit)
     device = prepare_device(probe.type, limit)
     model = HGTModel(graph, config.model)
-    model.load_state_dict(state_of("model", checkpoint.tensors))
+    load_model(model, "model", checkpoint.tensors)
     memory = DeviceMemory(probe.type, planned_phases(folder), limit)
     with memory.phase("inference"):
         vectors = infer_layerwise(model.encoder.to(device), messages.to(device), config.train.node_batch_size).cpu()
     origin = {
-        "graph_hash": graph.hash,
+        **identity.as_dict(),
         "decoder": config.model.decoder,
         "best_epoch": checkpoint.progress.best_epoch,
         "parameters": config.to_flat(),

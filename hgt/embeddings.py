@@ -22,14 +22,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hgt.errors import InputError, is_disk_full, listed
+from hgt.errors import InputError, is_disk_full, listed, quoted
 from hgt.facts import EdgeType
-from hgt.input_file import check_table
+from hgt.input_file import check_file, check_table, parsed_json
 from hgt.layer import HGTLayer
 from hgt.message_graph import MessageGraph, edge_list, edges_into
 from hgt.model import Decoder, HGTEncoder
 from hgt.output_file import claim_csv, output_written_whole, relations_of, remember_outputs
-from hgt.whole_file import written_whole
+from hgt.whole_file import make_folder, written_whole
 
 _METADATA_KEY = b"kg-hgt-embeddings"
 _NODE_COLUMNS = ["node_type", "node_id", "node_name"]
@@ -64,7 +64,7 @@ class Embeddings:
 
     def save(self, folder: Path) -> None:
         """Write `embeddings.parquet`, `embeddings.safetensors` with `nodes.parquet`, and `relations.parquet`."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         origin = json.dumps(self.origin)
         metadata = {_METADATA_KEY: origin.encode()}
         nodes = pa.Table.from_pandas(self.nodes, preserve_index=False)
@@ -140,7 +140,7 @@ class Embeddings:
             ) from error
         del table
         pa.default_memory_pool().release_unused()  # Arrow keeps what the file took: four times the vectors, while facts are ranked
-        beside = next((p for p in (relations_of(path), path.with_name("relations.parquet")) if p.is_file()), None)
+        beside = next((p for p in (relations_of(path), path.with_name("relations.parquet")) if p.exists()), None)
         edge_types, relations, origin_of_relations = _load_relations(beside, vectors.shape[1])
         if origin_of_relations and not origin and beside == path.with_name("relations.parquet") and path.stem != "embeddings":
             return cls(nodes.astype(str), vectors, (), torch.zeros(0, vectors.shape[1]), {})  # somebody's table in a run's folder
@@ -161,6 +161,7 @@ def _read_csv(path: Path) -> pa.Table:
 def _load_relations(path: Path | None, dim: int) -> tuple[tuple[EdgeType, ...], Tensor, dict[str, Any]]:
     if path is None:
         return (), torch.zeros(0, dim), {}
+    check_file(path, "Remove it or write it again.")
     try:
         table = pyarrow.parquet.read_table(path)
         names = table.select(["head_type", "relation", "tail_type"]).to_pylist()
@@ -175,7 +176,15 @@ def _load_relations(path: Path | None, dim: int) -> tuple[tuple[EdgeType, ...], 
 
 
 def _origin(table: pa.Table) -> dict[str, Any]:
-    return json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+    """What our own tables say of themselves; empty for others. Raises ValueError for what none of ours says."""
+    origin: dict[str, Any] = parsed_json((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"), dict)
+    kinds = {"graph_hash": str, "decoder": str, "parameters": dict}
+    for key, kind in kinds.items():
+        if origin and not isinstance(origin.get(key), kind):
+            raise ValueError(f"its metadata {_METADATA_KEY.decode()} has {key} {quoted(origin.get(key))}")
+    if origin and origin["decoder"] not in ("distmult", "complex"):
+        raise ValueError(f"its metadata {_METADATA_KEY.decode()} has decoder {quoted(origin['decoder'])}")
+    return origin
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,6 @@ the same for any table of embeddings (`hgt validate`).
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,15 +24,18 @@ from hgt.errors import InputError
 from hgt.events import epochs_by_number
 from hgt.geometry import measure_geometry
 from hgt.graph import KnowledgeGraph
+from hgt.identity import Identity
 from hgt.leakage import audit_split
 from hgt.memory import memory_limit
 from hgt.neighbourhoods import measure_neighbourhoods
-from hgt.plots import plot_losses, plot_plane
+from hgt.plots import LOSSES, plot_losses, plot_plane
 from hgt.program import OnEvent, planned_device, planned_phases, run_program
 from hgt.ranking import FactIndex, RankingReport, rank_facts
+from hgt.report import write_report
 from hgt.run_folder import RunFolder
 from hgt.split import TEST, EdgeSplit, split_facts
 from hgt.validation import Measured, ValidationReport, validate
+from hgt.whole_file import make_folder
 
 
 def evaluate_run(folder: RunFolder, on_event: OnEvent) -> None:
@@ -41,16 +43,22 @@ def evaluate_run(folder: RunFolder, on_event: OnEvent) -> None:
     config, graph = folder.load_config(), folder.load_graph()
     split = folder.load_split(graph)
     on_event("audited", message=str(audit_split(graph, split, config.split, folder.split)))
-    embeddings = Embeddings.load(folder.embeddings / "embeddings.parquet")
+    identity, path = Identity.of(graph, split, config), folder.embeddings / "embeddings.parquet"
+    embeddings = Embeddings.load(path)
+    identity.check(embeddings.origin, path)
+    if not embeddings.edge_types:
+        raise InputError(f"{path}: has no relations.parquet beside it. Resume the run, which writes it anew.")
+    if not (embeddings.nodes.to_numpy() == graph.node_table().astype(str).to_numpy()).all():
+        raise InputError(f"{path}: its rows are not the nodes of the run's graph. Resume the run, which writes it anew.")
     limit = memory_limit(config)
     probe = probe_device(planned_device(folder), limit)
     device = prepare_device(probe.type, limit)
     memory = DeviceMemory(probe.type, planned_phases(folder), limit)
     with memory.phase("evaluation"):
         report = report_on(embeddings, graph, split, config, device)
-    folder.report.mkdir(exist_ok=True)
-    write_report(report, folder.report)
-    plot_losses([e for _, e in sorted(epochs_by_number(folder.events).items())], folder.report / "losses.png")
+    make_folder(folder.report)
+    write_report(report, folder.report, identity)
+    plot_losses([e for _, e in sorted(epochs_by_number(folder.events, *LOSSES, "val_mrr").items())], folder.report / "losses.png")
     plot_plane(report.geometry, folder.report / "pca.png")
     on_event("evaluated", accepted=report.accepted, **memory.as_dict())
 
@@ -64,7 +72,7 @@ def evaluate_table(path: Path, kg: Path, tell: Callable[[str], None] = lambda se
     Raises InputError when the table and the graph do not fit, OutOfMemory when the ranking does not fit the device.
     """
     embeddings = Embeddings.load(path)
-    config = RunConfig.from_flat(embeddings.origin["parameters"]) if embeddings.origin else RunConfig()
+    config = _config_of(embeddings, path)
     if not embeddings.origin:
         scored = "the relations beside it" if embeddings.edge_types else "the inner product of their ends"
         tell(
@@ -78,10 +86,33 @@ def evaluate_table(path: Path, kg: Path, tell: Callable[[str], None] = lambda se
             "that it was trained on, with its rows in the same order."
         )
     embeddings, split = _in_graph_order(embeddings, graph, path, tell), split_facts(graph, config.split)
+    if embeddings.origin:
+        _check_split(embeddings, split, path, tell)
     audit_split(graph, split, config.split)
     device = prepare_device(probe_device(None).type)
     with DeviceMemory(device.type, {}).phase("evaluation"):
         return report_on(embeddings, graph, split, config, device)
+
+
+def _config_of(embeddings: Embeddings, path: Path) -> RunConfig:
+    try:
+        return RunConfig.from_flat(embeddings.origin["parameters"]) if embeddings.origin else RunConfig()
+    except InputError as error:
+        raise InputError(f"{path}: was made by another version, or changed: {error}") from error
+
+
+def _check_split(embeddings: Embeddings, split: EdgeSplit, path: Path, tell: Callable[[str], None]) -> None:
+    """What one of our runs wrote is judged on the facts that it held out, as far as the table says which those are."""
+    told = embeddings.origin.get("split_hash")
+    if told is None:
+        tell(f"{path}: was written by an earlier version, which did not say what was held out. It may have seen the facts that are ranked.")
+    elif told != split.hash:
+        raise InputError(
+            f"{path}: was trained on split {str(told)[:16]}, but this version of the program holds out split {split.hash[:16]} with the "
+            "same parameters. Validate it with the version that trained it, or train anew."
+        )
+    if not embeddings.edge_types:
+        tell(f"{path}: has no relations beside it, so its facts are scored by the inner product of their ends.")
 
 
 def report_on(embeddings: Embeddings, graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig, device: torch.device) -> ValidationReport:
@@ -97,11 +128,6 @@ def report_on(embeddings: Embeddings, graph: KnowledgeGraph, split: EdgeSplit, c
         ranking = rank_facts(there, decoder, test, index)
         classification = classify_facts(there, decoder, test, index, seed)
     return validate(Measured(geometry, neighbourhoods, ranking, classification), config.validation)
-
-
-def write_report(report: ValidationReport, folder: Path) -> None:
-    (folder / "validation.json").write_text(json.dumps(report.as_dict(), indent=2) + "\n")
-    (folder / "validation.txt").write_text(report.table() + "\n")
 
 
 def _in_graph_order(embeddings: Embeddings, graph: KnowledgeGraph, path: Path, tell: Callable[[str], None]) -> Embeddings:

@@ -14,12 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hgt.errors import InputError, quoted
+from hgt.input_file import check_file, parsed_json
+
+_NEEDED = {"epoch": ("epoch",), "start": ("num_batches",)}  # integers that readers count on
+
 
 class EventWriter:
     """Appends events; usable as the trainer's one callback."""
 
     def __init__(self, path: Path):
         self.path = path
+        _check_kind(path)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         size = os.fstat(self._file).st_size
         self._is_broken = bool(size) and os.pread(self._file, 1, size - 1) != b"\n"
@@ -48,9 +54,10 @@ class EventReader:
         self._offset = self.path.stat().st_size if self.path.exists() else 0
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """The events that were added since the last call."""
+        """The events that were added since the last call. Raises InputError for one without its figures."""
         if not self.path.exists():
             return
+        _check_kind(self.path)
         with self.path.open("rb") as file:
             file.seek(self._offset)
             for line in file:
@@ -58,18 +65,47 @@ class EventReader:
                     return
                 self._offset += len(line)
                 event = _parsed(line)
-                if event is not None:
-                    yield event
+                if event is None:
+                    continue
+                if lacking := _lacking(event):
+                    raise InputError(_not_whole(self.path, event, lacking))
+                yield event
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        event = json.loads(line)
+        event: dict[str, Any] = parsed_json(line, dict)
     except ValueError:  # the broken line of a writer that was killed
         return None
-    return event if isinstance(event, dict) and "event" in event else None
+    return event if "event" in event else None
 
 
-def epochs_by_number(path: Path) -> dict[int, dict[str, Any]]:
-    """The `epoch` events, the last one of each number (a killed epoch may have been told twice)."""
-    return {event["epoch"]: event for event in EventReader(path).new() if event["event"] == "epoch"}
+def _lacking(event: dict[str, Any]) -> str | None:
+    """The first of its kind's integers that is not there, or is none."""
+    if not isinstance(event["event"], str):
+        return "event"
+    needed = _NEEDED.get(event["event"], ())
+    return next((name for name in needed if type(event.get(name)) is not int), None)
+
+
+def _check_kind(path: Path) -> None:
+    """A pipe would be waited for, for ever."""
+    if path.exists():
+        check_file(path, "A run's events are a file: remove it, then resume.")
+
+
+def epochs_by_number(path: Path, *figures: str) -> dict[int, dict[str, Any]]:
+    """The `epoch` events, the last one of each number (a killed epoch may have been told twice).
+
+    figures: numbers, or None, that each of them needs to have. Raises InputError for one that lacks them.
+    """
+    epochs = {event["epoch"]: event for event in EventReader(path).new() if event["event"] == "epoch"}
+    for event in epochs.values():
+        for name in figures:
+            if name not in event or not isinstance(event[name], int | float | None):
+                raise InputError(_not_whole(path, event, name))
+    return epochs
+
+
+def _not_whole(path: Path, event: dict[str, Any], lacking: str) -> str:
+    return f"{path}: the line of {quoted(event)} has no {lacking}, or something else in its place. Remove that line, then resume."

@@ -26,6 +26,7 @@ from hgt.config import GraphConfig
 from hgt.edge_table import EdgeTable
 from hgt.errors import InputError
 from hgt.facts import DroppedRows, EdgeType, extract_facts
+from hgt.input_file import check_file, read_json
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -141,8 +142,10 @@ class KnowledgeGraph:
     @classmethod
     def load(cls, folder: Path) -> KnowledgeGraph:
         """Read what `save` wrote. Raises InputError when the folder holds no whole graph or its hash differs."""
+        description = read_json(folder / "graph.json", dict, "Start the run anew.")
+        for name in ("nodes.parquet", "facts.safetensors"):
+            check_file(folder / name, "Start the run anew.")
         try:
-            description = json.loads((folder / "graph.json").read_text())
             nodes = pd.read_parquet(folder / "nodes.parquet")
             tensors = safetensors.torch.load_file(folder / "facts.safetensors")
             by_type = {t: nodes[nodes["node_type"] == t] for t in description["num_nodes"]}

@@ -10,6 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hgt.geometry import Geometry
+from hgt.whole_file import written_whole
+
+LOSSES = ("loss", "link_loss", "contrastive_loss", "isotropy_loss")
 
 
 def plot_losses(epochs: list[dict[str, Any]], path: Path) -> None:
@@ -18,7 +21,7 @@ def plot_losses(epochs: list[dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     left = figure.subplots()
     number = [e["epoch"] for e in epochs]
-    for key in ("loss", "link_loss", "contrastive_loss", "isotropy_loss"):
+    for key in LOSSES:
         left.plot(number, [e[key] for e in epochs], label=key.replace("_", " "))
     left.set_xlabel("epoch")
     left.set_ylabel("loss")
@@ -27,7 +30,8 @@ def plot_losses(epochs: list[dict[str, Any]], path: Path) -> None:
     right.set_ylabel("validation MRR")
     lines = [*left.get_lines(), *right.get_lines()]
     left.legend(lines, [str(line.get_label()) for line in lines])
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as new:
+        figure.savefig(new, dpi=120, format="png")
 
 
 def plot_plane(geometry: Geometry, path: Path) -> None:
@@ -46,4 +50,5 @@ def plot_plane(geometry: Geometry, path: Path) -> None:
     for text, node_type in zip(legend.get_texts(), node_types, strict=True):  # as labels, "_a" would be left out and "$a$" be a formula
         text.set_parse_math(False)
         text.set_text(str(node_type))
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as new:
+        figure.savefig(new, dpi=120, format="png")

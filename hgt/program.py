@@ -6,22 +6,23 @@ Exit codes: 0 done, 2 bad input, 4 out of memory, 128 + n stopped by signal n, 1
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Concatenate
+from typing import Any, Concatenate
 
 from hgt.device import configure_threads, translating_out_of_memory
-from hgt.errors import HgtError, OutOfMemory, explaining_full_disk
+from hgt.errors import HgtError, InputError, OutOfMemory, explaining_full_disk, quoted
 from hgt.events import EventWriter
+from hgt.input_file import read_json
 from hgt.run_folder import RunFolder
 from hgt.step_form import StepForm
 
 OnEvent = Callable[..., None]
+_PLAN_ANEW = "Remove it, then resume: the run is planned anew."
 
 
 def run_program(name: str, arguments: list[str], work: Callable[Concatenate[RunFolder, OnEvent, ...], None]) -> int:
@@ -30,7 +31,7 @@ def run_program(name: str, arguments: list[str], work: Callable[Concatenate[RunF
         sys.stderr.write(f"usage: python -m hgt.{name} RUN_FOLDER\n")
         return 2
     folder = RunFolder(Path(arguments[0]))
-    if not folder.config.is_file():
+    if not folder.config.exists():
         sys.stderr.write(f"{folder.path}: is no run folder (it has no config.json). Give a folder that `hgt train` made.\n")
         return 2
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -58,26 +59,38 @@ def _stop_at_once(signum: int, frame: FrameType | None) -> None:
 
 def planned_phases(folder: RunFolder) -> dict[str, int]:
     """{phase: bytes} of the run's memory plan; empty where there is none, as in a folder made by hand."""
-    try:
-        return dict(json.loads(folder.plan.read_text())["phases"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
+    phases: dict[str, int] = (_plan(folder) or {}).get("phases", {})
+    return phases
 
 
 def planned_device(folder: RunFolder) -> str | None:
     """The device that the run was last planned for, or else the one asked for; None for whatever there is."""
-    try:
-        return str(json.loads(folder.plan.read_text())["device"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return folder.load_config().train.compute_device
+    device = (_plan(folder) or {}).get("device")
+    return folder.load_config().train.compute_device if device is None else str(device)
 
 
 def planned_form(folder: RunFolder) -> StepForm | None:
     """How the run's memory plan works steps off; None where there is no plan."""
-    try:
-        return StepForm(**json.loads(folder.plan.read_text())["form"])
-    except (OSError, ValueError, LookupError, TypeError):
+    form = (_plan(folder) or {}).get("form")
+    return None if form is None else StepForm.from_dict(form)
+
+
+def _plan(folder: RunFolder) -> dict[str, Any] | None:
+    """What was planned last; None where nothing was. Raises InputError for a file that is no plan."""
+    if not folder.plan.exists():
         return None
+    plan: dict[str, Any] = read_json(folder.plan, dict, _PLAN_ANEW)
+    form, device, phases = plan.get("form"), plan.get("device"), plan.get("phases", {})
+    try:
+        if form is not None:
+            StepForm.from_dict(form)
+        if device not in (None, "mps", "cuda", "cpu"):
+            raise ValueError(f"device {quoted(device)}")
+        if not isinstance(phases, dict) or not all(type(n) is int for n in phases.values()):
+            raise ValueError(f"phases {quoted(phases)}")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{folder.plan}: is no memory plan ({error}). {_PLAN_ANEW}") from error
+    return plan
 
 
 def _tell(error: Exception, on_event: OnEvent) -> int:

@@ -63,7 +63,7 @@ class RunFolder:
 
     def load_config(self) -> RunConfig:
         """Raises InputError when this is no run folder."""
-        if not self.config.is_file():
+        if not self.config.exists():
             raise InputError(f"{self.path}: is no run folder (it has no config.json). Give a folder that `hgt train` made.")
         return RunConfig.load(self.config)
 
@@ -83,7 +83,10 @@ class RunFolder:
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
-        handle = os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            handle = os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o644)
+        except IsADirectoryError as error:
+            raise InputError(f"{self.path / name}: is a folder, where a file should be. Remove it.") from error
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

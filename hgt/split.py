@@ -8,6 +8,8 @@ A share of every other edge type's facts steers early stopping besides: held-out
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +20,15 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from hgt.config import SplitConfig
-from hgt.errors import InputError, listed
+from hgt.errors import InputError, listed, quoted
 from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
+from hgt.input_file import check_file, read_json
 from hgt.seeds import Stream, generator
+from hgt.whole_file import written_whole
 
 TRAIN, VAL, TEST = 0, 1, 2
+_START_ANEW = "Start the run anew."
 _FEWEST_TO_SPLIT = 3  # nodes of which the largest fractions hold out one each
 _PARTNER, _PARTNER_OF_ITSELF = "drug", "disease"  # a drug's own partner is the disease
 
@@ -45,13 +50,27 @@ class EdgeSplit:
         """The facts of one part, in the order of `facts`."""
         return self.facts[:, self.part == part]
 
+    @property
+    def hash(self) -> str:
+        """SHA-256 over all parts: equal for equal splits of one graph."""
+        digest = hashlib.sha256(self.part.contiguous().numpy().tobytes())
+        if self.node_part is not None:
+            digest.update(b"nodes" + self.node_part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def save(self, path: Path, graph: KnowledgeGraph) -> None:
+        """Write the file, and beside it (`split.json`) which split it is: another's file in its place is noticed."""
         tensors = {"part": self.part} | ({} if self.node_part is None else {"node_part": self.node_part})
-        safetensors.torch.save_file(tensors, path, metadata={"graph_hash": graph.hash})
+        told = {"graph_hash": graph.hash, "split_hash": self.hash}
+        with written_whole(path) as new:
+            safetensors.torch.save_file(tensors, new, metadata=told)
+        with written_whole(path.with_suffix(".json")) as new:
+            new.write_text(json.dumps(told, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path, graph: KnowledgeGraph) -> EdgeSplit:
-        """Raises InputError when the split belongs to another graph."""
+        """Raises InputError when the split belongs to another graph, or is not the one that the run began with."""
+        check_file(path, _START_ANEW)
         try:
             with safetensors.safe_open(path, "pt") as file:
                 belongs_to = (file.metadata() or {})["graph_hash"]
@@ -66,7 +85,16 @@ class EdgeSplit:
             raise InputError(f"{path}: tells no part for each of {facts.shape[1]:,} facts. Start the run anew.")
         if node_part is not None and (node_part.shape != (graph.total_nodes,) or node_part.dtype != torch.uint8 or node_part.max() > TEST):
             raise InputError(f"{path}: tells no part for each of {graph.total_nodes:,} nodes. Start the run anew.")
-        return cls(facts, part, _unsplit(graph, facts, part), node_part)
+        split = cls(facts, part, _unsplit(graph, facts, part), node_part)
+        beside = path.with_suffix(".json")
+        told = read_json(beside, dict, "Every run has one but those of earlier versions, which cannot go on. Start the run anew.")
+        if (told.get("graph_hash"), told.get("split_hash")) != (graph.hash, split.hash):
+            began = quoted(told.get("split_hash"))
+            raise InputError(
+                f"{path}: holds split {split.hash[:16]}, but the run began with another one ({beside.name}: {began}). Put that one back, "
+                "or start a new run."
+            )
+        return split
 
 
 def split_facts(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hgt.config import RunConfig
+from hgt.errors import quoted
 from hgt.message_graph import GroupLimits
 
 
@@ -20,6 +22,16 @@ class StepForm:
     group_edges: int
     recompute_layers: bool
     keep_projections: bool
+
+    @classmethod
+    def from_dict(cls, values: Any) -> StepForm:
+        """From `dataclasses.asdict`. Raises TypeError or ValueError for anything else."""
+        form = cls(**values)
+        for name, value in vars(form).items():
+            kind = bool if name in ("recompute_layers", "keep_projections") else int
+            if type(value) is not kind or value < (1 if kind is int else 0):
+                raise ValueError(f"{name} {quoted(value)}")
+        return form
 
     @classmethod
     def of(cls, config: RunConfig) -> StepForm:

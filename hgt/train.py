@@ -21,6 +21,7 @@ from hgt.batches import Batch, Batches
 from hgt.checkpoint import (
     Checkpoint,
     Progress,
+    load_model,
     load_newest,
     load_optimizer,
     optimizer_tensors,
@@ -99,7 +100,7 @@ class Training:
         )  # fmt: skip
 
     def _resume(self) -> None:
-        checkpoint, skipped = load_newest(self.folder.checkpoints, self.graph.hash, self.config.fingerprint())
+        checkpoint, skipped = load_newest(self.folder.checkpoints, self.graph.hash, self.config.fingerprint(), self.split.hash)
         for sentence in skipped:
             self.on_event("checkpoint_skipped", message=sentence)
         if checkpoint is None:
@@ -177,7 +178,7 @@ class Training:
 
     def _save(self) -> None:
         tensors = weight_tensors(self.trainee) | optimizer_tensors(self.trainee.optimizer)
-        checkpoint = Checkpoint(tensors, self.progress, self.graph.hash, self.config.fingerprint())
+        checkpoint = Checkpoint(tensors, self.progress, self.graph.hash, self.config.fingerprint(), self.split.hash)
         try:
             path = save_checkpoint(self.folder.checkpoints, checkpoint)
         except (OSError, safetensors.SafetensorError) as error:
@@ -201,7 +202,7 @@ def load_weights(trainee: Trainee, tensors: dict[str, Tensor]) -> None:
     """What `weight_tensors` gave."""
     if trainee.average is not None:
         trainee.average.load(state_of("model", tensors))
-    trainee.model.load_state_dict(state_of("model" if trainee.average is None else "training", tensors))
+    load_model(trainee.model, "model" if trainee.average is None else "training", tensors)
 
 
 def _is_finite(value: float) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 
 from hgt.config import RunConfig, parse_bytes
 from hgt.device import DeviceProbe, probe_device
-from hgt.errors import HgtError, InputError, OutOfMemory
+from hgt.errors import HgtError, InputError, OutOfMemory, quoted
+from hgt.input_file import read_json
 from hgt.memory import MemoryPlan, memory_limit, plan_memory, plan_of_form, refuse_what_cannot_fit
 from hgt.program import planned_device, planned_form
 from hgt.run_folder import RunFolder
@@ -26,6 +27,7 @@ from tasks.reporting import say
 
 NATIVE, DOCKER, CPU = "native", "docker", "cpu"
 PLACES = {NATIVE: "this machine", DOCKER: "the CPU worker in Docker", CPU: "the CPU of this machine"}
+_BEGIN_ANEW = "Remove it: the run then goes on where new ones begin."
 _WORTH_AN_ATTEMPT = 0.9  # of the present form's planned bytes: some forms spare a given graph nothing
 _MORE_FOR_DOCKER = "more memory for Docker (Docker Desktop: Settings, Resources) or a larger --docker-memory"
 
@@ -59,13 +61,21 @@ class MemoryExhausted(HgtError):
 
 def segments(folder: RunFolder) -> list[Segment]:
     """Empty for a run that was never planned."""
-    if not folder.segments.is_file():
+    if not folder.segments.exists():
         return []
+    entries: list[Any] = read_json(folder.segments, list, _BEGIN_ANEW)
     try:
-        entries: list[dict[str, Any]] = json.loads(folder.segments.read_text())
-        return [Segment(**{**entry, "form": entry["form"] and StepForm(**entry["form"])}) for entry in entries]
+        return [_segment(entry) for entry in entries]
     except (ValueError, TypeError, LookupError) as error:
-        raise InputError(f"{folder.segments}: is unreadable ({error}). Remove it: the run then goes on where new ones begin.") from error
+        raise InputError(f"{folder.segments}: is unreadable ({error}). {_BEGIN_ANEW}") from error
+
+
+def _segment(entry: Any) -> Segment:
+    segment = Segment(**{**entry, "form": entry["form"] and StepForm.from_dict(entry["form"])})
+    wrong = segment.place not in PLACES or segment.device not in ("mps", "cuda", "cpu")
+    if wrong or type(segment.shrinks) is not int or not isinstance(segment.reason, str):
+        raise ValueError(f"{quoted(entry)} is no stretch of a training")
+    return segment
 
 
 def _append(folder: RunFolder, segment: Segment) -> None:

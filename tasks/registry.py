@@ -33,8 +33,11 @@ from prefect.cache_policies import NO_CACHE
 import hgt
 from hgt.checkpoint import best_checkpoint, state_of
 from hgt.config import RunConfig
+from hgt.embeddings import Embeddings
 from hgt.graph import KnowledgeGraph
+from hgt.identity import Identity
 from hgt.model_card import model_card
+from hgt.report import read_report
 from hgt.run_folder import RunFolder
 from tasks.home import hgt_home, run_folder
 from tasks.mlflow_run import MlflowRun
@@ -153,7 +156,8 @@ def register_run(folder: RunFolder, tracker: MlflowRun) -> Registered:
 
     Embeddings that the run has registered before are not registered again.
     """
-    config, graph, report = folder.load_config(), folder.load_graph(), json.loads((folder.report / "validation.json").read_text())
+    config, graph, report = folder.load_config(), folder.load_graph(), read_report(folder.report / "validation.json")
+    _check_identity(folder, Identity.of(graph, folder.load_split(graph), config), report)
     name, score = model_name(graph.hash), Score.of(config, report)
     _create_registered_model(tracker, name, graph)
     digest = _digest(folder.embeddings)
@@ -176,6 +180,14 @@ def register_run(folder: RunFolder, tracker: MlflowRun) -> Registered:
             tracker.call("delete_registered_model_alias", name, CANDIDATE)  # it was one before it was resumed
     tracker.tags({"registered_model": name, "registered_version": number, "registered_alias": alias})
     return Registered(name, number, alias, reason)
+
+
+def _check_identity(folder: RunFolder, identity: Identity, report: dict[str, Any]) -> None:
+    """What is registered together was made of one graph, split and configuration. Raises InputError."""
+    identity.check(report, folder.report / "validation.json")
+    identity.check(vars(best_checkpoint(folder.checkpoints)), folder.checkpoints)
+    embeddings = folder.embeddings / "embeddings.parquet"
+    identity.check(Embeddings.load(embeddings).origin, embeddings)
 
 
 def _create_registered_model(tracker: MlflowRun, name: str, graph: KnowledgeGraph) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from hgt.report import read_report
 from tasks.home import run_folder
 from tasks.reporting import NO_ANSWER, say
 from tasks.tracking import Tracker
@@ -32,7 +32,7 @@ class Verdict:
 def validate(run: str, tracker: Tracker) -> Verdict:
     """Show the report, log its figures, and say whether the embeddings can be trusted."""
     folder = run_folder(run)
-    report = json.loads((folder.report / "validation.json").read_text())
+    report = read_report(folder.report / "validation.json")
     table = (folder.report / "validation.txt").read_text()
     if (folder.report / "baselines.txt").is_file():
         table = (folder.report / "baselines.txt").read_text() + "\n" + table

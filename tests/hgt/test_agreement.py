@@ -35,6 +35,9 @@ def test_what_is_within_the_band(first, second, difference, is_within):
         assert figure.difference == pytest.approx(difference)
 
 
+CHECKS = {"effective rank": 30.0, "silhouette of the types": None}
+
+
 @pytest.fixture
 def trained(graph, make_config, tmp_path):
     """`trained("a", seconds=2.0, mrr=0.4)`: a run of two epochs of three steps, evaluated."""
@@ -49,10 +52,12 @@ def trained(graph, make_config, tmp_path):
         of_loss = {"loss": loss, "link_loss": loss, "contrastive_loss": 0.5, "isotropy_loss": 0.1, "val_mrr": 0.3}
         for epoch, peak in ((1, 2_000_000_000), (2, 1_000_000_000)):
             on_event("epoch", epoch=epoch, step_seconds=seconds, val_seconds=0.5, peak_memory_bytes=peak, **of_loss)
-        metrics = {"mrr": mrr, "hits": {"1": 0.1, "10": 0.5}}
+        metrics = {"mrr": mrr, "hits": {"1": 0.1, "3": 0.3, "10": 0.5}, "chance_mrr": 0.01, "num_ranks": 100}
+        of_check = {"key": "x", "threshold": "", "passed": True, "required": False, "meaning": ""}
+        scopes = ("typed", "typed_macro", "all_nodes", "all_nodes_macro")
         report = {
-            "checks": [{"name": "effective rank", "value": 30.0}, {"name": "silhouette of the types", "value": None}],
-            "ranking": dict.fromkeys(("typed", "typed_macro", "all_nodes", "all_nodes_macro"), metrics),
+            "checks": [{"name": name, "value": value, **of_check} for name, value in CHECKS.items()],
+            "ranking": dict.fromkeys(scopes, metrics) | {"by_edge_type": []},
             "classification": {mean: {"auroc": 0.9, "auprc": 0.8} for mean in ("micro", "macro")},
             "mean_cosine_by_type": {"disease": 0.6},
         }
@@ -100,5 +105,5 @@ def test_other_parameters_and_missing_reports_are_refused(trained):
         compare_runs(trained("a"), trained("b", learning_rate=0.5), DEVICES)
     unfinished = trained("c")
     (unfinished.report / "validation.json").unlink()
-    with pytest.raises(InputError, match="trained to their end"):
+    with pytest.raises(InputError, match=r"no such file\. Evaluate the run anew"):
         compare_runs(trained("d"), unfinished, DEVICES)

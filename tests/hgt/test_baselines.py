@@ -15,6 +15,7 @@ from hgt.embeddings import Embeddings
 from hgt.errors import InputError
 from hgt.evaluate import evaluate_run
 from hgt.events import EventWriter
+from hgt.identity import Identity
 from hgt.losses import micro_batch_loss
 from hgt.model import Decoder
 from hgt.ranking import FactIndex, rank_facts
@@ -110,7 +111,8 @@ def evaluated_run(graph, split, make_config, tmp_path):
         of_split.save(folder.split, graph)
         torch.manual_seed(1)
         vectors, relations = torch.randn(graph.total_nodes, 16), torch.ones(len(graph.edge_types), 16)
-        origin = {"graph_hash": graph.hash, "decoder": "distmult", "parameters": config.to_flat()}
+        made_of = Identity.of(graph, of_split, config).as_dict()
+        origin = {**made_of, "decoder": "distmult", "parameters": config.to_flat()}
         Embeddings(graph.node_table().astype(str), vectors, tuple(graph.edge_types), relations, origin).save(folder.embeddings)
         on_event = EventWriter(folder.events)
         for epoch in (1, 2, 3):
@@ -178,7 +180,7 @@ def test_without_held_out_facts_there_is_no_comparison(evaluated_run, split, gra
 def test_a_run_that_was_not_evaluated_is_refused(evaluated_run):
     folder, on_event = evaluated_run()
     (folder.report / "validation.json").unlink()
-    with pytest.raises(InputError, match="Evaluate the run first"):
+    with pytest.raises(InputError, match="Evaluate the run anew"):
         compare_run(folder, on_event)
 
 

@@ -12,6 +12,7 @@ from hgt.embeddings import Embeddings
 from hgt.errors import InputError
 from hgt.evaluate import evaluate_run, evaluate_table, report_on
 from hgt.events import EventWriter
+from hgt.identity import Identity
 from hgt.run_folder import RunFolder
 from hgt.split import TRAIN, EdgeSplit
 
@@ -19,13 +20,14 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def embeddings(graph, config):
+def embeddings(graph, split, config):
     """A table that knows the graph a little: both ends of a fact share a part of their vectors."""
     torch.manual_seed(0)
     edges = torch.cat([graph.global_facts(e) for e in graph.edge_types], dim=1)
     x = torch.randn(graph.total_nodes, 16)
     x = x + 0.3 * torch.zeros_like(x).index_add(0, edges[0], x[edges[1]]).index_add(0, edges[1], x[edges[0]])
-    origin = {"graph_hash": graph.hash, "decoder": "distmult", "parameters": config.to_flat()}
+    made_of = Identity.of(graph, split, config).as_dict()
+    origin = {**made_of, "decoder": "distmult", "parameters": config.to_flat()}
     return Embeddings(graph.node_table().astype(str), x, tuple(graph.edge_types), torch.rand(len(graph.edge_types), 16), origin)
 
 

@@ -2,21 +2,25 @@
 
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from hgt import embed, evaluate
+from hgt.checkpoint import Checkpoint, Progress
 from hgt.config import RunConfig
 from hgt.errors import InputError
 from hgt.events import EventReader
-from hgt.program import planned_form, planned_phases, run_program
+from hgt.identity import Identity
+from hgt.program import planned_device, planned_form, planned_phases, run_program
 from hgt.run_folder import RunFolder
 from hgt.step_form import StepForm
 from tests.hgt.test_train import make_run
 
 pytestmark = pytest.mark.usefixtures("keeping_signals")
 PHASES = {"step": 1000, "inference": 2000, "evaluation": 3000}
+PLAN = {"device": "cpu", "phases": PHASES, "form": asdict(StepForm.of(RunConfig()))}
 
 
 @pytest.fixture
@@ -62,8 +66,10 @@ def test_other_errors(folder, capfd, error, exit_code, traceback):
 
 def test_the_phases_of_embedding_and_evaluation(tmp_path, small_kg, monkeypatch):
     folder = make_run(tmp_path / "run", small_kg)
-    folder.plan.write_text(json.dumps({"phases": PHASES}))
-    monkeypatch.setattr(embed, "best_checkpoint", lambda path: type("Empty", (), {"tensors": {}}))
+    folder.plan.write_text(json.dumps(PLAN))
+    graph = folder.load_graph()
+    made_of = Identity.of(graph, folder.load_split(graph), folder.load_config()).as_dict()
+    monkeypatch.setattr(embed, "best_checkpoint", lambda path: Checkpoint({}, Progress(0), **made_of))
     monkeypatch.setattr(embed.HGTModel, "load_state_dict", lambda model, state: None)
     monkeypatch.setattr(embed, "infer_layerwise", too_much)
     assert run_program("embed", [str(folder.path)], embed.embed_run) == 4
@@ -71,21 +77,24 @@ def test_the_phases_of_embedding_and_evaluation(tmp_path, small_kg, monkeypatch)
     assert (event["phase"], event["planned_bytes"]) == ("inference", 2000)
 
     folder.events.unlink()
-    monkeypatch.setattr(evaluate.Embeddings, "load", lambda path: None)
+    of_graph = (graph.node_table().astype(str), torch.zeros(0), graph.edge_types, torch.zeros(0), made_of)
+    fields = ("nodes", "vectors", "edge_types", "relations", "origin")
+    monkeypatch.setattr(evaluate.Embeddings, "load", lambda path: SimpleNamespace(**dict(zip(fields, of_graph, strict=True))))
     monkeypatch.setattr(evaluate, "report_on", too_much)
     assert run_program("evaluate", [str(folder.path)], evaluate.evaluate_run) == 4
     event = error_of(folder)
     assert (event["phase"], event["planned_bytes"]) == ("evaluation", 3000)
 
 
-def test_a_run_without_a_readable_plan_has_none(folder):
+def test_a_run_without_a_plan_has_none_and_a_damaged_one_is_named(folder):
     assert planned_phases(folder) == {}
     assert planned_form(folder) is None
-    for text in ("", "{}", "[]", '{"phases": 3, "form": 3}', '{"form": {"unknown": 1}}'):
+    for text in ("", "[]", '{"phases": 3, "form": 3}', '{"form": {"unknown": 1}}', "[" * 10_000, json.dumps(PLAN | {"device": 3})):
         folder.plan.write_text(text)
-        assert planned_phases(folder) == {}
-        assert planned_form(folder) is None
-    form = StepForm.of(RunConfig())
-    folder.plan.write_text(json.dumps({"device": "cpu", "phases": PHASES, "form": asdict(form)}))
+        for planned in (planned_phases, planned_form, planned_device):
+            with pytest.raises(InputError, match=r"plan\.json: .*Remove it, then resume"):
+                planned(folder)
+    folder.plan.write_text(json.dumps(PLAN))
     assert planned_phases(folder) == PHASES
-    assert planned_form(folder) == form
+    assert planned_form(folder) == StepForm.of(RunConfig())
+    assert planned_device(folder) == "cpu"

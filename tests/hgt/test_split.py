@@ -172,7 +172,7 @@ def test_save_and_load_round_trip_and_refusals(tmp_path):
         path.write_bytes(data)
         with pytest.raises(InputError, match="no readable split"):
             EdgeSplit.load(path, graph)
-    with pytest.raises(InputError, match="no readable split"):
+    with pytest.raises(InputError, match="no such file"):
         EdgeSplit.load(tmp_path / "none", graph)
 
 

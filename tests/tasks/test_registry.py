@@ -23,6 +23,7 @@ from hgt.embed import embed_run
 from hgt.embeddings import Embeddings
 from hgt.errors import InputError
 from hgt.graph import KnowledgeGraph
+from hgt.identity import Identity
 from hgt.model import HGTModel
 from hgt.predictor import COLUMNS, Predictor
 from hgt.run_folder import RunFolder
@@ -66,10 +67,11 @@ def embedded(tmp_path):
         config = RunConfig.from_flat(VALUES | values | {"seed": seed})
         config.save(folder.config)
         graph.save(folder.graph)
-        split_facts(graph, config.split).save(folder.split, graph)
+        split = split_facts(graph, config.split)
+        split.save(folder.split, graph)
         torch.manual_seed(seed)
         tensors = state_tensors("model", HGTModel(graph, config.model).state_dict())
-        save_checkpoint(folder.checkpoints, Checkpoint(tensors, Progress(seed=seed), graph.hash, config.fingerprint()))
+        save_checkpoint(folder.checkpoints, Checkpoint(tensors, Progress(seed=seed), graph.hash, config.fingerprint(), split.hash))
         embed_run(folder, lambda *event, **values: None)
         report_mrr(folder, mrr)
         tracker = MlflowRun(folder)
@@ -82,7 +84,9 @@ def embedded(tmp_path):
 def report_mrr(folder, mrr):
     of_edge_type = [{"edge_type": ["drug", "treats", "disease"], "mrr": mrr, **METRICS}]
     ranking = {name: METRICS | {"mrr": mrr} for name in ("typed", "typed_macro", "all_nodes", "all_nodes_macro")}
-    report = {"ranking": ranking | {"by_edge_type": of_edge_type}, "classification": None, "checks": []}
+    graph = folder.load_graph()
+    made_of = Identity.of(graph, folder.load_split(graph), folder.load_config()).as_dict()
+    report = {"ranking": ranking | {"by_edge_type": of_edge_type}, "classification": None, "checks": [], **made_of}
     (folder.report / "validation.json").write_text(json.dumps(report if mrr is not None else report | {"ranking": None}))
 
 
@@ -181,7 +185,8 @@ def train_on(folder, graph, mrr):
     torch.manual_seed(9)
     config = folder.load_config()
     tensors = state_tensors("model", HGTModel(graph, config.model).state_dict())
-    save_checkpoint(folder.checkpoints, Checkpoint(tensors, Progress(seed=1, epoch=1, best_epoch=1), graph.hash, config.fingerprint()))
+    made_of = Identity.of(graph, folder.load_split(graph), config).as_dict()
+    save_checkpoint(folder.checkpoints, Checkpoint(tensors, Progress(seed=1, epoch=1, best_epoch=1), **made_of))
     embed_run(folder, lambda *event, **values: None)
     report_mrr(folder, mrr)
 

@@ -20,7 +20,6 @@ from hgt.csv_dialect import Dialect, without_backslashes
 from hgt.errors import InputError
 
 _QUOTE, _LF, _CR = b'"'[0], b"\n"[0], b"\r"[0]
-_LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class BackslashQuotes(Exception):
@@ -217,11 +216,11 @@ class QuotedText:
         line = self.first_line + len(self.ends)
         for block in blocks or ():
             text = self.dialect.unescaped(block)
-            found = re.search(rb'(?<!")"(?:"")*(?!")', text)
+            found = re.search(rb'(?<!")"(?:"")*(?!")', text) if b'"' in text else None
             if found is not None:
-                line += len(_LINE_END.findall(text[: found.end()]))
+                line += _num_line_ends(text[: found.end()])
                 return self._says(column, opening, f"that is closed in line {line:,} only, and the lines between look like rows")
-            line += len(_LINE_END.findall(text))
+            line += _num_line_ends(text)
         cut = blocks is None and self._line_at(opening) == len(self.ends) - 1
         said = self._says(column, opening, "that nothing closes")
         return f"{said} If the file is cut off there, copy or write it again." if cut else said
@@ -240,3 +239,8 @@ class QuotedText:
 def _num_blank(text: bytes) -> int:
     lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n")
     return sum(not line for line in lines) if text else 0
+
+
+def _num_line_ends(text: bytes) -> int:
+    lone = text.count(b"\r") - text.count(b"\r\n") if b"\r" in text else 0
+    return text.count(b"\n") + lone

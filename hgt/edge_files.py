@@ -91,9 +91,12 @@ class EdgeFiles:
         batches: list[pa.RecordBatch] = []
         counts: list[FileCounts] = []
         for part in self.parts:
-            found, of_part = _batches(part, max_bytes - sum(b.nbytes for b in batches))
+            found, of_part = _batches(part, max_bytes)
             batches += found
             counts.append(of_part)
+            max_bytes -= sum(batch.nbytes for batch in found)
+            if max_bytes <= 0:
+                break
         if self.nodes is None:
             return batches, counts
         found, of_nodes = _batches(self.nodes, sys.maxsize)

@@ -6,6 +6,7 @@ import lzma
 import sqlite3
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -113,11 +114,21 @@ def test_a_folder_of_parts(tmp_path, plain):
         (folder / "_SUCCESS").touch()
         (folder / ".part-00000.crc").write_bytes(b"x")
         assert told(folder) == plain
-        assert read_edge_table(folder).node_id[:3].tolist() == read_edge_table(folder).node_id[:3].tolist()
         assert [c.rows for c in read_edge_table(folder).counts] == [4, 5]
     ROWS.drop(columns="x_name").to_parquet(tmp_path / "parquet" / "part-00002.parquet")
     with pytest.raises(InputError, match=r"part-00002.parquet: has other columns than part-00000.parquet \(x_name\)"):
         check_header(tmp_path / "parquet")
+
+
+def test_the_first_look_reads_a_few_megabytes_of_all_parts_together(tmp_path, monkeypatch):
+    for i in range(3):
+        ROWS.to_csv(tmp_path / f"part-{i}.csv", index=False)
+    monkeypatch.setattr("hgt.edge_table._FIRST_LOOK_BYTES", 1)
+    with (tmp_path / "part-1.csv").open("a") as file:
+        file.write("drug,1\n")
+    check_header(tmp_path)
+    with pytest.raises(InputError, match=r"part-1\.csv: row 10 has 2 columns"):
+        read_edge_table(tmp_path)
 
 
 def test_columns_in_the_names_of_folders(tmp_path):
@@ -229,8 +240,6 @@ def test_files_of_other_programs_are_named(tmp_path, refusal):
     ],
 )
 def test_an_address_is_named_for_what_it_is(url, command):
-    from pathlib import Path
-
     for path in (Path(url), Path(url).absolute()):
         with pytest.raises(InputError, match="is a URL") as caught:
             check_header(path)

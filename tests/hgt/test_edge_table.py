@@ -255,6 +255,8 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path, name, col
 
 def test_a_repeated_column_is_refused(tmp_path):
     assert "x_id stand there more than once" in refusal(tmp_path / "kg.csv", b"x_id," + MINIMAL.encode() + b"1,drug,1,treats,disease,1\n")
+    again = MINIMAL.replace("x_id,", "x_id, X_ID ,").encode() + b"drug,1,2,treats,disease,1\n"
+    assert "x_id stand there more than once ('x_id', ' X_ID ')" in refusal(tmp_path / "kg.csv", again)
     arrays = [pa.array(["a"])] * 6
     pyarrow.parquet.write_table(pa.Table.from_arrays(arrays, [*REQUIRED, "x_id"]), tmp_path / "kg.parquet")
     assert "x_id stand there more than once" in refusal(tmp_path / "kg.parquet")
@@ -266,6 +268,22 @@ def test_empty_cells_are_refused_with_their_rows_and_quoted(tmp_path, column, va
     rows = ROWS.copy()
     rows.loc[[1, 3], column] = value
     assert f"column {column} is empty ({json.dumps(value)}) in 2 row(s): 2, 4 (" in refusal(write(tmp_path / "kg.csv", rows))
+
+
+def test_words_for_missing_are_values(tmp_path):
+    header = "x_type,x_id,relation,y_type,y_id,x_name,y_name\n"
+    rows = "gene,NA,interacts,gene,2,sodium channel,TP53\ngene,nan,interacts,gene,3,nanos,BRCA1\ndrug,7,none,disease,1,aspirin,none\n"
+    (tmp_path / "kg.csv").write_text(header + rows + "NULL,<NA>,None,null,N/A,NaN,null\n")
+    table = read_edge_table(tmp_path / "kg.csv")
+    names = dict(zip(zip((table.node_types[t] for t in table.node_type), table.node_id, strict=True), table.node_name, strict=True))
+    assert names == {
+        ("gene", "NA"): "sodium channel", ("gene", "nan"): "nanos", ("gene", "2"): "TP53", ("gene", "3"): "BRCA1",
+        ("drug", "7"): "aspirin", ("disease", "1"): "none", ("NULL", "<NA>"): "NaN", ("null", "N/A"): "null",
+    }  # fmt: skip
+    assert table.relations == ["interacts", "none", "None"]
+    values = pa.array(["NA", "nan", "None", "1", "2"])
+    pyarrow.parquet.write_table(pa.table({c: pa.array(ROWS[c]) for c in REQUIRED} | {"y_id": values}), tmp_path / "kg.parquet")
+    assert {"NA", "nan", "None"} <= set(read_edge_table(tmp_path / "kg.parquet").node_id)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])

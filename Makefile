@@ -1,31 +1,45 @@
 # Two commands: `make train` (the main job) and `make test`. Each installs first if that has not been done.
 #   make train KG=path/to/kg.csv ARGS="--num-epochs 50"
+#   make train TORCH=cpu                   Linux without an NVIDIA GPU: torch's CPU build, without gigabytes of CUDA
 
 KG ?=
 ARGS ?=
 PYTHON ?=
+TORCH ?= $(if $(wildcard .venv/.installed-cpu),cpu)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 DEMO := runs/demo/kg.csv
-CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3 python)
-NEW_ENOUGH := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3 python)
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+INSTALLED := $(VENV)/.installed$(if $(filter Linux,$(shell uname -s)),$(TORCH:%=-%))
 
-.PHONY: install train test test-all lint image clean
+.PHONY: install train test test-all lint lock check-lock image clean
 .DEFAULT_GOAL := train
 
-install: $(VENV)/.installed
+install: $(INSTALLED)
 
-$(VENV)/.installed: pyproject.toml requirements.lock
+# hgt/machine.py says how much will be downloaded, or why this machine cannot have it.
+$(INSTALLED): pyproject.toml requirements.lock
 	@for python in $(CANDIDATES); do \
-		if "$$python" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then found="$$python"; break; fi; \
+		if "$$python" -c '$(FITS)' >/dev/null 2>&1; then found="$$python"; break; fi; \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 7))' >/dev/null 2>&1; then other="$$python"; fi; \
 	done; \
-	if [ -z "$$found" ]; then \
-		echo "No Python 3.11, 3.12 or 3.13 was found (tried: $(CANDIDATES)). Install one from python.org, or give PYTHON=/path/to/python3.11." >&2; \
+	if [ -z "$$found$$other" ]; then \
+		echo "No Python 3.11, 3.12 or 3.13 was found (tried: $(CANDIDATES)). Install one from python.org, or give PYTHON=/path/to/python3.12." >&2; \
 		exit 2; \
 	fi; \
-	echo "Installing into $(VENV) with $$found; this takes a few minutes the first time."; \
+	"$${found:-$$other}" -I hgt/machine.py "$(TORCH)" && \
+	echo "Installing into $(VENV) with $$found." && \
 	"$$found" -m venv $(VENV) && \
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[test]' && \
-	touch $@
+	$(if $(filter %-cpu,$(INSTALLED)),$(CPU_TORCH) &&) \
+	$(PIP) install --constraint requirements.lock --editable '.[test]' && \
+	touch $(VENV)/.installed $@
+
+# From a folder of wheels where pip has one that holds it (PIP_FIND_LINKS), else from PyTorch's index.
+LOCKED_TORCH = $$(sed -n "s/^\(torch==[^ ;]*\) *;.*!= 'darwin'.*/\1/p" requirements.lock)
+CPU_TORCH = { $(PIP) install --no-deps --no-index "$(LOCKED_TORCH)+cpu" 2>/dev/null || \
+	$(PIP) install --no-deps --index-url $(TORCH_INDEX) "$(LOCKED_TORCH)+cpu"; }
 
 $(DEMO): | install
 	@mkdir -p $(dir $@)
@@ -49,6 +63,13 @@ test: lint
 
 test-all: lint
 	$(PYTEST) -m 'not docker and not bench'
+
+# The lock file: one solution for all platforms, made by uv (see CONTRIBUTING.md).
+lock: install
+	$(VENV)/bin/python .ci/lock.py make $(ARGS)
+
+check-lock: install
+	$(VENV)/bin/python .ci/lock.py check
 
 # The CPU worker's image. Optional: DOCKER, BASE_IMAGE, TORCH_INDEX, BUILD_FLAGS, WHEELS, HGT_IMAGE (see tasks/image.py).
 image: install

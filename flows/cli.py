@@ -1,10 +1,12 @@
 """The command line `hgt`. Options are derived from `hgt/config.py`; heavy imports wait until a command needs them.
 
-Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad input, 1 failure, 130 interrupted.
+Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad input, 1 failure, 130 interrupted, 141 interrupted
+because whoever read the output is gone.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from hgt.errors import HgtError, InputError, TrainingDiverged, printable
 from hgt.parameter import Parameter
 
 _IN_SESSION = "HGT_SESSION_PARENT"  # as `flows/session.py` has it, which `hgt --help` does without
-ACCEPTED, FAILED, BAD_INPUT, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
+ACCEPTED, FAILED, BAD_INPUT, REJECTED, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2, 3, 130, 141
 
 
 class _UserPath(click.Path):
@@ -77,11 +79,12 @@ def train(
     **given: Any,
 ) -> int:
     """Learn embeddings of FILE, track them in MLflow and validate them."""
-    from tasks.home import check_new_run, find_run, new_run_id
+    from tasks.home import check_new_run, check_store, find_run, new_run_id
     from tasks.outputs import claim_embeddings_csv, refuse_used_run_folder
 
     values = _given(given)
     config = RunConfig.from_flat(values)
+    check_store()
     if (kg is None) == (resume is None):
         raise InputError("Give either --kg FILE or --resume RUN.")
     if run_id is not None:
@@ -97,9 +100,18 @@ def train(
     output = {"output_csv": output_csv and str(output_csv), "overwrite": overwrite or None}
     try:
         return _run_flow(run, {**names, **output, **values})
-    except _interruptions():
-        click.echo(f"Interrupted. {_how_to_go_on(run)}", err=True)
-        return INTERRUPTED
+    except (*_interruptions(), BrokenPipeError) as error:
+        from tasks.reporting import OutputClosed, silence
+
+        is_closed = isinstance(error, OutputClosed | BrokenPipeError)
+        if is_closed:
+            silence(sys.stdout)
+        why = " because nobody reads its output any more (a closed pipe)" if is_closed else ""
+        try:
+            click.echo(f"Interrupted{why}. {_how_to_go_on(run)}", err=True)
+        except BrokenPipeError:  # 2>&1 | head
+            silence(sys.stderr)
+        return OUTPUT_CLOSED if is_closed else INTERRUPTED
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -262,7 +274,9 @@ def plan(kg: Path, **given: Any) -> int:
     from hgt.split import split_facts
 
     probe = probe_for_plan(config)
-    graph = KnowledgeGraph.from_edge_table(read_edge_table(kg), config.graph)
+    table = read_edge_table(kg)
+    graph = KnowledgeGraph.from_edge_table(table, config.graph)
+    click.echo("\n".join([*map(str, table.counts), *graph.notes]))
     click.echo(f"{graph.total_nodes:,} nodes, {graph.total_facts:,} facts, {len(graph.edge_types)} edge types")
     split = split_facts(graph, config.split)  # a split that training would refuse is refused here
     memory = plan_memory(graph, config, probe)
@@ -306,11 +320,25 @@ def doctor(device: str | None) -> int:
 
 
 @cli.command()
+@click.argument("run")
+def track(run: str) -> int:
+    """Deliver to MLflow what it has not got of RUN. Exit code 1: it does not answer."""
+    _prepare_environment()
+    from tasks.home import find_run, run_folder
+    from tasks.tracking import catch_up
+
+    told, left = catch_up(run_folder(find_run(run)))
+    for sentence in [*told, left or f"MLflow has everything of {run}."]:
+        click.echo(sentence, err=bool(left))
+    return FAILED if left else ACCEPTED
+
+
+@cli.command()
 @click.option("--port", type=_PORT, default=5001, show_default=True, help="Port on 127.0.0.1; macOS itself listens on 5000.")
 def ui(port: int) -> int:
     """Open MLflow's UI on the product's own store."""
     _prepare_environment()
-    from tasks.tracking import store_uri
+    from tasks.mlflow_run import store_uri
 
     uri = store_uri()
     click.echo(f"MLflow's UI on {uri}: http://127.0.0.1:{port}  (Ctrl-C ends it)")
@@ -355,6 +383,8 @@ def main() -> None:
         if not session.inside():
             sys.exit(session.run(sys.argv[1:]))
         session.enter()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name ends nothing
     try:
         sys.exit(cli.main(prog_name="hgt", standalone_mode=False) or 0)
     except HgtError as error:

@@ -15,6 +15,7 @@ from tasks.home import new_run_id, run_folder
 
 DEVICES = ("mps", "cuda", "cpu", "docker-cpu")
 _TRAINED = (0, 3)  # accepted or not
+_INTERRUPTED = (130, 141)
 _SET = ("device", "patience", "fallback", "baselines")
 
 
@@ -51,7 +52,7 @@ def _train(run: str, kg: Path, values: Mapping[str, Any]) -> str:
     """As `hgt train` does, in a session of its own."""
     options = [part for name, value in values.items() for part in _option(name, value)]
     code = session.run(["train", "--kg", str(kg), "--run-id", run, *options])
-    if code == 130:
+    if code in _INTERRUPTED:
         raise KeyboardInterrupt
     if code not in _TRAINED:
         raise (InputError if code == InputError.exit_code else HgtError)(

@@ -90,7 +90,7 @@ def _lead(
                 held.enter_context(run_folder(run).led())
             run = plan(run, found, tracker, device)
             run = train.with_options(retries=attempts(config.train.max_shrinks))(run, found, tracker)
-        tracker.was_finished = False  # what it was may have changed from here on
+        tracker.has_changed = True
         run = embed(run, csv, tracker)
         run = evaluate(run, tracker)
         run = baselines(run, tracker)

@@ -149,7 +149,7 @@ def environment(addresses: Addresses, is_client: bool) -> dict[str, str]:
         "PREFECT_HOME": str(hgt_home() / "prefect"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves seven processes
         "PYTHONUNBUFFERED": "1",
-    } | _without_proxy()
+    }
     if is_client:
         ours |= {
             "PREFECT_API_URL": addresses.api,
@@ -159,12 +159,6 @@ def environment(addresses: Addresses, is_client: bool) -> dict[str, str]:
             "DOCKER_HOST": engine_address(),  # Prefect's worker does not look for Docker Desktop's socket
         }
     return kept | ours
-
-
-def _without_proxy() -> dict[str, str]:
-    hosts = [h for h in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",") if h]
-    direct = ",".join(dict.fromkeys([*hosts, HOST, "localhost"]))
-    return {"NO_PROXY": direct, "no_proxy": direct}
 
 
 def heartbeat_ages(pool: str, api: str) -> dict[str, float]:

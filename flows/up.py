@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import socket
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import getproxies_environment
 
 from flows.containers import engine_problem
 from flows.deployments import DEPLOYMENTS, Deploying, bury_lost_runs, bury_lost_trainings, create_pools
@@ -146,10 +148,12 @@ def _what_now(addresses: Addresses) -> str:
         ["HGT_HOME", str(hgt_home())],
         ["logs", str(services_folder())],
     ]
+    no_proxy = os.environ.get("NO_PROXY") if getproxies_environment().keys() - {"no"} else None
+    direct = f"\n  export NO_PROXY={shlex.quote(no_proxy)} no_proxy={shlex.quote(no_proxy)}" if no_proxy else ""
     return f"""{table(rows)}
 
 Try:
-  export PREFECT_API_URL={addresses.api}
+  export PREFECT_API_URL={addresses.api}{direct}
   {_prefect()} deployment run '{DEPLOYMENTS[0]}' -p kg=/path/to/kg.csv
 `hgt train` finds the server by itself. `hgt status` says what runs, `hgt down` stops it."""
 

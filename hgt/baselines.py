@@ -31,10 +31,11 @@ from hgt.program import OnEvent, planned_device, planned_form, planned_phases, r
 from hgt.ranking import FactIndex, rank_facts, sample_facts
 from hgt.report import read_report
 from hgt.run_folder import RunFolder
+from hgt.seeds import Stream, torch_seed
 from hgt.shallow import ShallowModel
 from hgt.split import TEST, TRAIN, VAL, EdgeSplit
 from hgt.step import Steps, Trainee, adam
-from hgt.train import batches_ahead, evaluate_val, step_seed, stop_without_parent
+from hgt.train import batches_ahead, evaluate_val, stop_without_parent
 from hgt.validation import shortened
 from hgt.whole_file import written_whole
 
@@ -164,7 +165,7 @@ def _hgt_mrr(folder: RunFolder, identity: Identity) -> Mrr | None:
 def _baseline(name: str, run: _Run, hgt_seconds: float) -> Baseline:
     num_relations, dim = len(run.graph.edge_types), run.config.model.embedding_dim
     if name == "random":
-        torch.manual_seed(run.config.split.seed)
+        torch.manual_seed(torch_seed(run.config.split.seed, Stream.RANDOM_VECTORS))
         return Baseline(name, run.mrr(torch.randn(run.graph.total_nodes, dim), Decoder(num_relations, dim, "distmult")))
     if name == "degree":
         return Baseline(name, run.mrr(training_degrees(run.graph, run.split), DegreeScores(num_relations)))
@@ -221,8 +222,8 @@ def shallow_trainee(
         config.train, contrastive_weight=0.0, isotropy_weight=0.0, softmax_correction=0.0, num_neighbors=None,
         learning_rate=_RATE_OVER_HGT * config.train.learning_rate,
     )  # fmt: skip
-    config = replace(config, train=train)
-    torch.manual_seed(config.split.seed)
+    config = replace(config, train=train, model=replace(config.model, edge_dropout=0.0))
+    torch.manual_seed(torch_seed(config.split.seed, Stream.SHALLOW_WEIGHTS))
     n3 = n3_weight(graph.total_nodes, graph.total_facts)
     model = ShallowModel(graph, config.model.embedding_dim, config.model.dropout, kind, n3)
     model.to(device)
@@ -273,7 +274,8 @@ def _train_epoch(trainee: Trainee, epoch: int, limit_seconds: float, memory: Dev
     trainee.model.train()
     for number, batch in batches_ahead(trainee.batches, epoch, range(trainee.batches.num_batches)):
         stop_without_parent()
-        torch.manual_seed(step_seed(trainee.config.split.seed, epoch, number))
+        seed = trainee.config.split.seed
+        torch.manual_seed(torch_seed(seed, Stream.SHALLOW_DROPOUT, epoch, number))
         with memory.phase("step"):
             losses = step(batch)
         if time.monotonic() - started >= limit_seconds:

@@ -25,6 +25,7 @@ from hgt.graph import KnowledgeGraph
 from hgt.message_graph import MessageGraph
 from hgt.neighbor_sampling import NeighborSampling
 from hgt.node_kernels import MAX_REDUCTION_ROWS
+from hgt.seeds import Stream, generator
 from hgt.split import TRAIN, EdgeSplit, least_held_out
 from hgt.zero_shot import Siblings
 
@@ -134,7 +135,7 @@ class MicroBatch:
 @dataclass(frozen=True)
 class Batch:
     """supervised: numbers of its training facts, padded with `num_train` to a fixed length; micro_batches: its parts
-    silent: numbers of the facts that no message tells of, the supervised ones and their mirrors among them
+    silent: numbers of the facts that no message tells of: the supervised ones, their mirrors, and what edge dropout leaves out
     number: how many batches of the run come before it
     messages: the edges drawn for its messages; None: all of the training message graph
     """
@@ -251,6 +252,7 @@ class Batches:
         self.softmax_correction = train.softmax_correction
         self.num_nodes, self.offsets = graph.num_nodes, graph.offsets
         self.contrast = contrast_source(graph, split, config)
+        self.edge_dropout = config.model.edge_dropout
         self.siblings, self.mirror = Siblings(graph, self.facts, config.split), mirror_facts(graph, self.facts)
         self.layout = self._layout()
 
@@ -309,7 +311,7 @@ class Batches:
 
     def draw(self, epoch: int, batch: int) -> Batch:
         """The batch at this position; the same for every call."""
-        rng = np.random.default_rng([self.seed, 1, epoch, batch])
+        rng = generator(self.seed, Stream.BATCH, epoch, batch)
         pools = {t: _Pool(rng, self.num_nodes[t], n) for t, n in self.pools.items()}
         contrast = None if self.contrast is None else self.contrast.draw(rng, self.num_parts)
         fact = np.full((self.num_parts, self.layout.num_facts), -1)
@@ -328,8 +330,20 @@ class Batches:
         parts = [part.pinned() for part in parts] if self.pins else parts
         messages = None if self.neighbors is None else self.neighbors.draw(self.seed, epoch, batch)
         supervised = np.where(fact < 0, self.num_train, fact).ravel()
-        silent = np.concatenate([supervised, self.siblings.of(supervised), self.mirror[supervised] if len(self.mirror) else supervised[:0]])
+        mirrors = self.mirror[supervised] if len(self.mirror) else supervised[:0]
+        silent = np.concatenate([supervised, self.siblings.of(supervised), mirrors, self._dropped(epoch, batch)])
         return Batch(torch.from_numpy(supervised), torch.from_numpy(silent), parts, epoch * self.num_batches + batch, messages)
+
+    def _dropped(self, epoch: int, batch: int) -> np.ndarray:
+        """Facts whose messages a step leaves out at random (DropEdge, Rong et al. 2020).
+
+        A head that has read one neighbour alone learns to do without it. By fact, so that it is the
+        same on every device and in every form of the step.
+        """
+        if not self.edge_dropout:
+            return np.zeros(0, dtype=np.int64)
+        rng = generator(self.seed, Stream.EDGE_DROPOUT, epoch, batch)
+        return np.flatnonzero(rng.random(self.num_train, dtype=np.float32) < self.edge_dropout)
 
     def _part(
         self,
@@ -430,7 +444,8 @@ class _Relation:
             seed,
             epoch,
         ):  # shuffling millions of facts for each batch would take most of its time
-            order = np.random.default_rng([seed, 2, epoch, self.number]).permutation(len(self.fact)).astype(np.int32)
+            rng = generator(seed, Stream.FACT_ORDER, epoch, self.number)
+            order = rng.permutation(len(self.fact)).astype(np.int32)
             self.shuffled = (seed, epoch), order
         order = self.shuffled[1]
         start, stop = (b * len(self.fact) // self.num_batches for b in (batch, batch + 1))

@@ -22,6 +22,7 @@ from hgt.config import RunConfig
 from hgt.device import translating_out_of_memory
 from hgt.errors import DeviceRefused
 from hgt.graph import KnowledgeGraph
+from hgt.seeds import Stream, generator, torch_seed
 from hgt.split import split_facts
 from hgt.step import Steps, Trainee, adam, build_trainee, train_step, update
 
@@ -227,15 +228,15 @@ def dirty_memory(device: torch.device) -> None:
 
 def plain_product_difference(reference: torch.device, device: torch.device) -> float:
     """One matrix product that reduces over more rows than MPS can on M1 and M2: shows whether torch has the defect here."""
-    generator = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(ROWS_OF_PLAIN_PRODUCT, 64, generator=generator) for _ in range(2))
+    draws = torch.Generator().manual_seed(torch_seed(0, Stream.EXAMINED_PRODUCT))
+    left, right = (torch.randn(ROWS_OF_PLAIN_PRODUCT, 64, generator=draws) for _ in range(2))
     product = left.to(device).T @ right.to(device)
     return relative_difference(product.cpu(), (left.to(reference).T @ right.to(reference)).cpu())
 
 
 def synthetic_graph(num_genes: int, num_diseases: int, num_drugs: int, seed: int) -> KnowledgeGraph:
     """Every gene has an edge to another (so one relation alone has all of them on both sides); some diseases and drugs are hubs."""
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, Stream.EXAMINED_GRAPH)
     sizes = {"gene/protein": num_genes, "disease": num_diseases, "drug": num_drugs}
     ids = {name: np.arange(n).astype(str).astype(object) for name, n in sizes.items()}
 

@@ -42,9 +42,7 @@ class GraphConfig:
     limit_nodes: int | None = parameter(None, "keep a connected, type-balanced sample of this size", "nodes", range=_COUNT)
     symmetric_relations: tuple[str, ...] = parameter((), "relations to read as symmetric, whatever their rows say")
     directed_relations: tuple[str, ...] = parameter((), "relations to read as directed: a row and its mirror are two facts")
-    min_mirrored_share: float = parameter(
-        0.9, "share of rows with a mirror row from which a relation within one type counts as symmetric", range=_SHARE
-    )
+    min_mirrored_share: float = parameter(0.9, "share of rows with a mirror row from which a row and its mirror are one fact", range=_SHARE)
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,11 @@ class ModelConfig:
     dropout: float = parameter(0.2, "dropout on the output of each HGT layer while training", range=_SHARE_BELOW_1)
     input_dropout: float = parameter(
         0.4, "dropout on the input embeddings while training: nodes must be told by their neighbours, too", range=_SHARE_BELOW_1
+    )
+    edge_dropout: float = parameter(
+        0.1,
+        "share of the facts whose messages each training step leaves out at random",
+        range=_SHARE_BELOW_1,
     )
     mixed_precision: bool = parameter(False, "compute dense products and gathered rows in bfloat16; sums and softmax stay in float32")
     decoder: str = parameter("complex", "relation decoder on the final embeddings", choices=("distmult", "complex"))

@@ -22,6 +22,7 @@ from torch import Tensor
 from hgt.facts import EdgeType
 from hgt.model import Decoder
 from hgt.ranking import FactIndex
+from hgt.seeds import Stream, generator
 
 _VALUES_PER_CHUNK = 2_000_000  # embedding values of one end: 8 MB, four such at a time
 
@@ -82,7 +83,7 @@ def draw_negatives(
     truth, false = [facts[:, :0]], [facts[:, :0]]
     for relation in torch.unique(facts[1]).tolist():
         head_type, _, tail_type = index.graph.edge_types[relation]
-        rng = np.random.default_rng([seed, 5, relation])
+        rng = generator(seed, Stream.CLASSIFIED_PAIRS, relation)
         own = facts[:, facts[1] == relation]
         for given, replaced, types, known in ((0, 2, (head_type, tail_type), 0), (2, 0, (tail_type, head_type), 1)):
             given_start, start = (index.graph.offsets[t] for t in types)

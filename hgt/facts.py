@@ -17,6 +17,7 @@ from hgt.errors import InputError
 from hgt.subgraph import connected_sample
 
 EdgeType = tuple[str, str, str]
+_SHOWN = 5  # nodes in a note
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,17 @@ class DroppedRows:
 
 @dataclass(frozen=True)
 class Facts:
-    """node_ids, node_names: per type, sorted by id. edge_index: per edge type [2, num_facts] int64, numbered in types."""
+    """node_ids, node_names: per type, sorted by id. edge_index: per edge type [2, num_facts] int64, numbered in types.
+
+    notes: sentences about nodes that a reader of the file would miss
+    """
 
     node_ids: dict[str, np.ndarray]
     node_names: dict[str, np.ndarray]
     edge_index: dict[EdgeType, np.ndarray]
     symmetric: frozenset[EdgeType]
     dropped: DroppedRows
+    notes: tuple[str, ...] = ()
 
 
 def extract_facts(table: EdgeTable, config: GraphConfig) -> Facts:
@@ -58,11 +63,12 @@ def extract_facts(table: EdgeTable, config: GraphConfig) -> Facts:
             f"{int(loops.sum()):,} connect a node with itself. {advice}"
         )
     rows = np.flatnonzero(keep)
-    outside = 0
+    outside, notes = 0, _only_loops(table, loops, rows)
     if config.limit_nodes is not None:
         chosen = connected_sample(table.head[rows], table.tail[rows], table.node_type, config.limit_nodes)
         inside = chosen[table.head[rows]] & chosen[table.tail[rows]]
         outside = int((~inside).sum())
+        notes += _small_sample(table, rows, chosen, config.limit_nodes)
         rows = rows[inside]
         if not len(rows):
             raise InputError(f"Nothing is left with limit_nodes {config.limit_nodes}. Raise it to at least 2 nodes per node type.")
@@ -79,7 +85,38 @@ def extract_facts(table: EdgeTable, config: GraphConfig) -> Facts:
         duplicates += counts[1]
     ordered = {e: edge_index[e] for e in sorted(edge_index)}
     dropped = DroppedRows(mirrors, duplicates, int(loops.sum()), filtered_type, outside)
-    return Facts(ids, names, ordered, frozenset(symmetric), dropped)
+    return Facts(ids, names, ordered, frozenset(symmetric), dropped, tuple(notes))
+
+
+def _only_loops(table: EdgeTable, loops: np.ndarray, rows: np.ndarray) -> list[str]:
+    """A sentence about the nodes whose rows all connect them with themselves. loops: mask; rows: numbers of the others"""
+    nodes = np.unique(table.head[loops])
+    nodes = nodes[~_touched(table, rows)[nodes]]
+    if not len(nodes):
+        return []
+    shown = ", ".join(f"({table.node_types[table.node_type[n]]}, {table.node_id[n]})" for n in nodes[:_SHOWN])
+    more = ", ..." if len(nodes) > _SHOWN else ""
+    return [f"{len(nodes):,} node(s) are left out, because their rows connect them with nothing but themselves: {shown}{more}"]
+
+
+def _small_sample(table: EdgeTable, rows: np.ndarray, chosen: np.ndarray, limit: int) -> list[str]:
+    """A sentence that says why `limit_nodes` gives fewer nodes than it could. chosen: mask over the nodes"""
+    total, found = int(_touched(table, rows).sum()), int(chosen.sum())
+    if found >= min(limit, total):
+        return []
+    several = " with more than one node type" if len(np.unique(table.node_type[chosen])) > 1 else ""
+    return [
+        f"limit_nodes {limit:,} gives {found:,} nodes: a sample is connected, and the largest connected part{several} has {found:,} of "
+        f"the {total:,} nodes. Leave limit_nodes out to train on all parts."
+    ]
+
+
+def _touched(table: EdgeTable, rows: np.ndarray) -> np.ndarray:
+    """Mask [num_nodes]: the nodes of these rows."""
+    touched = np.zeros(len(table.node_id), dtype=bool)
+    touched[table.head[rows]] = True
+    touched[table.tail[rows]] = True
+    return touched
 
 
 def _refuse_relations(table: EdgeTable, config: GraphConfig) -> None:
@@ -87,10 +124,16 @@ def _refuse_relations(table: EdgeTable, config: GraphConfig) -> None:
     if unknown:
         raise InputError(f"Unknown relation(s) {', '.join(unknown)}; the file has {', '.join(sorted(table.relations))}.")
     if config.symmetric_relations:
-        within = np.unique(table.relation[table.node_type[table.head] == table.node_type[table.tail]])
-        between = sorted(set(config.symmetric_relations) - {table.relations[r] for r in within})
-        if between:
-            raise InputError(f"symmetric_relations: {', '.join(between)} has no rows within one node type; only those can be symmetric.")
+        num_types = len(table.node_types)
+        code = (table.relation.astype(np.int64) * num_types + table.node_type[table.head]) * num_types + table.node_type[table.tail]
+        ways = {(c // num_types**2, c // num_types % num_types, c % num_types) for c in np.unique(code).tolist()}
+        both = {r for r, h, t in ways if (r, t, h) in ways}
+        one_way = sorted(set(config.symmetric_relations) - {table.relations[r] for r in both})
+        if one_way:
+            raise InputError(
+                f"symmetric_relations: {', '.join(one_way)} has no rows within one node type, nor in both directions between two; only "
+                "those can be symmetric."
+            )
 
 
 def _rows_of_included_types(table: EdgeTable, include: tuple[str, ...] | None) -> np.ndarray:
@@ -106,9 +149,7 @@ def _rows_of_included_types(table: EdgeTable, include: tuple[str, ...] | None) -
 
 def _number_nodes(table: EdgeTable, rows: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
     """Ids and names of the nodes that the rows touch, by type and sorted by id, and each node's number in its type."""
-    used = np.zeros(len(table.node_id), dtype=bool)
-    used[table.head[rows]] = True
-    used[table.tail[rows]] = True
+    used = _touched(table, rows)
     number = np.full(len(used), -1, dtype=np.int64)
     ids, names = {}, {}
     for name in sorted(table.node_types):
@@ -135,6 +176,7 @@ def _facts_by_type(
     bounds = [*np.searchsorted(code[order], distinct, side="left").tolist(), len(code)]
     rows_of = {c: order[a:b] for c, a, b in zip(distinct.tolist(), bounds[:-1], bounds[1:], strict=True)}
 
+    merged: dict[int, tuple[np.ndarray, bool, tuple[int, int]] | None] = {}  # by the first of two orientations
     for c in distinct.tolist():
         r, h, t = c // num_types**2, c // num_types % num_types, c % num_types
         name = table.relations[r]
@@ -145,23 +187,41 @@ def _facts_by_type(
             yield edge_type, *_within_one_type(pairs, name, config)
             continue
         opposite = (r * num_types + t) * num_types + h
-        if opposite in rows_of and name not in config.directed_relations:
-            if first[opposite] < first[c]:
-                continue  # its facts are told by the other orientation
+        if opposite in rows_of:
             other = rows_of[opposite]
-            mirrored = np.stack([number[tail[other]], number[head[other]]])
-            yield edge_type, *_across_types(pairs, mirrored)
-        else:
-            facts = _distinct_pairs(pairs)
-            yield edge_type, facts, False, (0, pairs.shape[1] - facts.shape[1])
+            one = min(c, opposite, key=first.__getitem__)
+            if one not in merged:
+                mirrored = np.stack([number[tail[other]], number[head[other]]])
+                merged[one] = _across_types(*((pairs, mirrored) if c == one else (mirrored[::-1], pairs[::-1])), name, config)
+            told = merged[one]
+            if told is not None:
+                if c == one:  # else the other orientation tells them
+                    yield edge_type, *told
+                continue
+        facts = _distinct_pairs(pairs)
+        yield edge_type, facts, False, (0, pairs.shape[1] - facts.shape[1])
 
 
-def _across_types(pairs: np.ndarray, mirrored: np.ndarray) -> tuple[np.ndarray, bool, tuple[int, int]]:
-    """Rows of one relation in both orientations, turned the same way: a row and its mirror are one fact."""
+def _across_types(
+    pairs: np.ndarray, mirrored: np.ndarray, relation: str, config: GraphConfig
+) -> tuple[np.ndarray, bool, tuple[int, int]] | None:
+    """Rows of one relation in both orientations, turned the same way. A row and its mirror are one fact when nearly all distinct rows
+    have their mirror (or the configuration says so); None when the orientations are two edge types.
+    """
     one, other = _distinct_pairs(pairs), _distinct_pairs(mirrored)
-    duplicates = pairs.shape[1] + mirrored.shape[1] - one.shape[1] - other.shape[1]
     facts = _distinct_pairs(np.concatenate([one, other], axis=1))
-    return facts, False, (one.shape[1] + other.shape[1] - facts.shape[1], duplicates)
+    num_rows = one.shape[1] + other.shape[1]
+    num_mirrors = num_rows - facts.shape[1]
+    if not _are_mirrors(num_mirrors, num_rows, relation, config):
+        return None
+    return facts, False, (num_mirrors, pairs.shape[1] + mirrored.shape[1] - num_rows)
+
+
+def _are_mirrors(num_mirrors: int, num_rows: int, relation: str, config: GraphConfig) -> bool:
+    """Whether a row's mirror says the same. num_mirrors: pairs that stand in both directions; num_rows: distinct rows"""
+    if relation in config.directed_relations:
+        return False
+    return relation in config.symmetric_relations or 2 * num_mirrors / num_rows >= config.min_mirrored_share
 
 
 def _within_one_type(pairs: np.ndarray, relation: str, config: GraphConfig) -> tuple[np.ndarray, bool, tuple[int, int]]:
@@ -170,9 +230,7 @@ def _within_one_type(pairs: np.ndarray, relation: str, config: GraphConfig) -> t
     duplicates = pairs.shape[1] - rows.shape[1]
     undirected = _distinct_pairs(np.sort(rows, axis=0))
     num_mirrors = rows.shape[1] - undirected.shape[1]  # pairs that stand in both directions
-    symmetric = 2 * num_mirrors / rows.shape[1] >= config.min_mirrored_share
-    symmetric = (symmetric or relation in config.symmetric_relations) and relation not in config.directed_relations
-    if symmetric:
+    if _are_mirrors(num_mirrors, rows.shape[1], relation, config):
         return undirected, True, (num_mirrors, duplicates)
     return rows, False, (0, duplicates)
 

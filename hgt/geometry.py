@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hgt.errors import InputError
+from hgt.seeds import Stream, generator
 
 _ROWS = 8_192  # in float64 at a time: 32 MB of 512 dimensions
 _MAX_SAMPLE = 5_000  # nodes on which types are told apart
@@ -193,7 +194,7 @@ def _parts(vectors: Tensor) -> Iterator[Tensor]:
 
 def _sample_by_type(types: np.ndarray, seed: int) -> np.ndarray:
     """Places of a seeded sample: every type keeps at most an equal share of _MAX_SAMPLE."""
-    rng = np.random.default_rng([seed, 4])
+    rng = generator(seed, Stream.GEOMETRY_SAMPLE)
     distinct = np.unique(types)
     most = max(_MAX_SAMPLE // len(distinct), 2)
     chosen = []

@@ -39,6 +39,7 @@ class KnowledgeGraph:
     node_ids, node_names: {node type: strings, one per node}
     edge_index: {edge type: [2, num_facts] int64, heads above tails, numbered within their types}
     symmetric: edge types within one type whose facts have no direction; each pair is stored once, smaller number first
+    notes: sentences about the file's nodes that are left out; not saved
     """
 
     node_ids: dict[str, np.ndarray]
@@ -46,6 +47,7 @@ class KnowledgeGraph:
     edge_index: dict[EdgeType, Int[Tensor, "2 _"]]
     symmetric: frozenset[EdgeType] = frozenset()
     dropped: DroppedRows = field(default=DroppedRows(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         for head, relation, tail in self.edge_index:
@@ -121,7 +123,7 @@ class KnowledgeGraph:
         """
         facts = extract_facts(table, config)
         index = {e: torch.from_numpy(pairs) for e, pairs in facts.edge_index.items()}
-        return cls(facts.node_ids, facts.node_names, index, facts.symmetric, facts.dropped)
+        return cls(facts.node_ids, facts.node_names, index, facts.symmetric, facts.dropped, facts.notes)
 
     def save(self, folder: Path) -> None:
         """Write `nodes.parquet`, `facts.safetensors` and `graph.json`; `graph.json` comes last and marks it whole."""
@@ -214,17 +216,27 @@ class KnowledgeGraph:
         symmetric = frozenset(e for e in data.edge_types if "symmetric" in data[e] and data[e].symmetric)
         return cls(ids, names, index, symmetric)
 
-    def table(self) -> str:
-        """What was read, for people: nodes per type, facts per edge type and how it was read, dropped rows by reason."""
+    def table(self, most: int | None = None) -> str:
+        """What was read, for people: nodes per type, facts per edge type and how it was read, dropped rows by reason.
+
+        most: how many types and edge types to list, the largest; None: all
+        """
         lines = [f"{self.total_nodes:,} nodes of {len(self.node_types)} types"]
-        lines += [f"  {n:>11,}  {t}" for t, n in sorted(self.num_nodes.items(), key=lambda item: -item[1])]
+        lines += _largest(self.num_nodes, most, "types", "nodes")
         lines += [f"{self.total_facts:,} facts of {len(self.edge_types)} edge types"]
-        for edge_type, n in sorted(self.num_facts.items(), key=lambda item: -item[1]):
-            read_as = "symmetric" if edge_type in self.symmetric else "directed"
-            lines.append(f"  {n:>11,}  {' - '.join(edge_type)}  ({read_as})")
+        read_as = {e: "symmetric" if e in self.symmetric else "directed" for e in self.edge_types}
+        lines += _largest({f"{' - '.join(e)}  ({read_as[e]})": n for e, n in self.num_facts.items()}, most, "edge types", "facts")
         lines.append("rows that are no fact of their own")
         lines += [f"  {n:>11,}  {reason.replace('_', ' ')}" for reason, n in self.dropped.as_dict().items()]
         return "\n".join(lines)
+
+
+def _largest(counts: dict[str, int], most: int | None, kind: str, unit: str) -> list[str]:
+    """A line for each of the largest counts, and one for all others. most: how many; None: all"""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    lines = [f"  {n:>11,}  {name}" for name, n in ordered[:most]]
+    others = [n for _, n in ordered[most:]] if most is not None else []
+    return lines + ([f"  {sum(others):>11,}  {unit} of {len(others):,} more {kind}"] if others else [])
 
 
 def _strings(values: Iterable[object] | Tensor) -> np.ndarray:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from hgt.config import SplitConfig
-from hgt.errors import HgtError, InputError, listed
+from hgt.errors import HgtError, InputError
 from hgt.graph import KnowledgeGraph
 from hgt.split import TEST, TRAIN, VAL, EdgeSplit, holdout_edge_types
 
@@ -23,7 +22,7 @@ _SIDES = {TRAIN: "training", VAL: "validation", TEST: "test"}
 _DUPLICATE, _SYMMETRIC, _MIRROR, _REVERSED = "the same fact", "the same fact of a symmetric relation", "its mirror", "its reverse"
 # Of a pair that two relations tell, most facts of the one: the field's other leak, which no split can mend (WN18, FB15k).
 _SAME_PAIRS = 0.8
-_WORST = 5  # of many, how many are named
+_WORST = 5  # edge types named in a warning
 
 
 @dataclass(frozen=True)
@@ -135,28 +134,44 @@ def _zero_shot(graph: KnowledgeGraph, split: EdgeSplit, config: SplitConfig) -> 
 
 
 def _twins(graph: KnowledgeGraph, split: EdgeSplit) -> list[str]:
-    """At most one sentence: edge types of whose held-out facts at least `_SAME_PAIRS` have their pair of nodes in training under another
-    relation, the worst of them by name.
-    """
-    _, relation, _ = split.facts.numpy()
-    held, pair = split.part.numpy() != TRAIN, _pair(graph, *split.facts.numpy()[::2])
-    facts = pd.DataFrame({"pair": pair, "relation": relation})
-    own = facts[held].drop_duplicates()
-    near = facts[~held & np.isin(pair, own["pair"])].drop_duplicates()
-    both = own.merge(near, on="pair", suffixes=("", "_near"))
-    shared = both[both["relation"] != both["relation_near"]].groupby(["relation", "relation_near"]).size()
-    share = shared / own.groupby("relation").size().reindex(shared.index, level="relation")
-    found = share[share >= _SAME_PAIRS].sort_values(ascending=False, kind="stable")
-    if not len(found):
+    """One sentence about the edge types of whose held-out facts at least `_SAME_PAIRS` have their pair of nodes in training under
+    another relation, if there are any."""
+    found = sorted(_shared_pairs(graph, split), key=lambda twin: -twin[0])
+    if not found:
         return []
-    num = found.index.get_level_values("relation").nunique()
-    told = [
-        f"{' - '.join(graph.edge_types[one])} as {' - '.join(graph.edge_types[other])} ({part:.0%})"
-        for (one, other), part in found.head(_WORST).items()
-    ]
+    names = [" - ".join(e) for e in graph.edge_types]
+    advice = "Take one of the two relations out of the file if they tell the same."
+    if len(found) == 1:
+        share, own, other = found[0]
+        return [
+            f"{share:.0%} of the held-out facts of {names[own]} have their pair of nodes in training as {names[other]}: "
+            f"its figures say little. {advice}"
+        ]
+    worst = ", ".join(f"{names[own]} as {names[other]} ({share:.0%})" for share, own, other in found[:_WORST])
+    more = f"; the {_WORST} worst are" if len(found) > _WORST else ":"
     return [
-        f"the held-out facts of {num:,} edge type(s) have their pairs of nodes in training under another relation, so that "
-        f"their figures say little: {listed(told, len(found))}. Take one of two relations out of the file if they tell the same"
+        f"In {len(found):,} cases {_SAME_PAIRS:.0%} or more of an edge type's held-out pairs of nodes are in training as another edge "
+        f"type, so that its figures say little{more} {worst}. {advice}"
+    ]
+
+
+def _shared_pairs(graph: KnowledgeGraph, split: EdgeSplit) -> list[tuple[float, int, int]]:
+    """(share, edge type, other): of the pairs that an edge type holds out, the share that trains as the other, from `_SAME_PAIRS` up."""
+    head, relation, tail = split.facts.numpy()
+    held, num_types = split.part.numpy() != TRAIN, len(graph.edge_types)
+    wanted, pair = np.unique(_pair(graph, head, tail), return_inverse=True)
+    own = np.unique(relation[held] * len(wanted) + pair[held])  # (edge type, pair), each once
+    near = ~held & np.isin(pair, pair[held])
+    other = np.unique(pair[near] * num_types + relation[near])  # (pair, edge type), each once
+    start, stop = (np.searchsorted(other // num_types, own % len(wanted), side) for side in ("left", "right"))
+    matches = stop - start
+    places = np.repeat(start - (np.cumsum(matches) - matches), matches) + np.arange(matches.sum())
+    both, count = np.unique(np.repeat(own // len(wanted), matches) * num_types + other[places] % num_types, return_counts=True)
+    share = count / np.bincount(own // len(wanted), minlength=num_types)[both // num_types]
+    return [
+        (float(s), int(b) // num_types, int(b) % num_types)
+        for s, b in zip(share, both, strict=True)
+        if s >= _SAME_PAIRS and b // num_types != b % num_types
     ]
 
 

@@ -5,12 +5,14 @@ In: a run's configuration, graph and reports. Out: Markdown. Every figure comes 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from hgt.config import RunConfig
 from hgt.graph import KnowledgeGraph
 
 _WEAKEST = 5
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|#~$]")  # an underscore within a word is one
 _LIMITS = (
     "Embeddings exist for the nodes of this graph only; a node that is new to it needs a new training.",
     "Scores rank candidates for one node and one relation. They are no probabilities, and not comparable between relations.",
@@ -43,7 +45,7 @@ def model_card(run: str, config: RunConfig, graph: KnowledgeGraph, report: dict[
     if comparison:
         lines += ["", "## Baselines on the same facts", "", *_baseline_table(comparison)]
     lines += ["", "## Checks", "", "| check | value | threshold | verdict |", "|---|---|---|---|"]
-    lines += [f"| {c['name']} | {_shown(c['value'])} | {c['threshold']} | {c['verdict']} |" for c in report["checks"]]
+    lines += [f"| {_plain(c['name'])} | {_shown(c['value'])} | {c['threshold']} | {c['verdict']} |" for c in report["checks"]]
     lines += ["", "## Limits", "", *(f"- {limit}" for limit in (*_limits_found(report), *_LIMITS))]
     lines += ["", "## Parameters", "", "```", *(f"{name} = {value}" for name, value in config.to_flat().items()), "```", ""]
     return "\n".join(lines)
@@ -54,7 +56,7 @@ def _held_out(config: RunConfig) -> str:
     what = "the facts of each edge type"
     if s.holdout_type:
         relations = ", ".join(s.holdout_relations) or "those with drugs"
-        what = f"the {s.holdout_type} nodes that have facts to hold out, with all of these ({relations})"
+        what = f"the {_plain(s.holdout_type)} nodes that have facts to hold out, with all of these ({_plain(relations)})"
     shares = f"{100 * s.val_fraction:g}% of {what} for early stopping, {100 * s.test_fraction:g}% for the figures below"
     return f"{shares} (split `{s.split}`, seed {s.seed})"
 
@@ -83,10 +85,15 @@ def _limits_found(report: dict[str, Any]) -> list[str]:
     if ranking := report["ranking"]:
         over_chance = [(m["mrr"] / m["chance_mrr"], m) for m in ranking["by_edge_type"]]
         weakest = sorted(over_chance, key=lambda pair: pair[0])[:_WEAKEST]
-        told = ", ".join(f"{' - '.join(m['edge_type'])} (MRR {m['mrr']:.3f}, {ratio:.1f} x chance)" for ratio, m in weakest)
+        told = ", ".join(f"{_plain(' - '.join(m['edge_type']))} (MRR {m['mrr']:.3f}, {ratio:.1f} x chance)" for ratio, m in weakest)
         found.append(f"Its weakest edge types on held-out facts: {told}.")
     failed = [c for c in report["checks"] if not c["passed"]]
-    return found + [f"{c['name']} is {_shown(c['value'])}, not {c['threshold']}: {c['meaning']}." for c in failed]
+    return found + [f"{_plain(c['name'])} is {_shown(c['value'])}, not {c['threshold']}: {_plain(c['meaning'])}." for c in failed]
+
+
+def _plain(text: str) -> str:
+    """Of a user's: a name that Markdown, or the end of a line, would break a table with."""
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def _shown(value: float | int | None) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hgt.message_graph import MAX_SEGMENT_EDGES, EdgeGroup, EdgeList, GroupLimits, MessageGraph, Piece, SortedEdges, edge_list, group_pieces
+from hgt.seeds import Stream, generator
 
 
 class NeighborSampling:
@@ -52,7 +53,7 @@ class NeighborSampling:
 
     def draw(self, seed: int, epoch: int, batch: int) -> MessageGraph:
         """The message graph of one step; the same for every call. What the draw brings is on the CPU, until `MessageGraph.to` moves it."""
-        rng = np.random.default_rng([seed, 3, epoch, batch])
+        rng = generator(seed, Stream.NEIGHBORS, epoch, batch)
         edge = self._edge.copy()
         edge[self._places] = self._start + _distinct(rng, self._degree, len(self._places))
         other = self._other[edge]

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hgt.graph import KnowledgeGraph
+from hgt.seeds import Stream, generator
 from hgt.similarity import neighbour_sets
 from hgt.split import TRAIN, EdgeSplit
 
@@ -45,7 +46,7 @@ def measure_neighbourhoods(
     correlation = None
     if node_type in graph.num_nodes:
         sets = neighbour_sets(graph, split, node_type)
-        pairs = sample_pairs(sets, np.random.default_rng([seed, 6]))
+        pairs = sample_pairs(sets, generator(seed, Stream.SIMILAR_PAIRS))
         correlation = _correlation(vectors[graph.type_range(node_type)], sets, pairs)
     return Neighbourhoods(int((~trained).sum()), graph.total_nodes, node_type, correlation)
 

@@ -20,6 +20,7 @@ from hgt.batches import known_matrix
 from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
 from hgt.model import Decoder
+from hgt.seeds import Stream, generator
 
 SCORES_PER_CHUNK = 16_000_000  # 64 MB of float32; fewer make the matrix product slower
 _QUERY_TENSORS = 4  # as large as the queries, while they are made: against few candidates they, not the scores, take the memory
@@ -139,7 +140,7 @@ def sample_facts(facts: Int[Tensor, "3 num_facts"], limit: int, seed: int) -> In
     """
     if facts.shape[1] <= limit:
         return facts
-    rng = np.random.default_rng([seed, 3])
+    rng = generator(seed, Stream.RANKED_FACTS)
     relations, counts = torch.unique(facts[1], return_counts=True)
     sizes = np.maximum(limit * counts.numpy() // facts.shape[1], 1)
     while sizes.sum() > limit and sizes.max() > 1:  # the ones for the smallest come from the largest

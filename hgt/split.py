@@ -24,6 +24,7 @@ from hgt.errors import InputError, listed, quoted
 from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
 from hgt.input_file import check_file, read_json
+from hgt.seeds import Stream, generator
 from hgt.whole_file import written_whole
 
 TRAIN, VAL, TEST = 0, 1, 2
@@ -137,7 +138,7 @@ def _random_parts(graph: KnowledgeGraph, seed: int, shares: tuple[float, ...]) -
         unit, num_units = _units([graph.edge_index[graph.edge_types[m]].numpy() for m in members], within_one_type=head == tail)
         counts = [int(share * num_units) for share in shares]
         if all(counts):
-            order = np.random.default_rng([seed, number]).permutation(num_units)
+            order = generator(seed, Stream.FACT_SPLIT, number).permutation(num_units)
             part_of_unit = np.full(num_units, TRAIN, dtype=np.uint8)
             for part, units in zip((VAL, TEST), np.split(order[: sum(counts)], np.cumsum(counts)[:-1]), strict=False):
                 part_of_unit[units] = part
@@ -170,7 +171,7 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
             f"--split {config.split}: {len(candidates)} nodes of type {config.holdout_type} have such facts, too few to hold "
             f"{config.val_fraction:g} of them out for validation and {config.test_fraction:g} for the test. {remedy}"
         )
-    order = torch.from_numpy(np.random.default_rng([config.seed, 7]).permutation(len(candidates)))
+    order = torch.from_numpy(generator(config.seed, Stream.NODE_SPLIT).permutation(len(candidates)))
     node_part = torch.full((graph.total_nodes,), TRAIN, dtype=torch.uint8)
     node_part[candidates[order[:num_val]]] = VAL
     node_part[candidates[order[num_val : num_val + num_test]]] = TEST

@@ -22,6 +22,7 @@ from hgt.losses import Losses, isotropy_loss, micro_batch_loss
 from hgt.message_graph import MessageGraph, training_message_graph
 from hgt.model import HGTModel
 from hgt.neighbor_sampling import NeighborSampling
+from hgt.seeds import Stream, torch_seed
 from hgt.shallow import ShallowModel
 from hgt.split import EdgeSplit
 from hgt.step_form import StepForm
@@ -171,7 +172,7 @@ def build_trainee(
     form: how steps are worked off; the largest that the configuration allows when not given.
     """
     form = form or StepForm.of(config)
-    torch.manual_seed(config.split.seed)
+    torch.manual_seed(torch_seed(config.split.seed, Stream.WEIGHTS))
     model = HGTModel(graph, config.model).to(device)
     model.encoder.keep_for_backward(layers=not form.recompute_layers, projections=form.keeps_projections)
     optimizer = adam(model, config.train, device)

@@ -37,6 +37,7 @@ from hgt.parent import Parent
 from hgt.program import OnEvent, planned_device, planned_form, planned_phases, run_program
 from hgt.ranking import FactIndex, RankingMetrics, rank_typed, sample_facts
 from hgt.run_folder import RunFolder
+from hgt.seeds import Stream, torch_seed
 from hgt.split import VAL
 from hgt.step import Steps, Trainee, build_trainee
 
@@ -127,7 +128,8 @@ class Training:
         for number, batch in batches_ahead(self.trainee.batches, self.progress.epoch, range(first_batch, num_batches)):
             stop_without_parent()
             self.trainee.model.train()
-            torch.manual_seed(step_seed(self.progress.seed, self.progress.epoch, number))  # dropout
+            seed, epoch = self.progress.seed, self.progress.epoch
+            torch.manual_seed(torch_seed(seed, Stream.DROPOUT, epoch, number))
             with self.memory.phase("step"):
                 losses = step(batch)
             for name, value in losses.items():
@@ -201,11 +203,6 @@ def load_weights(trainee: Trainee, tensors: dict[str, Tensor]) -> None:
     if trainee.average is not None:
         trainee.average.load(state_of("model", tensors))
     load_model(trainee.model, "model" if trainee.average is None else "training", tensors)
-
-
-def step_seed(seed: int, epoch: int, batch: int) -> int:
-    """The seed of one step's dropout, of the 63 bits that torch takes."""
-    return ((seed * 1_000_003 + epoch) * 1_000_003 + batch) % (1 << 63)
 
 
 def _is_finite(value: float) -> bool:

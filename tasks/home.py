@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
+import sqlite3
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +36,25 @@ def hgt_home() -> Path:
 def own_store() -> str:
     """The product's own MLflow store, as a URI."""
     return f"sqlite:///{hgt_home() / 'mlflow.db'}"
+
+
+def check_store() -> None:
+    """What can be said of MLflow's store at once, without MLflow. Raises InputError for one that will never answer."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or own_store()
+    if (uri.startswith("file:") or "://" not in uri) and not uri.startswith("databricks") and not os.environ.get("MLFLOW_ALLOW_FILE_STORE"):
+        raise InputError(
+            f'MLFLOW_TRACKING_URI {uri}: MLflow refuses stores of files ("The filesystem tracking backend is in maintenance mode"). '
+            "Give a database, such as sqlite:////path/to/mlflow.db, or a server's address."
+        )
+    path = Path(unquote(uri.removeprefix("sqlite:///")))
+    if not uri.startswith("sqlite:///") or not path.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=0.1)) as database:
+            database.execute("select count(*) from sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        if "locked" not in str(error):
+            raise InputError(f"MLflow's store {uri} cannot be used ({error}). Mend it, or move it away for a new one.") from error
 
 
 def run_folder(run_id: str) -> RunFolder:

@@ -16,6 +16,10 @@ from tasks.home import check_new_run, run_folder
 from tasks.reporting import say
 from tasks.tracking import Tracker
 
+_MOST_EDGE_TYPES = 40  # listed on the screen; MLflow has them all
+_MOST_FILES = 5  # the parts of a folder whose rows are told one by one
+_WORST = 5
+
 
 @task(name="load", cache_policy=NO_CACHE)
 def load(kg: str | None, run: str, config: RunConfig, tracker: Tracker) -> str:
@@ -25,7 +29,10 @@ def load(kg: str | None, run: str, config: RunConfig, tracker: Tracker) -> str:
         graph = folder.load_graph()
         audit = audit_split(graph, folder.load_split(graph), config.split, folder.split)
     else:
-        graph = KnowledgeGraph.from_edge_table(read_edge_table(Path(kg)), config.graph)
+        table = read_edge_table(Path(kg))
+        for counts in table.counts[:_MOST_FILES]:
+            say(str(counts))
+        graph = KnowledgeGraph.from_edge_table(table, config.graph)
         split = split_facts(graph, config.split)
         audit = audit_split(graph, split, config.split)
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -35,10 +42,12 @@ def load(kg: str | None, run: str, config: RunConfig, tracker: Tracker) -> str:
             split.save(folder.split, graph)
             tracker.remember()
             config.save(folder.config)  # last: from now on this is a run folder
-        say(graph.table())
+        say(graph.table(_MOST_EDGE_TYPES))
+        for note in graph.notes:
+            say(note)
         for warning in [*_not_held_out(graph, split, config), *audit.twins]:
             say(f"WARNING: {warning}")
-    if tracker.is_new:
+    with tracker.of_a_new_run():
         tracker.text(graph.table(), "graph.txt")
         tracker.dataset(graph, Path(kg) if kg else None)
         tracker.artifacts(folder.config)
@@ -49,8 +58,16 @@ def load(kg: str | None, run: str, config: RunConfig, tracker: Tracker) -> str:
 
 
 def _not_held_out(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> list[str]:
-    """A sentence for each edge type of which facts should have been held out and were not."""
+    """One sentence about the edge types of which facts should have been held out and were not, if there are any."""
     due = split.unsplit if split.node_part is None else [e for e in holdout_edge_types(graph, config.split) if e in split.unsplit]
+    if not due:
+        return []
     shares = f"{config.split.val_fraction:g} for validation and {config.split.test_fraction:g} for the test"
     why = f"too few to hold out {shares}" if split.node_part is None else "none of a held-out node"
-    return [f"{' - '.join(e)} has {graph.num_facts[e]} fact(s), {why}: all of them train, none is ranked" for e in due]
+    largest = sorted(due, key=lambda e: -graph.num_facts[e])[:_WORST]
+    named = ", ".join(f"{' - '.join(e)} ({graph.num_facts[e]})" for e in largest)
+    if len(due) == 1:
+        return [f"{' - '.join(due[0])} has {graph.num_facts[due[0]]} fact(s), {why}: all of them train, none is ranked"]
+    facts = sum(graph.num_facts[e] for e in due)
+    more = f"; the {_WORST} largest are" if len(due) > _WORST else ":"
+    return [f"{len(due):,} edge types have {facts:,} fact(s), each {why}: all of them train, none is ranked{more} {named}"]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow.pyfunc
 import numpy as np
@@ -40,8 +40,12 @@ from hgt.model_card import model_card
 from hgt.report import read_report
 from hgt.run_folder import RunFolder
 from tasks.home import hgt_home, run_folder
+from tasks.mlflow_run import MlflowRun
 from tasks.reporting import say
-from tasks.tracking import Tracker
+from tasks.tracked_name import MAX_TAG, tracked_text
+
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 _NEEDS = ("jaxtyping", "mlflow", "numpy", "pandas", "pyarrow", "safetensors", "scipy", "torch")
@@ -70,6 +74,8 @@ class Score:
         """The filtered MRR of the test facts among nodes of the right type."""
         s, ranking = config.split, report["ranking"]
         held_out = json.dumps([s.split, s.val_fraction, s.test_fraction, *sorted(s.holdout_relations)])
+        if len(held_out) > MAX_TAG:  # no tag takes it; versions are only compared by it
+            held_out = hashlib.sha256(held_out.encode()).hexdigest()
         return cls(ranking["typed"]["mrr"] if ranking else None, held_out)
 
     @classmethod
@@ -107,20 +113,30 @@ class Registered:
 @task(name="register", cache_policy=NO_CACHE)
 def register(run: str, tracker: Tracker) -> str:
     """Register an accepted run. Returns the run id."""
-    made = register_run(run_folder(run), tracker)
-    say(f"ACCEPTED: registered as {made.name}, version {made.version}, {made.alias} ({made.reason})")
+    made = tracker.decide("register", _digest(run_folder(run).embeddings))
+    if made is None:
+        say("ACCEPTED: MLflow's registry does not answer: the run is registered, and compared with the champion, once it does")
+    else:
+        say(f"ACCEPTED: registered as {made.name}, version {made.version}, {made.alias} ({made.reason})")
     return run
 
 
 @task(name="withdraw", cache_policy=NO_CACHE)
 def withdraw(run: str, tracker: Tracker) -> str:
     """A rejected run's embeddings lose the alias that they had when they were accepted, by other thresholds. Returns the run id."""
-    for alias in withdraw_run(run_folder(run), tracker):
+    for alias in tracker.decide("withdraw", _digest(run_folder(run).embeddings)) or ():
         say(f"The registered version of these embeddings is {alias} no longer")
     return run
 
 
-def withdraw_run(folder: RunFolder, tracker: Tracker) -> list[str]:
+def decide(kind: str, folder: RunFolder, tracker: MlflowRun, digest: str) -> Registered | list[str] | None:
+    """Now that MLflow answers: "register" or "withdraw" the embeddings of this digest. None for what was trained on since."""
+    if _digest(folder.embeddings) != digest:
+        return None
+    return register_run(folder, tracker) if kind == "register" else withdraw_run(folder, tracker)
+
+
+def withdraw_run(folder: RunFolder, tracker: MlflowRun) -> list[str]:
     """The aliases that these embeddings had, and have no more."""
     name = model_name(folder.load_graph().hash)
     registered = _version_of(tracker, name, _digest(folder.embeddings))
@@ -135,7 +151,7 @@ def withdraw_run(folder: RunFolder, tracker: Tracker) -> list[str]:
     return lost
 
 
-def register_run(folder: RunFolder, tracker: Tracker) -> Registered:
+def register_run(folder: RunFolder, tracker: MlflowRun) -> Registered:
     """A version of the run's embeddings; `champion` goes to it if it is its graph's first, or better than the present one.
 
     Embeddings that the run has registered before are not registered again.
@@ -154,7 +170,7 @@ def register_run(folder: RunFolder, tracker: Tracker) -> Registered:
         with _saved_model(folder, graph) as model:
             tracker.artifacts(model, place)
         tags = {"run": folder.path.name, "graph_hash": graph.hash, "embeddings_sha256": digest, **score.as_tags()}
-        source, description = f"{tracker.artifact_uri}/{place}", card[:_MAX_DESCRIPTION]
+        source, description = f"{tracker.artifact_uri}/{place}", tracked_text(card, _MAX_DESCRIPTION)
         registered = tracker.call("create_model_version", name, source, tracker.run_id, tags=tags, description=description)
     number = str(registered.version)
     with _deciding():
@@ -174,7 +190,7 @@ def _check_identity(folder: RunFolder, identity: Identity, report: dict[str, Any
     identity.check(Embeddings.load(embeddings).origin, embeddings)
 
 
-def _create_registered_model(tracker: Tracker, name: str, graph: KnowledgeGraph) -> None:
+def _create_registered_model(tracker: MlflowRun, name: str, graph: KnowledgeGraph) -> None:
     """Unless it is there."""
     about = f"{graph.total_nodes:,} nodes, {graph.total_facts:,} facts, SHA-256 {graph.hash}"
     try:
@@ -192,7 +208,7 @@ def _deciding() -> Iterator[None]:
         yield
 
 
-def _alias(tracker: Tracker, name: str, number: str, score: Score) -> tuple[str, str]:
+def _alias(tracker: MlflowRun, name: str, number: str, score: Score) -> tuple[str, str]:
     """Of a version, and why."""
     present = tracker.call("get_registered_model", name).aliases.get(CHAMPION)
     if present is None:
@@ -203,7 +219,7 @@ def _alias(tracker: Tracker, name: str, number: str, score: Score) -> tuple[str,
     return (CHAMPION if better else CANDIDATE), reason
 
 
-def _version_of(tracker: Tracker, name: str, digest: str) -> ModelVersion | None:
+def _version_of(tracker: MlflowRun, name: str, digest: str) -> ModelVersion | None:
     """The version that holds these very embeddings of this run: a run that is resumed after its end is not registered twice."""
     versions = tracker.call("search_model_versions", f"name = '{name}' and run_id = '{tracker.run_id}'")
     return next((v for v in versions if v.tags.get("embeddings_sha256") == digest), None)

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 from uuid import UUID
 
 import httpx
@@ -23,11 +23,28 @@ _ARTIFACT_SECONDS = 5.0
 NO_ANSWER = (httpx.HTTPError, RuntimeError)  # of a Prefect server that is gone: no reason to stop a training
 
 
+class OutputClosed(KeyboardInterrupt):
+    """Whoever read the output is gone, as in `hgt train ... | head`: the run is interrupted."""
+
+
 def say(text: str) -> None:
-    """To Prefect's log, and to the terminal under the command line."""
+    """To Prefect's log, and to the terminal under the command line. Raises OutputClosed."""
     get_run_logger().info("\n" + text if "\n" in text else text)
-    if os.environ.get("HGT_TERMINAL"):
-        rich.console.Console(soft_wrap=True, highlight=False, markup=False).print(text)
+    stream = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # stdout itself also beside a progress bar
+    if os.environ.get("HGT_TERMINAL") and stream is not None:
+        try:
+            stream.write(f"{text}\n")
+            stream.flush()
+        except BrokenPipeError:
+            silence(stream)
+            raise OutputClosed from None
+
+
+def silence(stream: TextIO) -> None:
+    """What is written to it from now on is lost without an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class TrainingProgress:

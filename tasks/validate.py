@@ -15,6 +15,9 @@ from tasks.home import run_folder
 from tasks.reporting import NO_ANSWER, say
 from tasks.tracking import Tracker
 
+_FENCE = "~" * 12  # which hardly stands in a name, as ``` may
+_AMONG, _NODES = "mean cosine among ", " nodes"  # around the node type in the name of hgt/validation.py's check
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -35,17 +38,28 @@ def validate(run: str, tracker: Tracker) -> Verdict:
         table = (folder.report / "baselines.txt").read_text() + "\n" + table
     say(table)
     with contextlib.suppress(*NO_ANSWER):
-        create_markdown_artifact(f"```\n{table}\n```", key="validation-report", description=f"Validation of run {run}")
+        create_markdown_artifact(f"{_FENCE}\n{table}\n{_FENCE}", key="validation-report", description=f"Validation of run {run}")
     tracker.metrics(_figures(report))
     failed = tuple(c["name"] for c in report["checks"] if c["required"] and not c["passed"])
     tracker.tags({"accepted": str(report["accepted"]).lower(), "failed_checks": "; ".join(failed)})
     return Verdict(run, report["accepted"], failed)
 
 
+def _check_name(name: str) -> str:
+    """In the words of the report, joined by underscores; a node type stays as it is."""
+    if name.startswith(_AMONG) and name.endswith(_NODES):
+        return f"{_joined(_AMONG)}{name[len(_AMONG) : -len(_NODES)]}{_joined(_NODES)}"
+    return _joined(name)
+
+
+def _joined(words: str) -> str:
+    return words.replace(" ", "_").replace("%", "percent")
+
+
 def _figures(report: dict[str, Any]) -> dict[str, float]:
     """MLflow's metrics: a value for each check, and what held-out facts gave; figures of single edge types are in the report."""
     checks = report["checks"]
-    figures = {f"validation/{c['name'].replace(' ', '_').replace('%', 'percent')}": c["value"] for c in checks if c["value"] is not None}
+    figures = {f"validation/{_check_name(c['name'])}": c["value"] for c in checks if c["value"] is not None}
     if ranking := report["ranking"]:
         for scope in ("typed", "all_nodes"):
             for prefix, m in (("", ranking[scope]), ("macro_", ranking[f"{scope}_macro"])):

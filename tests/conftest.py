@@ -1,13 +1,18 @@
 """Real servers for the tests: one Prefect server for the whole session, MLflow on SQLite in a folder of the test's own."""
 
 import contextlib
+import fcntl
+import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -74,12 +79,34 @@ def process(command, log, env):
     try:
         yield child
     finally:
-        for signum in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signum)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(10)
-                break
+        end_group(child.pid)
+        child.wait(10)
+
+
+def end_group(pid):
+    """Ends the process, which leads a group, and all its children."""
+
+    def ended():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return True
+
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signum)
+        until = time.monotonic() + 10
+        while not ended() and time.monotonic() < until:
+            time.sleep(0.1)
+        if ended():
+            return
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Alone among all that lock this file."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def free_port():
@@ -98,22 +125,71 @@ def small_kg(tmp_path_factory):
     return path
 
 
+@dataclass(frozen=True)
+class PrefectServer:
+    """address: of its API; database: a copy of its SQLite file from before anything ran."""
+
+    address: str
+    database: Path
+
+    def save_migrations(self, home):
+        """Gives an HGT_HOME Prefect's empty database: to make its tables takes seconds."""
+        folder = home / "prefect"
+        folder.mkdir(parents=True)
+        shutil.copy(self.database, folder / "prefect.db")
+
+
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory):
-    """The address of a real Prefect server, started once."""
-    home = tmp_path_factory.mktemp("prefect")
+def one_prefect_server(tmp_path_factory):
+    """A real Prefect server, started once for all of pytest-xdist's workers; the last that needs it ends it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "prefect-server"
+    folder.mkdir(exist_ok=True)
+    record = folder / "server.json"
+    with locked(folder / "lock"):
+        server = json.loads(record.read_text()) if record.exists() else _start_prefect(folder)
+        record.write_text(json.dumps(server | {"users": server["users"] + 1}))
+    yield PrefectServer(f"http://127.0.0.1:{server['port']}/api", folder / "empty.db")
+    with locked(folder / "lock"):
+        server = json.loads(record.read_text())
+        record.write_text(json.dumps(server | {"users": server["users"] - 1}))
+        if server["users"] == 1:
+            record.unlink()
+            end_group(server["pid"])
+
+
+def _start_prefect(folder):
+    """Its process, port and number of users; one that does not answer is ended again."""
     port = free_port()
-    env = os.environ | QUIET | {"PREFECT_HOME": str(home), "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
+    env = os.environ | QUIET | {"PREFECT_HOME": str(folder), "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
     env.pop("PREFECT_API_URL", None)
+    command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
 
     def healthy():
         with contextlib.suppress(OSError):
             return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=2).status == 200
 
-    command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with process(command, home / "server.log", env):
-        wait_for(healthy, 180, f"the Prefect server ({home / 'server.log'})")
-        yield f"http://127.0.0.1:{port}/api"
+    with (folder / "server.log").open("w") as out:
+        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=CHECKOUT, env=env, start_new_session=True)
+    try:
+        wait_for(healthy, 180, f"the Prefect server ({folder / 'server.log'})")
+        files = [contextlib.closing(sqlite3.connect(folder / name)) for name in ("prefect.db", "empty.db")]
+        with files[0] as database, files[1] as copy:
+            database.backup(copy)
+    except BaseException:
+        end_group(child.pid)
+        raise
+    finally:
+        child.returncode = 0  # this process may end before it
+    return {"pid": child.pid, "port": port, "users": 0}
+
+
+@pytest.fixture(scope="session")
+def prefect_server(one_prefect_server):
+    """The address of a real Prefect server."""
+    return one_prefect_server.address
 
 
 @pytest.fixture
@@ -138,6 +214,24 @@ def hgt(environment):
 
 
 @pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """An MLflow store without a run: to make its tables takes seconds, to copy it none."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def hgt_here(environment, empty_store):
+    """`hgt`, and the programs that it starts, in the process of the tests (tests/here.py)."""
+    from tests.here import run_command
+
+    return lambda *arguments, **extra: run_command(arguments, environment | extra, empty_store)
+
+
+@pytest.fixture(scope="session")
 def docker_engine():
     """A client of a real Docker engine; without one the test is skipped, or fails when HGT_REQUIRE_DOCKER=1."""
     from tasks.engine import EngineError, connect
@@ -153,13 +247,10 @@ def docker_engine():
 @pytest.fixture(scope="session")
 def worker_image(docker_engine, tmp_path_factory):
     """The name of the CPU worker's image, built by `make image` where it is absent or older than the sources."""
-    import fcntl
-
     from tasks.container import unavailable
     from tasks.image import image_name
 
-    with (tmp_path_factory.getbasetemp().parent / "image.lock").open("w") as lock:  # one build for all of pytest-xdist's workers
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(tmp_path_factory.getbasetemp().parent / "image.lock"):  # one build for all of pytest-xdist's workers
         if unavailable() is not None:
             build = subprocess.run(["make", "image"], cwd=CHECKOUT, capture_output=True, text=True)
             assert build.returncode == 0, f"`make image` failed:\n{build.stdout[-2_000:]}{build.stderr[-4_000:]}"

@@ -39,10 +39,11 @@ from hgt.evaluate import report_on
 from hgt.graph import KnowledgeGraph
 from hgt.model import Decoder
 from hgt.ranking import FactIndex, rank_facts, sample_facts
+from hgt.seeds import Stream, torch_seed
 from hgt.shallow import NodeTable
 from hgt.split import TEST, VAL, split_facts
 from hgt.step import Steps, Trainee, build_trainee
-from hgt.train import batches_ahead, evaluate_val, step_seed
+from hgt.train import batches_ahead, evaluate_val
 from tests.bench.harness import header, measure_in_child
 
 Point = dict[str, Any]  # of a shallow model rate, dropout and n3; of HGT parameters of the run
@@ -123,7 +124,7 @@ def measure(options: argparse.Namespace, seed: int, model: str, point: Point, va
         trainee.model.train()
         step = Steps(trainee, epoch)
         for number, batch in batches_ahead(trainee.batches, epoch, range(trainee.batches.num_batches)):
-            torch.manual_seed(step_seed(seed, epoch, number))
+            torch.manual_seed(torch_seed(seed, Stream.DROPOUT, epoch, number))
             step(batch)
         del step
         if epoch % options.every:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from hgt.cgroup import _VERSION_2, _Files, _memory_groups
-from tests.conftest import CHECKOUT, HGT, QUIET, options, wait_for
+from tests.conftest import CHECKOUT, QUIET, options, wait_for
 from tests.flows.failures import FOUR, NO_DOCKER, embeddings, run_of
 from tests.flows.pool import Pool
+from tests.here import run_command
 from tests.relay import Relay
 
 
@@ -31,16 +32,16 @@ def injected(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory, small_kg, prefect_server):
+def uninterrupted(tmp_path_factory, small_kg, prefect_server, empty_store):
     """Embeddings of the run FOUR that nothing happened to."""
-    return train_alone(tmp_path_factory.mktemp("uninterrupted"), small_kg, FOUR, prefect_server, os.environ | NO_DOCKER)
+    home = tmp_path_factory.mktemp("uninterrupted") / "home"
+    return train_alone(home, small_kg, FOUR, prefect_server, os.environ | NO_DOCKER, empty_store)
 
 
-def train_alone(home, kg, values, prefect_server, environment):
+def train_alone(home, kg, values, prefect_server, environment, empty_store):
     """Embeddings of a run in an HGT_HOME of its own."""
     env = environment | QUIET | {"HGT_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "PREFECT_API_URL": prefect_server}
-    command = [*HGT, "train", "--kg", str(kg), *options(values)]
-    done = subprocess.run(command, env=env, cwd=CHECKOUT, capture_output=True, text=True, timeout=300)
+    done = run_command(("train", "--kg", kg, *options(values)), env, empty_store)
     assert done.returncode == 0, done.stdout + done.stderr
     return embeddings(run_of({"HGT_HOME": str(home)}))
 
@@ -109,11 +110,12 @@ def small_disk():
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory, worker_image, small_kg, docker_engine):
+def pool(tmp_path_factory, worker_image, small_kg, docker_engine, one_prefect_server):
     from tasks.engine import engine_address
 
     relay = Relay(engine_address().removeprefix("unix://"))
     pool = Pool(tmp_path_factory.mktemp("pool") / "home", small_kg, docker_engine, relay)
+    one_prefect_server.save_migrations(pool.home)
     try:
         pool.hgt("up", *pool.ports)
         yield pool

@@ -29,9 +29,9 @@ def kg(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def unbothered(kg, tmp_path_factory, prefect_server):
+def unbothered(kg, tmp_path_factory, prefect_server, empty_store):
     """Embeddings of the run that nothing happened to."""
-    return train_alone(tmp_path_factory.mktemp("unbothered"), kg, RUN, prefect_server, os.environ)
+    return train_alone(tmp_path_factory.mktemp("unbothered") / "home", kg, RUN, prefect_server, os.environ, empty_store)
 
 
 # Planned are 1,088, 904 and 664 MB on CUDA.

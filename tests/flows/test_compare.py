@@ -1,4 +1,4 @@
-"""`hgt compare` as a person uses it: two real trainings, one table, exit codes."""
+"""`hgt compare` as a person uses it: two trainings, one table, exit codes."""
 
 import re
 import sys
@@ -10,8 +10,8 @@ from flows.compare import compare
 from tests.conftest import LAX, SMALL, options, runs_of
 
 
-def test_two_trainings_on_one_device_are_the_same(hgt, environment, small_kg):
-    done = hgt("compare", "--kg", small_kg, "--devices", "cpu,cpu", *options(SMALL | LAX), OMP_NUM_THREADS="1")
+def test_two_trainings_on_one_device_are_the_same(hgt_here, environment, small_kg):
+    done = hgt_here("compare", "--kg", small_kg, "--devices", "cpu,cpu", *options(SMALL | LAX), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
     *_, last = done.stdout.strip().splitlines()
     assert last == "SAME: every figure within 0.05"
@@ -26,8 +26,8 @@ def test_two_trainings_on_one_device_are_the_same(hgt, environment, small_kg):
 
 @pytest.mark.docker
 @pytest.mark.timeout(900)
-def test_this_cpu_and_the_one_in_docker(hgt, environment, small_kg, worker_image):
-    done = hgt("compare", "--kg", small_kg, "--devices", "cpu,docker-cpu", *options(SMALL | LAX), OMP_NUM_THREADS="1")
+def test_this_cpu_and_the_one_in_docker(hgt_here, environment, small_kg, worker_image):
+    done = hgt_here("compare", "--kg", small_kg, "--devices", "cpu,docker-cpu", *options(SMALL | LAX), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SAME" in done.stdout
     _, (second, first) = runs_of(environment)
@@ -44,24 +44,24 @@ def test_this_cpu_and_the_one_in_docker(hgt, environment, small_kg, worker_image
         (["--devices", "cpu,cpu", "--num-heads", "7"], "must be a multiple of num_heads 7"),
     ],
 )
-def test_bad_input(hgt, small_kg, arguments, words):
-    done = hgt("compare", "--kg", small_kg, *arguments)
+def test_bad_input(hgt_here, small_kg, arguments, words):
+    done = hgt_here("compare", "--kg", small_kg, *arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_worker_that_cannot_be_had_is_told_before_anything_is_trained(hgt, environment, small_kg):
-    done = hgt("compare", "--kg", small_kg, "--devices", "cpu,docker-cpu", *options(SMALL), DOCKER_HOST="unix:///nowhere/docker.sock")
+def test_a_worker_that_cannot_be_had_is_told_before_anything_is_trained(hgt_here, environment, small_kg):
+    done = hgt_here("compare", "--kg", small_kg, "--devices", "cpu,docker-cpu", *options(SMALL), DOCKER_HOST="unix:///nowhere/docker.sock")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "The CPU worker in Docker cannot be started" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (Path(environment["HGT_HOME"]) / "runs").exists()
 
 
-def test_a_training_that_fails_ends_the_comparison(hgt, environment, small_kg):
-    done = hgt("compare", "--kg", small_kg, "--devices", "cpu,cpu", *options(SMALL | LAX | {"memory": "1MB"}))
+def test_a_training_that_fails_ends_the_comparison(hgt_here, environment, small_kg):
+    done = hgt_here("compare", "--kg", small_kg, "--devices", "cpu,cpu", *options(SMALL | LAX | {"memory": "1MB"}))
     assert done.returncode == 2, done.stdout + done.stderr
     assert "nothing to compare" in done.stderr
     assert len(runs_of(environment)[1]) == 1, "the second was not begun"

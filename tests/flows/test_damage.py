@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 from hgt.checkpoint import load_newest
 from tasks.ladder import segments
-from tests.conftest import CHECKOUT, HGT, QUIET, options
+from tests.conftest import QUIET, options
 from tests.flows.failures import (
     FOUR,
     NO_DOCKER,
@@ -21,16 +20,16 @@ from tests.flows.failures import (
     seconds_to_first_step,
     steps_repeated,
 )
+from tests.here import run_command
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory, small_kg, prefect_server):
-    """HGT_HOME of a run whose trainer was killed in its third epoch, with checkpoints of the first two."""
-    home = tmp_path_factory.mktemp("killed")
+def failed(tmp_path_factory, small_kg, prefect_server, empty_store):
+    """HGT_HOME of a run whose trainer failed in its third epoch, with checkpoints of the first two."""
+    home = tmp_path_factory.mktemp("failed") / "home"
     env = os.environ | QUIET | NO_DOCKER | {"HGT_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "PREFECT_API_URL": prefect_server}
-    env |= {"HGT_INJECT": "kill 6 1", "HGT_INJECT_COUNT": str(home / "count"), "PYTHONPATH": str(CHECKOUT / "tests" / "injected")}
-    command = [*HGT, "train", "--kg", str(small_kg), *options(FOUR | {"max_shrinks": 0, "fallback": "none"})]
-    done = subprocess.run(command, env=env, cwd=CHECKOUT, capture_output=True, text=True, timeout=220)
+    env |= {"HGT_INJECT": "error 6 1", "HGT_INJECT_COUNT": str(home / "count")}
+    done = run_command(("train", "--kg", small_kg, *options(FOUR)), env, empty_store)
     assert done.returncode == 1, done.stdout + done.stderr
     assert_one_whole_mlflow_run({"HGT_HOME": str(home)}, 2, "FAILED")
     return home
@@ -56,12 +55,12 @@ def empty(newest):
         pytest.param(empty, "is damaged or only half written", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_goes_on_from_the_newest_whole_checkpoint(killed, environment, hgt, uninterrupted, damage, why):
-    shutil.copytree(killed, environment["HGT_HOME"])
+def test_a_run_goes_on_from_the_newest_whole_checkpoint(failed, environment, hgt_here, uninterrupted, damage, why):
+    shutil.copytree(failed, environment["HGT_HOME"])
     folder = run_of(environment)
     newest = max(folder.checkpoints.glob("*.safetensors"))
     damage(newest)
-    done = hgt("train", "--resume", folder.path.name, **NO_DOCKER)
+    done = hgt_here("train", "--resume", folder.path.name, **NO_DOCKER)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     copied, warning = [line for line in done.stdout.splitlines() if "WARNING" in line]
@@ -82,10 +81,12 @@ def assert_checkpoint(folder, epoch):
 
 @pytest.mark.docker
 @pytest.mark.timeout(400)
-def test_the_cpu_worker_goes_on_from_the_checkpoint_before_a_damaged_one(worker_image, hgt, environment, injected, small_kg, uninterrupted):
+def test_the_cpu_worker_goes_on_from_the_checkpoint_before_a_damaged_one(
+    worker_image, hgt_here, environment, injected, small_kg, uninterrupted
+):
     del worker_image
     extra = {name: value for name, value in injected("damage 6 1").items() if name != "DOCKER_HOST"}
-    done = hgt("train", "--kg", small_kg, *options(FOUR | {"max_shrinks": 0}), **extra)
+    done = hgt_here("train", "--kg", small_kg, *options(FOUR | {"max_shrinks": 0}), **extra)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = run_of(environment)
     assert [s.place for s in segments(folder)] == ["native", "docker"]
@@ -114,12 +115,12 @@ def assert_told_of_a_full_disk(done):
 
 
 @pytest.mark.timeout(700)
-def test_a_full_disk_is_told_and_costs_nothing(hgt, environment, injected, small_kg, uninterrupted, small_disk):
+def test_a_full_disk_is_told_and_costs_nothing(hgt_here, environment, injected, small_kg, uninterrupted, small_disk):
     """MLflow's store lies on another disk. While a checkpoint is written, then while the embeddings are."""
     runs = Path(environment["HGT_HOME"]) / "runs"
     small_disk(runs)
     ballast = {"HGT_INJECT_BALLAST": str(runs / "ballast"), "HGT_INJECT_ROOM": str(16 << 10)}  # for events, not for a checkpoint
-    done = hgt("train", "--kg", small_kg, *options(FOUR), **injected("full 3 1"), **ballast)
+    done = hgt_here("train", "--kg", small_kg, *options(FOUR), **injected("full 3 1"), **ballast)
     assert_told_of_a_full_disk(done)
     assert "a checkpoint could not be written" in done.stderr
     folder = run_of(environment)
@@ -128,14 +129,14 @@ def test_a_full_disk_is_told_and_costs_nothing(hgt, environment, injected, small
     assert_one_whole_mlflow_run(environment, 1, "FAILED")
 
     (runs / "ballast").unlink()
-    done = hgt("train", "--resume", folder.path.name, **NO_DOCKER)
+    done = hgt_here("train", "--resume", folder.path.name, **NO_DOCKER)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_one_whole_mlflow_run(environment, 4)
     np.testing.assert_allclose(embeddings(folder), uninterrupted, atol=1e-5)
 
     shutil.rmtree(folder.embeddings)
     fill(runs / "ballast", 24 << 10)
-    done = hgt("train", "--resume", folder.path.name, **NO_DOCKER)
+    done = hgt_here("train", "--resume", folder.path.name, **NO_DOCKER)
     assert_told_of_a_full_disk(done)
     assert "The embed process failed" in done.stderr
     assert_checkpoint(folder, epoch=4)
@@ -143,21 +144,21 @@ def test_a_full_disk_is_told_and_costs_nothing(hgt, environment, injected, small
 
 @pytest.mark.slow
 @pytest.mark.timeout(700)
-def test_a_disk_without_any_room_is_told_of_all_the_same(hgt, environment, injected, small_kg, uninterrupted, small_disk):
+def test_a_disk_without_any_room_is_told_of_all_the_same(hgt_here, environment, injected, small_kg, uninterrupted, small_disk):
     """Not even an event can be written, nor anything into MLflow's store."""
     home = Path(environment["HGT_HOME"])
     small_disk(home)
     ballast = {"HGT_INJECT_BALLAST": str(home / "ballast"), "HGT_INJECT_ROOM": "0"}
-    done = hgt("train", "--kg", small_kg, *options(FOUR), **injected("full 3 1"), **ballast)
+    done = hgt_here("train", "--kg", small_kg, *options(FOUR), **injected("full 3 1"), **ballast)
     assert_told_of_a_full_disk(done)
     folder = run_of(environment)
     assert len(segments(folder)) == len(events(folder, "start")) == 1
     assert_checkpoint(folder, epoch=1)
-    again = hgt("train", "--resume", folder.path.name, **NO_DOCKER)
+    again = hgt_here("train", "--resume", folder.path.name, **NO_DOCKER)
     assert_told_of_a_full_disk(again)
 
     (home / "ballast").unlink()
-    done = hgt("train", "--resume", folder.path.name, **NO_DOCKER)
+    done = hgt_here("train", "--resume", folder.path.name, **NO_DOCKER)
     assert done.returncode == 0, done.stdout + done.stderr
     _, run = assert_one_whole_mlflow_run(environment, 4)
     assert "error" not in run.data.tags

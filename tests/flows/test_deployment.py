@@ -5,6 +5,7 @@ import subprocess
 import sys
 from uuid import UUID
 
+import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
@@ -17,6 +18,7 @@ def prefect(environment, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_deployment_run_trains_and_tracks(environment, small_kg, tmp_path):
     prefect(environment, "work-pool", "create", "native", "--type", "process", "--overwrite")
     prefect(environment, "--no-prompt", "deploy", "--name", "native")

@@ -35,9 +35,9 @@ def kernel(request):
 
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("form", [*_FORMS[:2], *(pytest.param(form, marks=pytest.mark.slow) for form in _FORMS[2:])])
-def test_training_is_made_smaller_and_goes_on(hgt, environment, injected, kernel, small_kg, uninterrupted, form):
+def test_training_is_made_smaller_and_goes_on(hgt_here, environment, injected, kernel, small_kg, uninterrupted, form):
     extra, group = kernel(form)
-    done = hgt("train", "--kg", small_kg, *options(FOUR), **injected(f"{form} 4 2"), **extra)
+    done = hgt_here("train", "--kg", small_kg, *options(FOUR), **injected(f"{form} 4 2"), **extra)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert done.stdout.count("OUT OF MEMORY") == 2
@@ -56,8 +56,8 @@ def test_training_is_made_smaller_and_goes_on(hgt, environment, injected, kernel
     np.testing.assert_allclose(embeddings(folder), uninterrupted, atol=1e-5)
 
 
-def test_nothing_is_left_to_try(hgt, environment, injected, small_kg):
-    done = hgt("train", "--kg", small_kg, *options(RUN | {"max_shrinks": 1, "fallback": "none"}), **injected("mps 2 9"))
+def test_nothing_is_left_to_try(hgt_here, environment, injected, small_kg):
+    done = hgt_here("train", "--kg", small_kg, *options(RUN | {"max_shrinks": 1, "fallback": "none"}), **injected("mps 2 9"))
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert "Nothing is left to try" in done.stderr
@@ -65,30 +65,30 @@ def test_nothing_is_left_to_try(hgt, environment, injected, small_kg):
     assert len(segments(run_of(environment))) == 2
     _, (run,) = runs_of(environment)
     assert run.info.status == "FAILED"
-    gone_on = hgt("train", "--resume", run_of(environment).path.name)
+    gone_on = hgt_here("train", "--resume", run_of(environment).path.name)
     assert gone_on.returncode == 0, gone_on.stdout + gone_on.stderr
     assert_one_whole_mlflow_run(environment, 3)
     assert [s.shrinks for s in segments(run_of(environment))] == [0, 1], "it goes on in the form that the ladder chose"
 
 
-def test_without_docker_it_is_said_before_training(hgt, environment, injected, small_kg):
-    done = hgt("train", "--kg", small_kg, *options(RUN | {"max_shrinks": 0}), **injected("mps 2 9"))
+def test_without_docker_it_is_said_before_training(hgt_here, environment, injected, small_kg):
+    done = hgt_here("train", "--kg", small_kg, *options(RUN | {"max_shrinks": 0}), **injected("mps 2 9"))
     assert done.returncode == 1
     before = done.stdout[: done.stdout.index("memory plan")]
     assert re.search(r"if memory runs out: .*Docker", before), before
 
 
-def test_what_is_not_out_of_memory_fails_at_once(hgt, environment, injected, small_kg):
-    done = hgt("train", "--kg", small_kg, *options(RUN), **injected("error 2 9"))
+def test_what_is_not_out_of_memory_fails_at_once(hgt_here, environment, injected, small_kg):
+    done = hgt_here("train", "--kg", small_kg, *options(RUN), **injected("error 2 9"))
     assert done.returncode == 1
     assert "shapes [3, 4] and [5] do not fit" in done.stderr
     assert len(segments(run_of(environment))) == 1
     assert len(events(run_of(environment), "start")) == 1, "it was not tried again"
 
 
-def test_the_retry_is_an_attempt_of_the_train_task(hgt, environment, injected, small_kg):
+def test_the_retry_is_an_attempt_of_the_train_task(hgt_here, environment, injected, small_kg):
     """In Prefect it is visible as what it is."""
-    done = hgt("train", "--kg", small_kg, *options(RUN | {"num_epochs": 1}), **injected("torch 1 1"))
+    done = hgt_here("train", "--kg", small_kg, *options(RUN | {"num_epochs": 1}), **injected("torch 1 1"))
     assert done.returncode == 0, done.stdout + done.stderr
     name = run_of(environment).path.name
     _, (run,) = runs_of(environment)
@@ -102,12 +102,12 @@ def test_the_retry_is_an_attempt_of_the_train_task(hgt, environment, injected, s
 @pytest.mark.docker
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("form", _FORMS)
-def test_training_goes_on_in_docker(worker_image, hgt, environment, injected, kernel, small_kg, uninterrupted, form):
+def test_training_goes_on_in_docker(worker_image, hgt_here, environment, injected, kernel, small_kg, uninterrupted, form):
     """Smaller, smaller, and then the CPU worker, in one MLflow run; the session's Prefect server has no work pool for it."""
     del worker_image
     extra, group = kernel(form)
     extra |= {name: value for name, value in injected(f"{form} 4 3").items() if name != "DOCKER_HOST"}
-    done = hgt("train", "--kg", small_kg, *options(FOUR), **extra)
+    done = hgt_here("train", "--kg", small_kg, *options(FOUR), **extra)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert group is None or group.num_killed() == 3, "the kernel killed, and nothing else"
@@ -125,13 +125,15 @@ def test_training_goes_on_in_docker(worker_image, hgt, environment, injected, ke
 
 @pytest.mark.docker
 @pytest.mark.timeout(400)
-def test_a_trainer_that_outgrows_its_limit_goes_on_in_docker(worker_image, hgt, environment, injected, kernel, small_kg, uninterrupted):
+def test_a_trainer_that_outgrows_its_limit_goes_on_in_docker(
+    worker_image, hgt_here, environment, injected, kernel, small_kg, uninterrupted
+):
     """Nothing but the trainer's own memory: from before its model is made on it may take 24 MB more, too few for any form."""
     del worker_image
     extra, group = kernel("join")
     extra |= {name: value for name, value in injected("join 0 3").items() if name != "DOCKER_HOST"}
     group.limit(24 << 20)
-    done = hgt("train", "--kg", small_kg, *options(FOUR), **extra)
+    done = hgt_here("train", "--kg", small_kg, *options(FOUR), **extra)
     assert done.returncode == 0, done.stdout + done.stderr
     assert group.num_killed() == 3
     folder = run_of(environment)

@@ -15,9 +15,11 @@ import pytest
 
 from flows.containers import engine_problem
 from flows.services import ask
-from tests.conftest import CHECKOUT, HGT, LAX, PREFECT, QUIET, SMALL, free_port, living_processes, wait_for
+from tests.conftest import CHECKOUT, HGT, LAX, QUIET, SMALL, free_port, living_processes, wait_for
+from tests.here import run_command
 
 ENGINE = engine_problem() is None
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 TITLES = ["Prefect server", "MLflow server", "worker native", *(["worker docker-cpu"] if ENGINE else [])]
 
 
@@ -34,14 +36,14 @@ class Home:
             self.environment.pop(name, None)
 
     def hgt(self, *arguments, code=0):
-        command = [*HGT, *map(str, arguments)]
-        done = subprocess.run(command, env=self.environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=220)
+        """`hgt <arguments>` in this process."""
+        done = run_command(arguments, self.environment)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     def pids(self):
         """{title: pid} of what `hgt status` shows as running."""
-        done = subprocess.run([*HGT, "status"], env=self.environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=100)
+        done = run_command(["status"], self.environment)
         return {m[1]: int(m[2]) for m in re.finditer(r"^(\S+ \S+) +running +(\d+)", done.stdout, re.MULTILINE)}
 
     def processes(self):
@@ -54,12 +56,14 @@ class Home:
                     found.append(process)
         return found
 
-    def start_run(self, *arguments, deployment="hgt-embeddings/native", **parameters):
-        given = [part for name, value in parameters.items() for part in ("-p", f"{name}={value}")]
-        command = [*PREFECT, "deployment", "run", deployment, *arguments, *given]
-        api = {"PREFECT_API_URL": f"{self.prefect}/api", "PREFECT_HOME": str(self.path / "client")}
-        done = subprocess.run(command, env=self.environment | api, cwd=self.path, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, done.stdout + done.stderr
+    def start_run(self, deployment="hgt-embeddings/native", **parameters):
+        """The flow run's id."""
+        found = ask(f"{self.prefect}/api/deployments/name/{deployment}")["id"]
+        scheduled = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return ask(f"{self.prefect}/api/deployments/{found}/create_flow_run", scheduled)["id"]
+
+    def ends(self, flow_run):
+        wait_for(lambda: ask(f"{self.prefect}/api/flow_runs/{flow_run}")["state_type"] in FINAL, 200, f"flow run {flow_run}")
 
     def runs_in(self, state):
         return ask(f"{self.prefect}/api/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": [state]}}}})
@@ -73,10 +77,14 @@ class Home:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, one_prefect_server):
     home = Home(tmp_path_factory.mktemp("services") / "home of mine")
+    one_prefect_server.save_migrations(home.path)
     try:
-        said = home.hgt("up", *home.ports)
+        command = [*HGT, "up", *map(str, home.ports)]
+        done = subprocess.run(command, env=home.environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=220)
+        assert done.returncode == 0, done.stdout + done.stderr
+        said = done.stdout
         assert all(f"{title} started" in said for title in TITLES)
         assert f"export PREFECT_API_URL={home.prefect}/api" in said
         assert home.prefect in said
@@ -89,7 +97,7 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished_run(home, small_kg):
     """The folder of a run that the native worker has trained for one epoch."""
-    home.start_run("--watch", "--watch-interval", "1", kg=small_kg, **SMALL | LAX | {"num_epochs": 1})
+    home.ends(home.start_run(kg=str(small_kg), **SMALL | LAX | {"num_epochs": 1, "baselines": ["none"]}))
     (folder,) = (home.path / "runs").iterdir()
     return folder
 
@@ -146,7 +154,12 @@ def test_hgt_train_finds_the_server_unless_told_otherwise(home):
 
 
 def test_a_deployment_run_completes_and_shows_in_mlflow(home, finished_run):
-    assert [run["state_name"] for run in home.runs_in("COMPLETED")] == ["Completed"]
+    (flow_run,) = home.runs_in("COMPLETED")
+    assert flow_run["state_name"] == "Completed"
+    artifacts = ask(f"{home.prefect}/api/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run["id"]]}}})
+    shown = {a["key"]: a["data"] for a in artifacts}
+    assert shown["training-progress"] == 100.0
+    assert "ACCEPTED" in shown["validation-report"]
     (experiment,) = [
         e for e in ask(f"{home.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 9})["experiments"] if e["name"] != "Default"
     ]
@@ -167,7 +180,7 @@ def test_a_run_goes_on_in_a_container_of_the_work_pool(home, finished_run, docke
     folder = finished_run
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_epochs": 2}))
-    home.start_run("--watch", "--watch-interval", "1", deployment="train-on-cpu/docker", run=folder)
+    home.ends(home.start_run("train-on-cpu/docker", run=str(folder)))
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert [e["epoch"] for e in events if e["event"] == "epoch"] == [1, 2]
     assert all(path.stat().st_uid == os.getuid() for path in folder.rglob("*"))
@@ -195,8 +208,16 @@ def test_only_what_was_killed_is_started_again(home):
     assert urllib.request.urlopen(f"{home.mlflow}/health", timeout=20).status == 200
 
 
+def test_down_stops_all(home):
+    said = home.hgt("down")
+    assert [line.rsplit(" (pid", 1)[0] for line in said.splitlines()] == [f"{t} stopped" for t in (*TITLES[2:], *TITLES[1::-1])]
+    assert home.is_gone()
+
+
+@pytest.mark.slow
 def test_after_a_crash_of_all_down_leaves_nothing(home, small_kg):
-    home.start_run(kg=small_kg, **SMALL | {"num_epochs": 10_000, "patience": 10_000})
+    home.hgt("up", *home.ports)
+    home.start_run(kg=str(small_kg), **SMALL | {"num_epochs": 10_000, "patience": 10_000})
     wait_for(lambda: living_processes("hgt.train", str(home.path)), 60, "the training")
     for process in home.processes():
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -209,6 +230,7 @@ def test_after_a_crash_of_all_down_leaves_nothing(home, small_kg):
     assert home.hgt("down") == "Nothing was running.\n"
 
 
+@pytest.mark.slow
 def test_up_after_a_crash_ends_lost_runs_and_down_stops_all(home):
     said = home.hgt("up", *home.ports)
     assert "had ended with its worker; it is Crashed now" in said
@@ -216,8 +238,7 @@ def test_up_after_a_crash_ends_lost_runs_and_down_stops_all(home):
     (lost,) = home.runs_in("CRASHED")
     assert "--resume" in lost["state"]["message"]
     assert len(home.processes()) >= len(TITLES)
-    said = home.hgt("down")
-    assert [line.rsplit(" (pid", 1)[0] for line in said.splitlines()] == [f"{t} stopped" for t in (*TITLES[2:], *TITLES[1::-1])]
+    home.hgt("down")
     assert home.is_gone()
 
 
@@ -234,8 +255,8 @@ def test_a_taken_port_is_named_and_nothing_is_left(empty_home, option):
     assert empty_home.is_gone()
 
 
-def test_what_does_not_start_stops_the_rest_again(empty_home):
-    empty_home.path.mkdir()
+def test_what_does_not_start_stops_the_rest_again(empty_home, one_prefect_server):
+    one_prefect_server.save_migrations(empty_home.path)
     (empty_home.path / "mlflow.db").write_text("this is no database, and MLflow says so")
     said = empty_home.hgt("up", *empty_home.ports, code=1)
     assert "The MLflow server ended while it started. Its log ends:" in said

@@ -1,6 +1,7 @@
 """One small demo graph for all tests of the library, whatever a test changes it builds anew; and a disk without room."""
 
 import resource
+import signal
 
 import pandas as pd
 import pytest
@@ -16,7 +17,8 @@ from hgt.step import build_trainee
 torch.set_num_threads(1)
 
 _SMALL = {
-    "embedding_dim": 16, "hidden_dim": 16, "num_heads": 4, "dropout": 0.0, "input_dropout": 0.0, "device": "cpu", "edge_sample_size": 40,
+    "embedding_dim": 16, "hidden_dim": 16, "num_heads": 4, "dropout": 0.0, "input_dropout": 0.0, "edge_dropout": 0.0, "device": "cpu",
+    "edge_sample_size": 40,
     "min_batches_per_epoch": 3, "num_negatives": 20, "accumulation_steps": 2, "contrastive_weight": 0.5,
     "directed_relations": ["bioprocess_bioprocess"],
 }  # fmt: skip
@@ -78,3 +80,12 @@ def room():
 
     yield limit
     limit(None)
+
+
+@pytest.fixture
+def keeping_signals():
+    """A program takes SIGINT and SIGTERM for itself; the tests get theirs back."""
+    kept = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for n, handler in kept.items():
+        signal.signal(n, handler)

@@ -316,3 +316,18 @@ def test_without_mirrors_nothing_is_kept_for_them(make_graph):
         [np.stack([h.numpy(), np.full(len(h), r), t.numpy()]) for r, (h, t) in enumerate(map(graph.global_facts, graph.edge_types))], 1
     )
     assert len(mirror_facts(graph, facts)) == 0
+
+
+def test_edge_dropout_leaves_out_its_share_of_facts(graph, split, make_config):
+    config = make_config(edge_dropout=0.25)
+    batches = Batches(graph, split, config, 2)
+    plain = Batches(graph, split, make_config(), 2)
+    left_out = []
+    for number in range(20):
+        batch, without = batches.draw(0, number % batches.num_batches), plain.draw(0, number % batches.num_batches)
+        assert torch.equal(batch.supervised, without.supervised)
+        more = set(batch.silent.tolist()) - set(without.silent.tolist())
+        left_out.append(len(more) / (batches.num_train - len(set(without.silent.tolist()))))
+    assert sum(left_out) / len(left_out) == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(batches.draw(0, 1).silent, batches.draw(0, 1).silent)
+    assert not torch.equal(batches.draw(0, 1).silent, batches.draw(1, 1).silent)

@@ -33,7 +33,7 @@ DEFAULTS = {
 OTHER = {
     **{"include_node_types": ["drug", "disease"], "limit_nodes": 77, "symmetric_relations": ["ppi"], "directed_relations": ["Gr>G"]},
     **{"min_mirrored_share": 0.5, "val_fraction": 0.1, "test_fraction": 0.2, "seed": 7, "embedding_dim": 64, "hidden_dim": 48},
-    **{"num_layers": 1, "num_heads": 4, "dropout": 0.0, "input_dropout": 0.1, "decoder": "distmult", "num_epochs": 5},
+    **{"num_layers": 1, "num_heads": 4, "dropout": 0.0, "input_dropout": 0.1, "edge_dropout": 0.2, "decoder": "distmult", "num_epochs": 5},
     **{"learning_rate": 0.01, "device": "cpu"},
     **{"edge_sample_size": 10, "node_batch_size": 9, "accumulation_steps": 2, "min_batches_per_epoch": 1, "num_negatives": 3},
     **{
@@ -145,6 +145,7 @@ def test_counts_have_a_least_value(name):
     [
         ("dropout", [0, 0.99], [1, 1.5]),
         ("input_dropout", [0, 0.99], [1, 1.5]),
+        ("edge_dropout", [0, 0.99], [1, 1.5]),
         ("average_decay", [0, 0.999], [1, 1.5]),
         ("val_fraction", [0.4, 1e-9], [0, 0.41, 1]),
         ("test_fraction", [0.4], [0, 0.41]),

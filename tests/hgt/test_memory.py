@@ -30,6 +30,7 @@ from hgt.step_form import StepForm
 from hgt.train import evaluate_val
 from tests.bench.graphs import PRIMEKG_SIZE, primekg_like, write_csv
 from tests.hgt.live_bytes import LiveBytes, tensors_in
+from tests.hgt.pairwise import pairwise
 
 GPU = DeviceProbe("cuda", "a GPU", 80 << 30, "made for this test", torch.__version__, "x86_64")
 graph_of_size = functools.cache(primekg_like)
@@ -197,8 +198,22 @@ def live_peaks(graph, config, form, device, patch):
     return peaks | {"evaluation": max(peaks["evaluation"], live.peak)}
 
 
+# One of each kind of graph, step and way to keep what the backward pass needs; the rest is slow.
+_FAST = {
+    "cuda": ("few nodes", "narrow", "contrastive loss", "four layers computed again", "dense, a tenth drawn"),
+    "cpu": ("few nodes", "no average", "rows projected", "dense and narrow", "dense, a tenth drawn"),
+}
+
+
+_MEASURED = [
+    pytest.param(case, device, marks=() if case in _FAST[device] else pytest.mark.slow)
+    for device, cases in (("cuda", CASES), ("cpu", ON_CPU))
+    for case in cases
+]
+
+
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize(("case", "device"), [*((case, "cuda") for case in CASES), *((case, "cpu") for case in ON_CPU)])
+@pytest.mark.parametrize(("case", "device"), _MEASURED)
 def test_the_plan_agrees_with_the_tensors_that_live(live_and_planned, case, device, phase):
     live, planned = live_and_planned(case, device)[phase]
     assert abs(planned / live - 1) < TOLERANCE, f"planned {planned / 1e6:.1f} MB, live {live / 1e6:.1f} MB: {planned / live - 1:+.1%}"
@@ -331,9 +346,9 @@ def test_smaller_forms_come_to_an_end(values):
         assert smaller.group_edges <= larger.group_edges
 
 
-@pytest.mark.parametrize("device", ["cuda", "mps", "cpu"])
-@pytest.mark.parametrize("values", CONFIGURATIONS, ids=str)
-@pytest.mark.parametrize("size", [(3_000, 20_000), (20_000, 60_000), (20_000, 600_000)])
+@pytest.mark.parametrize(
+    ("size", "values", "device"), pairwise([(3_000, 20_000), (20_000, 60_000), (20_000, 600_000)], CONFIGURATIONS, ["cuda", "mps", "cpu"])
+)
 def test_each_smaller_form_plans_no_more_than_the_one_before(size, values, device):
     config = RunConfig.from_flat(values)
     planned = [plan_of_form(graph_of_size(*size), config, limited(80 << 30, device), form).phases["step"] for form in forms(config)]
@@ -387,17 +402,26 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("tables")
 
 
-@pytest.mark.parametrize("share", [0.9, 0.7, 0.5])
+REFUSED = {
+    "small": ((5_000, 20_000), {}),
+    "dense": ((5_000, 300_000), {}),
+    "narrow": ((5_000, 20_000), {"embedding_dim": 64, "hidden_dim": 64}),
+    "wide embeddings": ((5_000, 20_000), {"embedding_dim": 2048, "hidden_dim": 64}),
+}
+_FAST_REFUSED = (("small", 0.9), ("dense", 0.7), ("narrow", 0.5), ("wide embeddings", 0.9))
+
+
 @pytest.mark.parametrize(
-    ("size", "values"),
+    ("which", "share"),
     [
-        *(((5_000, 20_000), {}), ((5_000, 300_000), {}), ((5_000, 20_000), {"embedding_dim": 64, "hidden_dim": 64})),
-        ((5_000, 20_000), {"embedding_dim": 2048, "hidden_dim": 64}),
+        pytest.param(which, share, marks=() if (which, share) in _FAST_REFUSED else pytest.mark.slow)
+        for which in REFUSED
+        for share in (0.9, 0.7, 0.5)
     ],
-    ids=["small", "dense", "narrow", "wide embeddings"],
 )
-def test_a_refusal_names_both_figures_and_what_would_fit(folder, size, values, share):
+def test_a_refusal_names_both_figures_and_what_would_fit(folder, which, share):
     """Each suggestion is tried: the graph of that many nodes, the model of that size."""
+    size, values = REFUSED[which]
     table, config = edge_table_of_size(folder, *size), RunConfig.from_flat(values)
     graph = KnowledgeGraph.from_edge_table(table, config.graph)
     smallest = min(plan_of_form(graph, config, limited(80 << 30, "mps"), form).required_bytes for form in forms(config))

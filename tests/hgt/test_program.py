@@ -1,7 +1,6 @@
 """How programs end: what they tell of an error, with which exit code, and in which phase memory ran out."""
 
 import json
-import signal
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -19,6 +18,7 @@ from hgt.run_folder import RunFolder
 from hgt.step_form import StepForm
 from tests.hgt.test_train import make_run
 
+pytestmark = pytest.mark.usefixtures("keeping_signals")
 PHASES = {"step": 1000, "inference": 2000, "evaluation": 3000}
 PLAN = {"device": "cpu", "phases": PHASES, "form": asdict(StepForm.of(RunConfig()))}
 
@@ -29,15 +29,6 @@ def folder(tmp_path):
     folder.path.mkdir()
     RunConfig().save(folder.config)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def keeping_signals():
-    """A program takes SIGINT and SIGTERM for itself; the tests get theirs back."""
-    kept = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for n, handler in kept.items():
-        signal.signal(n, handler)
 
 
 def too_much(*arguments):

@@ -1,6 +1,6 @@
-"""The real training step on a fake Mac: `python -m tests.mps.fake_step <folder for the compiled guard> <case>`
+"""The real training step on a fake Mac: `python -m tests.mps.fake_step <folder for the compiled guard> <case> ...`
 
-Prints one JSON object with the reports of what was traced. The cases are the functions of `CASES`.
+Prints one JSON object with the reports of what was traced, by case. The cases are the functions of `CASES`.
 """
 
 from __future__ import annotations
@@ -126,8 +126,17 @@ def report(records: list[Record]) -> Report:
 
 
 def primekg(kernels: Kernels) -> dict[str, Report]:
-    """The full size and the default configuration: building, three steps, and the validation that follows an epoch."""
-    built = build(kernels, primekg_sized())
+    """The full size and the default configuration."""
+    return _whole_training(build(kernels, primekg_sized()))
+
+
+def small_primekg(kernels: Kernels) -> dict[str, Report]:
+    """A small size and the default configuration."""
+    return _whole_training(build(kernels, _small()))
+
+
+def _whole_training(built: Built) -> dict[str, Report]:
+    """Building, three steps, and the validation that follows an epoch."""
     messages = built.trainee.messages
     facts = sample_facts(built.split.of(TRAIN), built.trainee.config.train.num_val_edges, seed=0)
     index = FactIndex(built.graph)
@@ -145,8 +154,8 @@ def variants(kernels: Kernels) -> dict[str, Report]:
 
 
 def drawn_edges(kernels: Kernels) -> dict[str, Report]:
-    """A medium size with message edges drawn for each step: steps, and the validation between them, which takes all edges."""
-    built = build(kernels, primekg_sized(20), num_neighbors=16)
+    """A small size with message edges drawn for each step: steps, and the validation between them, which takes all edges."""
+    built = build(kernels, _small(50), num_neighbors=4, **SHORT)
     neighbors = built.trainee.batches.neighbors
     assert neighbors is not None
     facts, index = sample_facts(built.split.of(TRAIN), built.trainee.config.train.num_val_edges, seed=0), FactIndex(built.graph)
@@ -188,38 +197,40 @@ def _aside(mac: FakeMac, do: Callable[[Tensor], object], grad: Tensor) -> Record
     return aside
 
 
-def _small() -> KnowledgeGraph:
-    return primekg_sized(500, ("protein_protein", "disease_protein", "disease_phenotype_positive"))
-
-
-def _call(do: Callable[[Tensor], object], grad: Tensor) -> None:
-    """A hook that leaves the gradient as it is."""
-    do(grad)
+def _small(shrink: int = 500) -> KnowledgeGraph:
+    return primekg_sized(shrink, ("protein_protein", "disease_protein", "disease_phenotype_positive"))
 
 
 def pyg(kernels: Kernels) -> dict[str, Report]:
-    """PyG's layer at full size; and small, with `torch.set_default_device`, where it waits thousands of times."""
-    reports = {}
+    """PyG's layer at full size."""
     mac = FakeMac(kernels)
     with mac:
         step = pyg_step(primekg_sized(), DEVICE)
-    reports["full size"] = report(trace(mac, [step]))
+    return report(trace(mac, [step]))
+
+
+def pyg_by_default(kernels: Kernels) -> dict[str, Report]:
+    """PyG's layer, small, with `torch.set_default_device`, where it waits thousands of times."""
+    mac = FakeMac(kernels)
     with DEVICE:
         with mac:
             step = pyg_step(primekg_sized(500), DEVICE)
-        reports["default device"] = report(trace(mac, [step]))
-    return reports
+        return report(trace(mac, [step]))
 
 
-CASES = {"primekg": primekg, "variants": variants, "drawn edges": drawn_edges, "plants": plants, "pyg": pyg}
+CASES = {
+    "primekg": primekg, "small primekg": small_primekg, "variants": variants, "drawn edges": drawn_edges,
+    "plants": plants, "pyg": pyg, "pyg by default": pyg_by_default,
+}  # fmt: skip
 
 
-def main(folder: Path, case: str) -> dict[str, Report]:
+def main(folder: Path, cases: list[str]) -> dict[str, dict[str, Report]]:
     torch.set_num_threads(1)
     installed = installed_kernels()
     install(compile_guard(folder), installed)
-    return CASES[case]({torch.__version__.split("+")[0]: installed, MAC_VERSION: listed_kernels()})
+    kernels = {torch.__version__.split("+")[0]: installed, MAC_VERSION: listed_kernels()}
+    return {case: CASES[case](kernels) for case in cases}
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(Path(sys.argv[1]), sys.argv[2]), indent=1))
+    sys.stdout.write(json.dumps(main(Path(sys.argv[1]), sys.argv[2:]), indent=1))

@@ -6,6 +6,7 @@ differ from step to step.
 `fake_mac.py` says how it is done and `checks.py` what each means. What it cannot show is the numbers that a Mac computes.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -29,23 +30,31 @@ pytestmark = [
 ]
 
 
+SMALL = ("small primekg", "variants", "drawn edges", "plants")
+SLOW = ("primekg", "pyg", "pyg by default")
+
+
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory):
-    """`trace("primekg")`: the reports of a case of `fake_step.py`, from a process of its own, for the fake device is there for good."""
+    """`trace("primekg")`: the reports of a case of `fake_step.py`, from a process of its own, for
+    the fake device is there for good. The small cases share one.
+    """
 
-    def run(case):
-        command = [sys.executable, "-m", "tests.mps.fake_step", str(tmp_path_factory.mktemp("guard")), case]
+    @functools.cache
+    def run(cases):
+        command = [sys.executable, "-m", "tests.mps.fake_step", str(tmp_path_factory.mktemp("guard")), *cases]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         child = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=800)
         assert child.returncode == 0, child.stderr[-4000:]
         return json.loads(child.stdout)
 
-    return run
+    return lambda case: run(SMALL if case in SMALL else SLOW)[case]
 
 
-@pytest.fixture(scope="module")
-def full_size(trace):
-    return trace("primekg")
+@pytest.fixture(scope="module", params=["small primekg", pytest.param("primekg", marks=pytest.mark.slow)])
+def default_step(request, trace):
+    """Of the default configuration. Full size alone shows tensors and sums that are too large."""
+    return trace(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +72,21 @@ def planted(trace):
     return trace("plants")
 
 
-@pytest.fixture(scope="module")
-def pyg(trace):
-    return trace("pyg")
-
-
 def described(violations):
     return "\n".join(f"{v['kind']}: {v['operation']} at {v['where']}: {v['detail']}" for v in violations)
 
 
-def test_the_training_step_runs_on_mps(full_size):
-    assert not full_size["training"]["violations"], described(full_size["training"]["violations"])
+def test_the_training_step_runs_on_mps(default_step):
+    assert not default_step["training"]["violations"], described(default_step["training"]["violations"])
 
 
-def test_the_step_that_was_traced_is_the_whole_one(full_size):
-    assert full_size["sizes"] == {"num_nodes": 129_375, "num_message_edges": 8_100_498}
-    report = full_size["training"]
+@pytest.mark.slow
+def test_the_full_size_is_primekgs(trace):
+    assert trace("primekg")["sizes"] == {"num_nodes": 129_375, "num_message_edges": 8_100_498}
+
+
+def test_the_step_that_was_traced_is_the_whole_one(default_step):
+    report = default_step["training"]
     assert len(report["calls"]) == 3
     assert report["calls"][1] == report["calls"][2]
     used = set(report["operations"])
@@ -110,23 +118,25 @@ def test_steps_whose_edges_are_drawn_run_on_mps(drawn_edges):
 
 
 @pytest.mark.parametrize("part", ["building", "validation"])
-def test_what_comes_before_and_after_runs_on_mps(full_size, part):
+def test_what_comes_before_and_after_runs_on_mps(default_step, part):
     """It may wait for the device; nothing else."""
-    assert full_size[part]["calls"][0] > 0
-    others = [v for v in full_size[part]["violations"] if v["kind"] != "host synchronisation"]
+    assert default_step[part]["calls"][0] > 0
+    others = [v for v in default_step[part]["violations"] if v["kind"] != "host synchronisation"]
     assert not others, described(others)
 
 
-def test_pygs_layer_is_refused_at_this_size(pyg):
+@pytest.mark.slow
+def test_pygs_layer_is_refused_at_full_size(trace):
     """It runs on MPS where the graph is small; here its messages take twice what a Metal tensor may."""
-    violations = pyg["full size"]["violations"]
+    violations = trace("pyg")["violations"]
     assert {v["kind"] for v in violations} == {"too many bytes"}, described(violations)
     assert any("[8100498, 8, 32]" in v["detail"] for v in violations)
 
 
-def test_pygs_layer_is_refused_when_the_device_is_the_default(pyg):
+@pytest.mark.slow
+def test_pygs_layer_is_refused_when_the_device_is_the_default(trace):
     """Then the types that it makes for itself are on the device too: no kernel for their offsets, and it waits for each of them."""
-    violations = pyg["default device"]["violations"]
+    violations = trace("pyg by default")["violations"]
     assert {v["kind"] for v in violations} == {"no kernel", "host synchronisation"}, described(violations)
     assert {v["operation"].split(".")[0] for v in violations} == {"_convert_indices_from_coo_to_csr", "_local_scalar_dense"}
     assert max(v["times"] for v in violations) == 60 * 8 * 2 * 4  # edge types, heads, keys and values, ends of two slices

@@ -4,7 +4,7 @@ import pytest
 
 from hgt.config import RunConfig
 from hgt.errors import InputError
-from tasks.home import find_run, hgt_home
+from tasks.home import check_store, find_run, hgt_home
 
 
 @pytest.fixture
@@ -44,3 +44,26 @@ def test_odd_homes_that_work(monkeypatch, tmp_path):
     for name in ("100 % of #7", "mit Lücke"):
         monkeypatch.setenv("HGT_HOME", str(tmp_path / name))
         assert hgt_home() == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("file:///nowhere/mlruns", "maintenance mode"),
+        ("mlruns", "maintenance mode"),
+        ("sqlite:///{}/notes.txt", "file is not a database"),
+        ("sqlite:///{}", "unable to open database file"),
+    ],
+)
+def test_a_store_that_will_never_answer_is_refused_before_anything_starts(tmp_path, monkeypatch, uri, reason):
+    (tmp_path / "notes.txt").write_text("notes " * 1_000)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(tmp_path))
+    with pytest.raises(InputError, match=reason):
+        check_store()
+
+
+@pytest.mark.parametrize("uri", ["", "http://127.0.0.1:9", "sqlite:///{}/new.db", "databricks", "postgresql://there/mlflow"])
+def test_a_store_that_may_answer_is_not_refused(tmp_path, monkeypatch, uri):
+    monkeypatch.setenv("HGT_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(tmp_path))
+    check_store()

@@ -30,9 +30,9 @@ from hgt.run_folder import RunFolder
 from hgt.split import split_facts
 from tasks import registry
 from tasks.home import own_store
+from tasks.mlflow_run import MlflowRun
 from tasks.registry import CANDIDATE, CHAMPION, Score, model_name, register_run, withdraw_run
 from tasks.served_model import QUERY, TailPredictor
-from tasks.tracking import Tracker
 
 VALUES = {"embedding_dim": 16, "hidden_dim": 16, "num_heads": 2, "device": "cpu"}
 RANDOM = '["random", 0.05, 0.05]'
@@ -74,7 +74,7 @@ def embedded(tmp_path):
         save_checkpoint(folder.checkpoints, Checkpoint(tensors, Progress(seed=seed), graph.hash, config.fingerprint(), split.hash))
         embed_run(folder, lambda *event, **values: None)
         report_mrr(folder, mrr)
-        tracker = Tracker(folder)
+        tracker = MlflowRun(folder)
         tracker.remember()
         return folder, tracker
 

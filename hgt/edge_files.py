@@ -1,0 +1,161 @@
+"""The files that hold a graph's edges: one table, the parts of one in a folder, or PrimeKG's nodes and edges.
+
+In: a path. Out: record batches with the columns of `EDGES`, and what each file holds. Raises InputError for
+everything else, named for what it is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from hgt.columns import EDGES, Columns
+from hgt.csv_quotes import BackslashQuotes
+from hgt.csv_text import CsvText
+from hgt.errors import InputError
+from hgt.file_bytes import BYTE_ORDER_MARK, explained, first_bytes, packing
+from hgt.file_format import refuse_other_formats, refuse_url
+from hgt.node_table import INDEXED_EDGES, NODES, NodeTable
+from hgt.parquet_rows import MAGIC, ParquetRows
+from hgt.row_counts import FileCounts
+
+_GIVE = (
+    "Give the path of a table (CSV text, also packed, or Parquet), of a folder of its parts, or of a folder with nodes.csv and edges.csv."
+)
+_MOST_FILES = 10_000
+_PARTS = ("part-", "part_")  # how Spark, Dask and others name the parts of a table of CSV text
+Rows = CsvText | ParquetRows
+
+
+@dataclass(frozen=True)
+class EdgeFiles:
+    """Files whose headers were read. parts: in the order of their names; nodes: the other half of PrimeKG's pair"""
+
+    path: Path
+    parts: tuple[Rows, ...]
+    nodes: Rows | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> EdgeFiles:
+        """Raises InputError when there is no such file, or it holds no table of edges."""
+        refuse_url(path)
+        with explained(path):
+            if path.is_dir():
+                return cls._of_folder(path)
+            if not path.exists():
+                raise InputError(f"{path}: no such file. {_GIVE}")
+            if not path.is_file():
+                raise InputError(f"{path}: is a pipe or device, not a file. {_GIVE}")
+        rows = _open(path, (EDGES, INDEXED_EDGES, NODES))
+        if rows.wanted is NODES:
+            raise InputError(f"{path}: is a table of nodes. Give the table of edges (edges.csv), or the folder that holds both.")
+        if rows.wanted is INDEXED_EDGES:
+            return cls(path, (rows,), _open(_nodes_beside(path), (NODES,)))
+        return cls(path, (rows,))
+
+    @classmethod
+    def _of_folder(cls, path: Path) -> EdgeFiles:
+        files = _files_in(path)
+        edges = [p for p in files if p.parent == path and p.name.lower().startswith("edges.")]
+        if edges:
+            return cls.open(edges[0])
+        parts = [p for p in files if _starts_as_parquet(p)]
+        if parts:
+            rows: list[Rows] = [ParquetRows.open(p, (EDGES,), path) for p in parts]
+        else:
+            parts = [p for p in files if p.parent == path and p.name.startswith(_PARTS)]
+            rows = [_open(p, (EDGES,)) for p in parts]
+        if not rows:
+            inside = ", ".join(p.name for p in files[:5]) + (", ..." if len(files) > 5 else "")
+            raise InputError(f"{path}: is a folder with {f'no such parts ({inside})' if files else 'no files'}. {_GIVE}")
+        for part in rows:
+            if set(part.columns) != set(rows[0].columns):
+                other = sorted(set(part.columns) ^ set(rows[0].columns))
+                raise InputError(
+                    f"{part.path}: has other columns than {rows[0].path.name} ({', '.join(other)}). Write all parts with the same ones."
+                )
+        return cls(path, tuple(rows))
+
+    @property
+    def nothing(self) -> str:
+        """How an empty cell looks in these files."""
+        return 'null or ""' if any(isinstance(rows, ParquetRows) for rows in (*self.parts, self.nodes)) else '""'
+
+    def read(self, max_bytes: int = sys.maxsize) -> tuple[list[pa.RecordBatch], list[FileCounts]]:
+        """The rows in batches, with the columns of `EDGES` that are there, up to about `max_bytes`, and each file's counts."""
+        batches: list[pa.RecordBatch] = []
+        counts: list[FileCounts] = []
+        for part in self.parts:
+            found, of_part = _batches(part, max_bytes - sum(b.nbytes for b in batches))
+            batches += found
+            counts.append(of_part)
+        if self.nodes is None:
+            return batches, counts
+        found, of_nodes = _batches(self.nodes, sys.maxsize)
+        nodes = NodeTable.of(self.nodes.path, found)
+        return [nodes.edges(self.path, batch) for batch in batches], [*counts, of_nodes]
+
+
+def _batches(rows: Rows, max_bytes: int) -> tuple[list[pa.RecordBatch], FileCounts]:
+    counts = FileCounts(rows.path)
+    try:
+        return list(_up_to(rows.batches(counts), max_bytes)), counts
+    except BackslashQuotes as found:
+        assert isinstance(rows, CsvText)
+        return _batches(rows.with_backslashes(found.line), max_bytes)
+
+
+def _up_to(batches: Iterator[pa.RecordBatch], max_bytes: int) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch
+        max_bytes -= batch.nbytes
+        if max_bytes <= 0:
+            return
+
+
+def _open(path: Path, wanted: tuple[Columns, ...]) -> Rows:
+    """The file's header. wanted: sets of columns; the first that is there counts."""
+    start = first_bytes(path, 1 << 16)
+    if not start.removeprefix(BYTE_ORDER_MARK).strip():
+        raise InputError(f"{path}: is empty. Expected a header line with {', '.join(wanted[0].required)}.")
+    if start.startswith(MAGIC):
+        if packed_by := packing(path):
+            raise InputError(f"{path}: is a Parquet file packed by {packed_by}. Unpack it; Parquet is packed within.")
+        return ParquetRows.open(path, wanted)
+    refuse_other_formats(path, start)
+    return CsvText.open(path, wanted)
+
+
+def _nodes_beside(path: Path) -> Path:
+    nodes = [p for p in path.parent.iterdir() if p.is_file() and p.name.lower().startswith("nodes.")]
+    if not nodes:
+        raise InputError(
+            f"{path}: is the table of edges of a pair, with x_index and y_index in place of types and ids, and {path.parent} "
+            "has no nodes.csv. Put the table of nodes beside it."
+        )
+    same = [p for p in nodes if p.suffixes == path.suffixes]
+    return (same or sorted(nodes))[0]
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The files in a folder and those below it, in the order of their paths, without what Spark and others hide (_SUCCESS, .crc).
+
+    Raises InputError when there are more than any table has parts: the folder is another.
+    """
+    files: list[Path] = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+        files += [Path(where) / name for name in names if not name.startswith((".", "_"))]
+        if len(files) > _MOST_FILES:
+            raise InputError(f"{folder}: is a folder with more than {_MOST_FILES:,} files. {_GIVE}")
+    return sorted(p for p in files if p.is_file())
+
+
+def _starts_as_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == MAGIC

@@ -1,0 +1,244 @@
+"""Every packing, encoding and arrangement of one table reads the same; what is no table is named for what it is."""
+
+import bz2
+import gzip
+import lzma
+import sqlite3
+import tarfile
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.feather
+import pytest
+
+from hgt import edge_files
+from hgt.config import GraphConfig
+from hgt.edge_table import check_header, read_edge_table
+from hgt.errors import InputError
+from hgt.graph import KnowledgeGraph
+
+COLUMNS = ["x_type", "x_id", "relation", "y_type", "y_id", "x_name", "y_name"]
+ROWS = pd.DataFrame([("drug", str(i), "treats", "disease", str(i % 3), f"d {i}", f"é, {i % 3}") for i in range(9)], columns=COLUMNS)
+TEXT = ROWS.to_csv(index=False)
+UTF8 = TEXT.encode()
+HEADER = ",".join(COLUMNS).encode()
+
+
+def told(path):
+    check_header(path)
+    table = read_edge_table(path)
+    graph = KnowledgeGraph.from_edge_table(table, GraphConfig())
+    return table.num_rows, graph.hash, {t: n.tolist() for t, n in graph.node_names.items()}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plain") / "kg.csv"
+    path.write_bytes(UTF8)
+    return told(path)
+
+
+@pytest.fixture
+def refusal(tmp_path):
+    def message(data, name="kg.csv"):
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError) as caught:
+            check_header(tmp_path / name)
+        return str(caught.value)
+
+    return message
+
+
+def zipped(path, **members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name.replace("|", "/"), data)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        gzip.compress(UTF8), bz2.compress(UTF8), lzma.compress(UTF8), pa.compress(UTF8, codec="zstd", asbytes=True),
+        TEXT.encode("utf-8-sig"), TEXT.encode("utf-16"), TEXT.encode("utf-16-le"), TEXT.encode("utf-16-be"), TEXT.encode("utf-32"),
+        gzip.compress(TEXT.encode("utf-16")), ROWS.to_csv(index=False, sep="\t").encode(), ROWS.to_csv(index=False, sep=";").encode(),
+        UTF8.replace(HEADER, b"ORCID," + HEADER).replace(b"\ndrug", b"\n0,drug"), UTF8.replace(b"\n", b"\r\n"),
+        UTF8.replace(HEADER, b" X_Type,\tX_ID ,relation , Y_TYPE,y_id\xc2\xa0,x_name,y_name"),
+    ],
+)  # fmt: skip
+def test_packings_encodings_and_delimiters(tmp_path, plain, data):
+    (tmp_path / "kg.tab").write_bytes(data)
+    assert told(tmp_path / "kg.tab") == plain
+
+
+def test_text_in_another_encoding_in_blocks_of_any_size(tmp_path, plain, monkeypatch):
+    for block_bytes in (1, 3, 50):
+        monkeypatch.setattr("hgt.csv_text._BLOCK_BYTES", block_bytes)
+        (tmp_path / "kg.csv").write_bytes(TEXT.encode("utf-16"))
+        assert told(tmp_path / "kg.csv") == plain
+
+
+def test_a_zip_of_one_file_is_read_and_others_are_named(tmp_path, plain, refusal):
+    zipped(tmp_path / "kg.zip", **{"kg.csv": UTF8, "__MACOSX|._kg.csv": b"x", "a|.DS_Store": b"x"})
+    assert told(tmp_path / "kg.zip") == plain
+    assert "is a zip archive of 2 files (a.csv, b.csv); one is expected. Unpack it (`unzip kg.csv`)" in refusal(
+        zipped(tmp_path / "two", **{"a.csv": UTF8, "b.csv": UTF8})
+    )
+    assert "zip archive of no file" in refusal(zipped(tmp_path / "none"))
+    assert "is an Excel workbook" in refusal(zipped(tmp_path / "x", **{"[Content_Types].xml": b"", "xl|workbook.xml": b""}))
+    assert "is an OpenDocument file" in refusal(zipped(tmp_path / "x", **{"mimetype": b"", "content.xml": b""}))
+    whole = zipped(tmp_path / "one", **{"kg.csv": UTF8})
+    for damaged in (whole[:90], whole[:60] + b"\xff\xff" + whole[62:]):
+        assert "the zip data is damaged" in refusal(damaged)
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress, lambda data: pa.compress(data, codec="zstd", asbytes=True)])
+def test_packed_data_that_breaks_off_is_damaged(refusal, pack):
+    assert "data is damaged" in refusal(pack(UTF8 * 30)[:-9])
+
+
+def test_utf16_that_breaks_off_is_damaged(refusal):
+    assert "is damaged UTF-16 or UTF-32" in refusal(TEXT.encode("utf-16")[:-1])
+
+
+def test_a_folder_of_parts(tmp_path, plain):
+    for kind in ("parquet", "csv"):
+        (folder := tmp_path / kind).mkdir()
+        for i, rows in enumerate((ROWS[4:], ROWS[:4])):
+            path = folder / f"part-{1 - i:05}.{kind}"
+            rows.to_parquet(path) if kind == "parquet" else rows.to_csv(path, index=False)
+        (folder / "_SUCCESS").touch()
+        (folder / ".part-00000.crc").write_bytes(b"x")
+        assert told(folder) == plain
+        assert read_edge_table(folder).node_id[:3].tolist() == read_edge_table(folder).node_id[:3].tolist()
+        assert [c.rows for c in read_edge_table(folder).counts] == [4, 5]
+    ROWS.drop(columns="x_name").to_parquet(tmp_path / "parquet" / "part-00002.parquet")
+    with pytest.raises(InputError, match=r"part-00002.parquet: has other columns than part-00000.parquet \(x_name\)"):
+        check_header(tmp_path / "parquet")
+
+
+def test_columns_in_the_names_of_folders(tmp_path):
+    for relation in ("treats%20%2F", "01", "__HIVE_DEFAULT_PARTITION__"):
+        (folder := tmp_path / f"relation={relation}").mkdir()
+        ROWS.drop(columns="relation").to_parquet(folder / "part-0.parquet")
+    with pytest.raises(InputError, match="column relation is empty"):
+        read_edge_table(tmp_path)
+    (folder / "part-0.parquet").unlink()
+    assert sorted(read_edge_table(tmp_path).relations) == ["01", "treats /"]
+
+
+def test_other_folders_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="is a folder with no files"):
+        check_header(tmp_path)
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(InputError, match=r"is a folder with no such parts \(a.txt\)"):
+        check_header(tmp_path)
+    monkeypatch.setattr(edge_files, "_MOST_FILES", 0)
+    with pytest.raises(InputError, match="more than 0 files"):
+        check_header(tmp_path)
+
+
+NODES = pd.DataFrame(
+    [(i, str(i), "drug", f"d {i}", "DB") for i in range(9)] + [(9 + i, str(i), "disease", f"é, {i}", "M") for i in range(3)],
+    columns=["node_index", "node_id", "node_type", "node_name", "node_source"],
+)
+PAIRS = pd.DataFrame([("treats", "t", i, 9 + i % 3) for i in range(9)], columns=["relation", "display_relation", "x_index", "y_index"])
+
+
+def test_primekgs_nodes_and_edges(tmp_path, plain):
+    edges = tmp_path / "edges.csv"
+    PAIRS.to_csv(edges, index=False)
+    with pytest.raises(InputError, match=r"has no nodes\.csv"):
+        check_header(edges)
+    NODES.to_csv(tmp_path / "nodes.csv", index=False)
+    assert told(edges) == told(tmp_path) == plain
+    assert [c.path.name for c in read_edge_table(tmp_path).counts] == ["edges.csv", "nodes.csv"]
+    with pytest.raises(InputError, match="is a table of nodes"):
+        check_header(tmp_path / "nodes.csv")
+    (tmp_path / "nodes.csv").rename(tmp_path / "nodes.tab")
+    NODES.to_csv(tmp_path / "nodes.tab", index=False, sep="\t")
+    assert told(edges) == plain
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda n: n.drop(index=[4]), r"x_index '4' is no node_index of nodes\.csv"),
+        (lambda n: pd.concat([n, n[3:4]]), "node_index 3 stands there more than once"),
+        (lambda n: n.replace({"node_type": {"disease": ""}}), r"nodes\.csv: column node_type is empty in row 10"),
+        (lambda n: n[:0], "header line but no rows"),
+    ],
+)
+def test_nodes_that_do_not_fit_the_edges(tmp_path, change, what):
+    PAIRS.to_csv(tmp_path / "edges.csv", index=False)
+    change(NODES).to_csv(tmp_path / "nodes.csv", index=False)
+    with pytest.raises(InputError, match=what):
+        check_header(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "what", "command"),
+    [
+        (gzip.compress(b"X\n\x00\x00\x00\x03\x00"), "an R object (RDS)", "Rscript"),
+        (b"\n<!DOCTYPE html>\n<html>", "a web page (HTML)", "download the file itself"),
+        (b"<?xml version='1.0'?><graphml/>", "is XML", "as CSV"),
+        (ROWS.to_json(orient="records").encode(), "is JSON", "pandas.read_json('kg.csv')"),
+        (ROWS.to_json(orient="records", lines=True).encode(), "is JSON", "pandas.read_json('kg.csv', lines=True)"),
+        (b"<http://a> <http://b> <http://c> .\n", "is RDF", "as CSV"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "a pointer of Git LFS", "git lfs pull"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook", "as CSV"),
+        (b"7z\xbc\xaf\x27\x1c\x00", "a 7z archive", "7z x kg.csv"),
+        (b"\x00" * 8 + b"DUCK" + b"\x00" * 50, "a DuckDB database", "duckdb kg.csv"),
+    ],
+)
+def test_other_formats_are_named_with_the_command_that_helps(refusal, data, what, command):
+    said = refusal(data)
+    assert what in said
+    assert command in said
+    assert "\n" not in said
+
+
+def test_files_of_other_programs_are_named(tmp_path, refusal):
+    sqlite = sqlite3.connect(tmp_path / "kg.db")
+    sqlite.execute("create table t(a)")
+    sqlite.close()
+    assert "is an SQLite database. Write the table as CSV: `sqlite3 -header -csv kg.db" in refusal(None, "kg.db")
+    pyarrow.feather.write_feather(ROWS, tmp_path / "kg.feather")
+    assert "is an Arrow (Feather) file" in refusal(None, "kg.feather")
+    ROWS.to_pickle(tmp_path / "kg.pkl")
+    assert "is a Python pickle" in refusal(None, "kg.pkl")
+    np.save(tmp_path / "kg.npy", np.zeros(3))
+    assert "is a NumPy array" in refusal(None, "kg.npy")
+    with tarfile.open(tmp_path / "kg.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "kg.npy", "kg.csv")
+    assert "is a tar archive. Unpack it (`tar xf kg.tar.gz`)" in refusal(None, "kg.tar.gz")
+    ROWS.to_parquet(tmp_path / "kg.parquet")
+    assert "is a Parquet file packed by gzip" in refusal(gzip.compress((tmp_path / "kg.parquet").read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("url", "command"),
+    [
+        ("https://dataverse.harvard.edu/api/access/datafile/6180620", "curl -L -o 6180620 'https://dataverse.harvard.edu/api"),
+        ("HTTP://example.org/kg.csv?a=1", "curl -L -o kg.csv 'http://example.org/kg.csv?a=1'"),
+        ("s3://bucket/kg.parquet", "aws s3 cp 's3://bucket/kg.parquet' kg.parquet"),
+        ("file:///data/kg.csv", "Give the path itself: /data/kg.csv"),
+    ],
+)
+def test_an_address_is_named_for_what_it_is(url, command):
+    from pathlib import Path
+
+    for path in (Path(url), Path(url).absolute()):
+        with pytest.raises(InputError, match="is a URL") as caught:
+            check_header(path)
+        assert command in str(caught.value)
+
+
+def test_a_file_that_is_cut_off_says_so(tmp_path, refusal):
+    assert "It is the file's last row: the file looks cut off" in refusal(UTF8[:-20])
+    lines = UTF8.split(b"\n")
+    assert "cut off" not in refusal(b"\n".join([*lines[:4], b"drug,1", *lines[4:]]))
+    assert "cut off" in refusal(UTF8[:-3])  # within quotes

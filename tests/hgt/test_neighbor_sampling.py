@@ -314,5 +314,5 @@ def test_a_relation_is_transformed_on_the_side_that_is_less_work():
 
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_cap_below_one_is_refused(value):
-    with pytest.raises(InputError, match=f"Parameter num_neighbors must be 1 or more, not {value}"):
+    with pytest.raises(InputError, match=f"Parameter num_neighbors must be between 1 and 1,000,000,000, not {value}"):
         RunConfig.from_flat({"num_neighbors": value})

@@ -16,6 +16,7 @@ from hgt.embed import embed_run
 from hgt.evaluate import evaluate_run
 from hgt.events import EventWriter
 from hgt.graph import KnowledgeGraph
+from hgt.identity import Identity
 from hgt.model import HGTModel
 from hgt.run_folder import RunFolder
 from hgt.split import split_facts
@@ -85,10 +86,12 @@ def write_run(folder, rows, node_type, relation, node):
     graph = KnowledgeGraph.from_edge_table(read_edge_table(file), config.graph)
     config.save(folder.config)
     graph.save(folder.graph)
-    split_facts(graph, config.split).save(folder.split, graph)
+    split = split_facts(graph, config.split)
+    split.save(folder.split, graph)
     torch.manual_seed(0)
     tensors = state_tensors("model", HGTModel(graph, config.model).state_dict())
-    save_checkpoint(folder.checkpoints, Checkpoint(tensors, Progress(seed=0), graph.hash, config.fingerprint()))
+    checkpoint = Checkpoint(tensors, Progress(seed=0), **Identity.of(graph, split, config).as_dict())
+    save_checkpoint(folder.checkpoints, checkpoint)
     EventWriter(folder.events).close()
     embed_run(folder, lambda *event, **values: None)
     return graph

@@ -32,7 +32,7 @@ from tasks.validate import Verdict, validate
 REJECTED = "Rejected"
 # What a flow run takes besides the parameters of the configuration: (name, what it is).
 _REFERENCES = (
-    ("kg", "path of a kg.csv, kg.csv.gz or Parquet file in PrimeKG's columns"),
+    ("kg", "path of a knowledge graph in PrimeKG's columns: CSV (packed or not), Parquet, or a folder of parts"),
     ("resume", "id or path of a run to go on with, instead of kg"),
     ("run_id", "name of the new run; made from the time when not given"),
     ("output_csv", "path of an additional CSV of the embeddings"),

@@ -14,7 +14,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed$(if $(filter Linux,$(shell uname -s)),$(TORCH:%=-%))
 
-.PHONY: install train test test-all lint lock check-lock image clean
+.PHONY: install train test test-all fast all lint lock check-lock image clean
 .DEFAULT_GOAL := train
 
 install: $(INSTALLED)
@@ -55,13 +55,20 @@ lint: install
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-# Two files of tests at a time, one thread each: threads of two trainings on two cores wait for one another.
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+# Two tests at a time, one thread each: threads of two trainings on two cores wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
-test: lint
+# The checks run beside the tests: mypy alone holds one core for half a minute.
+test: install
+	@$(MAKE) --no-print-directory -j2 lint fast
+
+test-all: install
+	@$(MAKE) --no-print-directory -j2 lint all
+
+fast: install
 	$(PYTEST)
 
-test-all: lint
+all: install
 	$(PYTEST) -m 'not docker and not bench'
 
 # The lock file: one solution for all platforms, made by uv (see CONTRIBUTING.md).

@@ -179,7 +179,7 @@ def test_bad_input_is_refused_before_any_server_starts(monkeypatch, capfd, tmp_p
     ("arguments", "words"),
     [
         (["--include-node-types", "unicorn"], "Unknown node type(s) unicorn; the file has"),
-        (["--hidden-dim", "8000000"], "bytes on cpu"),
+        (["--hidden-dim", "65536"], "bytes on cpu"),
     ],
 )
 def test_bad_input_found_by_the_flow_gets_one_sentence_and_exit_code_2(hgt_here, environment, small_kg, arguments, words):

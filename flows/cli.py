@@ -64,7 +64,7 @@ def _help(p: Parameter) -> str:
 
 
 @cli.command()
-@click.option("--kg", type=_PATH, metavar="FILE", help="Knowledge graph in PrimeKG's columns: CSV (packed or not), Parquet, or a folder of parts.")
+@click.option("--kg", type=_PATH, metavar="FILE", help="Knowledge graph in PrimeKG's columns: CSV, Parquet or a folder of parts.")
 @click.option("--resume", metavar="RUN", help="Go on with this run (its id or folder) from its last checkpoint, instead of --kg.")
 @click.option("--run-id", metavar="NAME", help="Name of the new run.  [default: made from the time]")
 @click.option("--output-csv", type=_PATH, metavar="FILE", help="Write the embeddings as CSV too; their relations go beside it.")

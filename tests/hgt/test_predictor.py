@@ -18,7 +18,7 @@ def predictor_of(graph, decoder="complex"):
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(graph.total_nodes, DIM, generator=generator)
     relations = torch.randn(len(graph.edge_types), DIM, generator=generator)
-    origin = {"graph_hash": graph.hash, "decoder": decoder}
+    origin = {"graph_hash": graph.hash, "decoder": decoder, "parameters": {}}
     return Predictor(Embeddings(graph.node_table().astype(str), vectors, tuple(graph.edge_types), relations, origin), graph)
 
 

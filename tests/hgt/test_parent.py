@@ -1,6 +1,7 @@
 """How a program finds out that nobody follows it any more."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ def clock(monkeypatch):
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr(parent.time, "monotonic", lambda: now)
+    monkeypatch.setattr(parent, "time", SimpleNamespace(monotonic=lambda: now))
     return wait
 
 

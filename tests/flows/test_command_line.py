@@ -110,7 +110,7 @@ def test_a_refused_file_never_aborts_the_program(environment, tmp_path):
         for process in pair:
             _, told = process.communicate(timeout=120)
             assert process.returncode == 2, told
-            assert "row 1 has 2 columns" in told
+            assert "line 2, column x_id opens a quote" in told
 
 
 def test_rejected_embeddings_end_with_exit_code_3(hgt_here, environment, small_kg):

@@ -132,7 +132,7 @@ class Pool:
         containers = [
             c.name
             for label in [*labels, f"kg-hgt-embeddings.run={run}"]
-            for c in self.engine.containers.list(all=True, filters={"label": label})
+            for c in self.engine.containers.list(all=True, filters={"label": label}, ignore_removed=True)
         ]
         return containers + living_processes(run) + list(self.folder(run).path.glob(".heartbeat*"))
 

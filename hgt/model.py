@@ -19,6 +19,7 @@ from hgt.errors import InputError
 from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
 from hgt.layer import HGTLayer, linear_by_rows
+from hgt.length_bound import MOST_BETWEEN_LAYERS, shortened
 from hgt.message_graph import MessageGraph, build_message_graph, message_edge_types
 
 # Standard deviation of a node's own part of its input. A smaller one learns more slowly but overfits later: on an excerpt of Hetionet, 0.3
@@ -28,6 +29,8 @@ _SPREAD = 0.3
 
 class HGTEncoder(nn.Module):
     """Every node has an identity: inputs that are equal for all nodes of a type would collapse (FACTS.md 1)."""
+
+    bounds_lengths = True  # whether a step is to shorten embeddings, as `encode` does
 
     def __init__(self, num_nodes: Mapping[str, int], edge_types: tuple[EdgeType, ...], config: ModelConfig):
         super().__init__()
@@ -48,7 +51,7 @@ class HGTEncoder(nn.Module):
 
     def encode(self, graph: MessageGraph, removed: Bool[Tensor, " num_edges"] | None = None) -> Float[Tensor, "num_nodes dim"]:
         """The embeddings of all nodes, from their learned inputs. removed: edges that take no part."""
-        return self.project(self.hidden(graph, removed))
+        return shortened(self.project(self.hidden(graph, removed)))
 
     def hidden(
         self,
@@ -76,7 +79,7 @@ class HGTEncoder(nn.Module):
             layer.recompute, layer.keep_projections = not layers, projections
 
     def project(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows dim"]:
-        """Embeddings of rows of `hidden`."""
+        """Embeddings of rows of `hidden`, before any is shortened (`length_bound`), which takes all rows or a step's pools."""
         return linear_by_rows(hidden, self.projection)
 
     def forward(
@@ -100,7 +103,7 @@ class HGTEncoder(nn.Module):
         x = self.node_embedding if x_dict is None else self._joined_inputs(x_dict)
         edges = {e: (index[0], index[1]) for e, index in edge_index_dict.items()}
         graph = build_message_graph(self.num_nodes, self.edge_types, edges).to(x.device)
-        out = self.project(self._apply_layers(x, graph, None))
+        out = shortened(self.project(self._apply_layers(x, graph, None)))
         return dict(zip(self.num_nodes, out.split(list(self.num_nodes.values())), strict=True))
 
     def _joined_inputs(self, x_dict: dict[str, Tensor]) -> Tensor:
@@ -122,6 +125,8 @@ class HGTEncoder(nn.Module):
         self, x: Tensor, graph: MessageGraph, removed: Tensor | None, spend_gradient: bool = False, seeds: Tensor | None = None
     ) -> Tensor:
         for number, layer in enumerate(self.layers):
+            if number:
+                x = shortened(x, MOST_BETWEEN_LAYERS, spend_gradient)
             x = layer(x, graph, removed, spend_gradient, None if seeds is None else seeds[number])
         return x
 

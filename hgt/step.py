@@ -18,12 +18,13 @@ from hgt.average import WeightAverage
 from hgt.batches import Batch, Batches, Layout, MicroBatch
 from hgt.config import RunConfig, TrainConfig
 from hgt.graph import KnowledgeGraph
+from hgt.length_bound import gradient_before_, longest_length, shorten_
 from hgt.losses import Losses, isotropy_loss, micro_batch_loss
 from hgt.message_graph import MessageGraph, training_message_graph
-from hgt.model import HGTModel
+from hgt.model import HGTEncoder, HGTModel
 from hgt.neighbor_sampling import NeighborSampling
 from hgt.seeds import Stream, torch_seed
-from hgt.shallow import ShallowModel
+from hgt.shallow import NodeTable, ShallowModel
 from hgt.split import EdgeSplit
 from hgt.step_form import StepForm
 
@@ -111,10 +112,8 @@ def _gradient_of_losses(trainee: Trainee, inputs: StepInputs, hidden: Tensor) ->
     grad = torch.zeros_like(states, requires_grad=False)
     sums = {name: torch.zeros((), device=trainee.device) for name in ("total", "link", "contrastive", "isotropy")}
 
-    def rows_of(nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Their states, which are to get a gradient, and their embeddings."""
-        of_nodes = states.index_select(0, nodes).requires_grad_()
-        return of_nodes, model.encoder.project(of_nodes) if projected is None else of_nodes
+    def rows_of(nodes: Tensor) -> _Rows:
+        return _Rows(model.encoder, states.index_select(0, nodes), is_projected=projected is not None)
 
     def add(losses: Losses) -> None:
         losses["total"].backward()
@@ -122,24 +121,54 @@ def _gradient_of_losses(trainee: Trainee, inputs: StepInputs, hidden: Tensor) ->
             sums[name] += loss.detach()
 
     shared_nodes = inputs.micro_batches[0].nodes.split(layout.shared_and_own)[0].long()
-    shared_states, shared = rows_of(shared_nodes)
-    pools = shared.detach().requires_grad_()  # gathers the gradients of all parts
+    shared = rows_of(shared_nodes)  # its embeddings gather the gradients of all parts
+    longest = shared.shorten_()
     if train.isotropy_weight:
-        add(isotropy_loss(_first_rows(pools, layout), layout, train))
+        add(isotropy_loss(_first_rows(shared.embeddings, layout), layout, train))
     for micro in inputs.micro_batches:
         nodes = micro.nodes.split(layout.shared_and_own)[1].long()
-        own_states, own = rows_of(nodes)
-        add(micro_batch_loss(pools, own, micro, layout, model.decoder, train))
+        own = rows_of(nodes)
+        own.shorten_(longest)
+        add(micro_batch_loss(shared.embeddings, own.embeddings, micro, layout, model.decoder, train))
+        grad.index_add_(0, nodes, own.gradient())
         del own
-        grad.index_add_(0, nodes, _gradient(own_states))
-        del own_states
+    grad.index_add_(0, shared_nodes, shared.gradient())
     if projected is None:
-        shared.backward(_gradient(pools))
-        grad.index_add_(0, shared_nodes, _gradient(shared_states))
         return grad, sums
-    grad.index_add_(0, shared_nodes, _gradient(pools))
     projected.backward(grad)
     return _gradient(hidden), sums
+
+
+class _Rows:
+    """Embeddings of some nodes in a step, as a leaf of their own, and the way back from their gradient to that of the nodes' states.
+
+    states: [rows, hidden], or [rows, dim] where they are projected already. Used up.
+    """
+
+    def __init__(self, encoder: HGTEncoder | NodeTable, states: Tensor, is_projected: bool):
+        self.encoder, self.states = encoder, states
+        self.projected = states if is_projected else encoder.project(states.requires_grad_())
+        self.embeddings = self.projected.detach().requires_grad_()
+        self.factors: Tensor | None = None
+
+    @torch.no_grad()
+    def shorten_(self, longest: Tensor | None = None) -> Tensor | None:
+        """longest: the length of other rows to go by; of these when not given. Returns the one gone by."""
+        if not self.encoder.bounds_lengths:
+            return None
+        longest = longest_length(self.embeddings) if longest is None else longest
+        self.factors = shorten_(self.embeddings, longest)
+        return longest
+
+    def gradient(self) -> Tensor:
+        """By the states."""
+        grad = _gradient(self.embeddings)
+        if self.factors is not None:
+            grad = gradient_before_(grad, self.embeddings.detach(), self.factors)
+        if self.projected is self.states:
+            return grad
+        self.projected.backward(grad)
+        return _gradient(self.states)
 
 
 def _first_rows(pools: Tensor, layout: Layout) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from hgt.config import RunConfig, parameters
+from hgt.config import GraphConfig, RunConfig, parameters
 from hgt.errors import HgtError, InputError, TrainingDiverged, printable
 from hgt.parameter import Parameter
 
@@ -128,9 +128,9 @@ def _how_to_go_on(run: str) -> str:
 def _refuse_early(kg: Path | None, config: RunConfig) -> None:
     """What can be told at once is told before any server starts."""
     if kg is not None:
-        from hgt.edge_table import check_header
+        from hgt.facts import refuse_early
 
-        check_header(kg)
+        refuse_early(kg, config.graph)
     from hgt.device import probe_device
     from hgt.memory import memory_limit
 
@@ -249,9 +249,9 @@ def validate(embeddings: Path, kg: Path) -> int:
     from hgt.input_file import check_table
 
     check_table(embeddings)
-    from hgt.edge_table import check_header
+    from hgt.facts import refuse_early
 
-    check_header(kg)  # before what takes seconds to import
+    refuse_early(kg, GraphConfig())  # before what takes seconds to import
     from hgt.evaluate import evaluate_table
 
     report = evaluate_table(embeddings, kg, click.echo)
@@ -265,10 +265,11 @@ def validate(embeddings: Path, kg: Path) -> int:
 def plan(kg: Path, **given: Any) -> int:
     """Say what training FILE would take, without training it; also for a device that is elsewhere, if --memory is given."""
     config = RunConfig.from_flat(_given(given))
-    from hgt.edge_table import check_header, read_edge_table
+    from hgt.facts import refuse_early
 
-    check_header(kg)  # before what takes seconds to import
+    refuse_early(kg, config.graph)  # before what takes seconds to import
     from hgt.certain_rejection import refuse_certain_rejection
+    from hgt.edge_table import read_edge_table
     from hgt.graph import KnowledgeGraph
     from hgt.memory import plan_memory, probe_for_plan, refuse_what_cannot_fit
     from hgt.split import split_facts
@@ -295,10 +296,14 @@ def compare(kg: Path, devices: str, **given: Any) -> int:
 
     Exit code 3: a figure differs by more than 0.05.
     """
+    values = _given(given)
+    from hgt.facts import refuse_early
+
+    refuse_early(kg, RunConfig.from_flat(values).graph)  # before what takes seconds to import
     from flows.compare import compare as compare_devices
     from flows.compare import devices_of
 
-    asked, values = devices_of(devices), _given(given)
+    asked = devices_of(devices)
     for device in asked:
         _refuse_early(kg, RunConfig.from_flat({"baselines": ["none"], **values, "device": device}))
     agreement = compare_devices(kg, asked, values, click.echo)

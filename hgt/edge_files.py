@@ -86,8 +86,9 @@ class EdgeFiles:
         """How an empty cell looks in these files."""
         return 'null or ""' if any(isinstance(rows, ParquetRows) for rows in (*self.parts, self.nodes)) else '""'
 
-    def read(self, max_bytes: int = sys.maxsize) -> tuple[list[pa.RecordBatch], list[FileCounts]]:
-        """The rows in batches, with the columns of `EDGES` that are there, up to about `max_bytes`, and each file's counts."""
+    def read(self, max_bytes: int = sys.maxsize) -> tuple[list[pa.RecordBatch], list[FileCounts], bool]:
+        """The rows in batches, with the columns of `EDGES` that are there, up to about `max_bytes`; each file's counts; whether that
+        was all."""
         batches: list[pa.RecordBatch] = []
         counts: list[FileCounts] = []
         for part in self.parts:
@@ -98,10 +99,10 @@ class EdgeFiles:
             if max_bytes <= 0:
                 break
         if self.nodes is None:
-            return batches, counts
+            return batches, counts, max_bytes > 0
         found, of_nodes = _batches(self.nodes, sys.maxsize)
         nodes = NodeTable.of(self.nodes.path, found)
-        return [nodes.edges(self.path, batch) for batch in batches], [*counts, of_nodes]
+        return [nodes.edges(self.path, batch) for batch in batches], [*counts, of_nodes], max_bytes > 0
 
 
 def _batches(rows: Rows, max_bytes: int) -> tuple[list[pa.RecordBatch], FileCounts]:

@@ -53,11 +53,15 @@ class EdgeTable:
         return len(self.head)
 
 
-def check_header(path: Path) -> None:
-    """The faults that the file's beginning shows (a few MB: all of a small file). Raises InputError as `read_edge_table` does."""
+def read_beginning(path: Path) -> EdgeTable | None:
+    """The table of a small file; None where a few MB are not all of it, once they have shown no fault.
+
+    Raises InputError as `read_edge_table` does.
+    """
     files = EdgeFiles.open(path)
-    batches, _ = files.read(_FIRST_LOOK_BYTES)
-    _encode(path, batches, files.nothing)
+    batches, _, is_whole = files.read(_FIRST_LOOK_BYTES)
+    beginning = _encode(path, batches, files.nothing)
+    return beginning if is_whole else None
 
 
 def read_edge_table(path: Path) -> EdgeTable:
@@ -67,7 +71,7 @@ def read_edge_table(path: Path) -> EdgeTable:
     takes in rows, or has an empty id, type or relation (with the row numbers), and when other rows were read than it has.
     """
     files = EdgeFiles.open(path)
-    batches, counts = files.read()
+    batches, counts, _ = files.read()
     table = _encode(path, batches, files.nothing)
     told = sum(file.rows for file in counts[: len(files.parts)])
     if table.num_rows != told:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from hgt.config import GraphConfig
-from hgt.edge_table import EdgeTable
+from hgt.edge_table import EdgeTable, read_beginning
 from hgt.errors import InputError
 from hgt.subgraph import connected_sample
 
@@ -47,6 +48,16 @@ class Facts:
     symmetric: frozenset[EdgeType]
     dropped: DroppedRows
     notes: tuple[str, ...] = ()
+
+
+def refuse_early(kg: Path, config: GraphConfig) -> None:
+    """InputError for what the file's beginning shows; for all that a graph of it would be refused for, where the file is small.
+
+    Imports little: to be called before what takes seconds to import or to start.
+    """
+    table = read_beginning(kg)
+    if table is not None:
+        extract_facts(table, config)
 
 
 def extract_facts(table: EdgeTable, config: GraphConfig) -> Facts:

@@ -33,6 +33,25 @@ sys.stderr.write("imported: " + " ".join(m for m in {HEAVY} if m in sys.modules)
     assert done.stderr.splitlines()[-1] == "imported: "
 
 
+@pytest.mark.parametrize("arguments", [["plan"], ["train"], ["compare", "--devices", "cpu,cpu"]], ids=lambda a: a[0])
+def test_a_small_file_is_refused_before_what_takes_seconds_to_import(tmp_path, arguments):
+    kg = tmp_path / "kg.csv"
+    kg.write_text("x_type,x_id,relation,y_type,y_id\ndrug,1,interacts,drug,1\n")
+    code = f"""
+import sys
+from flows.cli import main
+sys.argv = ["hgt", *{arguments}, "--kg", {str(kg)!r}]
+try:
+    main()
+except SystemExit as end:
+    sys.stderr.write(f"code {{end.code}}, imported: " + " ".join(m for m in ("torch", "prefect", "mlflow") if m in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+    said, end = done.stderr.splitlines()
+    assert "1 connect a node with itself" in said
+    assert end == "code 2, imported: "
+
+
 @pytest.mark.parametrize(
     ("arguments", "meant"),
     [

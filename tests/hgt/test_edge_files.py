@@ -16,7 +16,7 @@ import pytest
 
 from hgt import edge_files
 from hgt.config import GraphConfig
-from hgt.edge_table import check_header, read_edge_table
+from hgt.edge_table import read_beginning, read_edge_table
 from hgt.errors import InputError
 from hgt.graph import KnowledgeGraph
 
@@ -28,7 +28,7 @@ HEADER = ",".join(COLUMNS).encode()
 
 
 def told(path):
-    check_header(path)
+    read_beginning(path)
     table = read_edge_table(path)
     graph = KnowledgeGraph.from_edge_table(table, GraphConfig())
     return table.num_rows, graph.hash, {t: n.tolist() for t, n in graph.node_names.items()}
@@ -47,7 +47,7 @@ def refusal(tmp_path):
         if data is not None:
             (tmp_path / name).write_bytes(data)
         with pytest.raises(InputError) as caught:
-            check_header(tmp_path / name)
+            read_beginning(tmp_path / name)
         return str(caught.value)
 
     return message
@@ -117,7 +117,7 @@ def test_a_folder_of_parts(tmp_path, plain):
         assert [c.rows for c in read_edge_table(folder).counts] == [4, 5]
     ROWS.drop(columns="x_name").to_parquet(tmp_path / "parquet" / "part-00002.parquet")
     with pytest.raises(InputError, match=r"part-00002.parquet: has other columns than part-00000.parquet \(x_name\)"):
-        check_header(tmp_path / "parquet")
+        read_beginning(tmp_path / "parquet")
 
 
 def test_the_first_look_reads_a_few_megabytes_of_all_parts_together(tmp_path, monkeypatch):
@@ -126,7 +126,7 @@ def test_the_first_look_reads_a_few_megabytes_of_all_parts_together(tmp_path, mo
     monkeypatch.setattr("hgt.edge_table._FIRST_LOOK_BYTES", 1)
     with (tmp_path / "part-1.csv").open("a") as file:
         file.write("drug,1\n")
-    check_header(tmp_path)
+    read_beginning(tmp_path)
     with pytest.raises(InputError, match=r"part-1\.csv: row 10 has 2 columns"):
         read_edge_table(tmp_path)
 
@@ -143,13 +143,13 @@ def test_columns_in_the_names_of_folders(tmp_path):
 
 def test_other_folders_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="is a folder with no files"):
-        check_header(tmp_path)
+        read_beginning(tmp_path)
     (tmp_path / "a.txt").touch()
     with pytest.raises(InputError, match=r"is a folder with no such parts \(a.txt\)"):
-        check_header(tmp_path)
+        read_beginning(tmp_path)
     monkeypatch.setattr(edge_files, "_MOST_FILES", 0)
     with pytest.raises(InputError, match="more than 0 files"):
-        check_header(tmp_path)
+        read_beginning(tmp_path)
 
 
 NODES = pd.DataFrame(
@@ -163,12 +163,12 @@ def test_primekgs_nodes_and_edges(tmp_path, plain):
     edges = tmp_path / "edges.csv"
     PAIRS.to_csv(edges, index=False)
     with pytest.raises(InputError, match=r"has no nodes\.csv"):
-        check_header(edges)
+        read_beginning(edges)
     NODES.to_csv(tmp_path / "nodes.csv", index=False)
     assert told(edges) == told(tmp_path) == plain
     assert [c.path.name for c in read_edge_table(tmp_path).counts] == ["edges.csv", "nodes.csv"]
     with pytest.raises(InputError, match="is a table of nodes"):
-        check_header(tmp_path / "nodes.csv")
+        read_beginning(tmp_path / "nodes.csv")
     (tmp_path / "nodes.csv").rename(tmp_path / "nodes.tab")
     NODES.to_csv(tmp_path / "nodes.tab", index=False, sep="\t")
     assert told(edges) == plain
@@ -187,7 +187,7 @@ def test_nodes_that_do_not_fit_the_edges(tmp_path, change, what):
     PAIRS.to_csv(tmp_path / "edges.csv", index=False)
     change(NODES).to_csv(tmp_path / "nodes.csv", index=False)
     with pytest.raises(InputError, match=what):
-        check_header(tmp_path)
+        read_beginning(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_files_of_other_programs_are_named(tmp_path, refusal):
 def test_an_address_is_named_for_what_it_is(url, command):
     for path in (Path(url), Path(url).absolute()):
         with pytest.raises(InputError, match="is a URL") as caught:
-            check_header(path)
+            read_beginning(path)
         assert command in str(caught.value)
 
 

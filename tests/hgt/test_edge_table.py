@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hgt import csv_text as module
 from hgt.columns import EDGES
 from hgt.config import GraphConfig
-from hgt.edge_table import check_header, read_edge_table
+from hgt.edge_table import read_beginning, read_edge_table
 from hgt.errors import InputError
 from hgt.graph import KnowledgeGraph
 
@@ -209,12 +209,12 @@ def test_header_without_rows_is_refused_by_the_first_look(tmp_path):
     for data in (header, header.rstrip(), header + b"\r\n\n", b"\n" + header, b"\xef\xbb\xbf" + header, gzip.compress(header)):
         assert "header line but no rows" in refusal(tmp_path / "kg.csv", data)
         with pytest.raises(InputError, match="header line but no rows"):
-            check_header(tmp_path / "kg.csv")
+            read_beginning(tmp_path / "kg.csv")
     write(tmp_path / "kg.parquet", ROWS.iloc[:0])
     assert "header line but no rows" in refusal(tmp_path / "kg.parquet")
     with pytest.raises(InputError, match="header line but no rows"):
-        check_header(tmp_path / "kg.parquet")
-    check_header(write(tmp_path / "kg.csv", ROWS.iloc[:1]))
+        read_beginning(tmp_path / "kg.parquet")
+    read_beginning(write(tmp_path / "kg.csv", ROWS.iloc[:1]))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path, name, col
     assert f"required column(s) {column} missing" in message
     assert "display_relation" in message
     with pytest.raises(InputError, match=column):
-        check_header(tmp_path / name)
+        read_beginning(tmp_path / name)
 
 
 def test_a_repeated_column_is_refused(tmp_path):
@@ -334,7 +334,7 @@ FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChe
 def works_or_refuses(path, data):
     """What is read must be whole; what is not read must be an InputError. Anything else fails the test."""
     path.write_bytes(data)
-    for reader in (check_header, read_edge_table):
+    for reader in (read_beginning, read_edge_table):
         try:
             table = reader(path)
         except InputError:

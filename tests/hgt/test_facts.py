@@ -4,6 +4,8 @@ import pytest
 
 from hgt.config import GraphConfig, SplitConfig
 from hgt.edge_table import read_edge_table
+from hgt.errors import InputError
+from hgt.facts import refuse_early
 from hgt.graph import KnowledgeGraph
 from hgt.leakage import audit_split
 from hgt.split import split_facts
@@ -84,3 +86,16 @@ def test_of_many_edge_types_the_table_lists_the_largest(graph_of):
     assert "           55  facts of 10 more edge types" in short
     assert len(short) == len(graph.table().splitlines()) - 9
     assert "more" not in graph.table()
+
+
+def test_what_a_small_file_would_be_refused_for_is_told_early(tmp_path, monkeypatch):
+    kg = tmp_path / "kg.csv"
+    kg.write_text("x_type,x_id,relation,y_type,y_id\ndrug,1,interacts,drug,1\ndrug,2,interacts,drug,2\n")
+    with pytest.raises(InputError, match="2 connect a node with itself"):
+        refuse_early(kg, GraphConfig())
+    kg.write_text("x_type,x_id,relation,y_type,y_id\ndrug,1,interacts,drug,2\n")
+    with pytest.raises(InputError, match=r"Unknown node type.* gene"):
+        refuse_early(kg, GraphConfig(include_node_types=("gene",)))
+    refuse_early(kg, GraphConfig())
+    monkeypatch.setattr("hgt.edge_table._FIRST_LOOK_BYTES", 1)
+    refuse_early(kg, GraphConfig(include_node_types=("gene",)))  # of a large file the beginning alone is looked at

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from hgt.config import GraphConfig, RunConfig, parameters
-from hgt.errors import HgtError, InputError, TrainingDiverged, printable
+from hgt.errors import HgtError, InputError, TrainingDiverged, counted, printable
 from hgt.parameter import Parameter
 
 _IN_SESSION = "HGT_SESSION_PARENT"  # as `flows/session.py` has it, which `hgt --help` does without
@@ -278,7 +278,8 @@ def plan(kg: Path, **given: Any) -> int:
     table = read_edge_table(kg)
     graph = KnowledgeGraph.from_edge_table(table, config.graph)
     click.echo("\n".join([*map(str, table.counts), *graph.notes]))
-    click.echo(f"{graph.total_nodes:,} nodes, {graph.total_facts:,} facts, {len(graph.edge_types)} edge types")
+    size = {"node": graph.total_nodes, "fact": graph.total_facts, "edge type": len(graph.edge_types)}
+    click.echo(", ".join(counted(n, what) for what, n in size.items()))
     split = split_facts(graph, config.split)  # a split that training would refuse is refused here
     memory = plan_memory(graph, config, probe)
     click.echo(memory.table())

@@ -22,6 +22,7 @@ from hgt.batches import Batches, num_batches_per_epoch
 from hgt.config import RunConfig
 from hgt.device import DeviceMemory, prepare_device, probe_device
 from hgt.events import epochs_by_number
+from hgt.facts import edge_type_name
 from hgt.graph import KnowledgeGraph
 from hgt.identity import Identity
 from hgt.memory import memory_limit
@@ -115,7 +116,7 @@ class _Run:
         """Of the test facts, as HGT's are ranked."""
         with self.memory.phase("evaluation"):
             report = rank_facts(embeddings.to(self.device), decoder.to(self.device), self.split.of(TEST), self.index)
-        by_edge_type = {" - ".join(e): m.mrr for e, m in report.by_edge_type.items()}
+        by_edge_type = {edge_type_name(e): m.mrr for e, m in report.by_edge_type.items()}
         return {"all nodes": report.all_nodes.mrr, "typed": report.typed.mrr, **by_edge_type}
 
 
@@ -158,7 +159,7 @@ def _hgt_mrr(folder: RunFolder, identity: Identity) -> Mrr | None:
     if ranking is None:
         return None
     largest_first = sorted(ranking["by_edge_type"], key=lambda m: -int(m["num_ranks"]))
-    by_edge_type = {" - ".join(m["edge_type"]): m["mrr"] for m in largest_first}
+    by_edge_type = {edge_type_name(m["edge_type"]): m["mrr"] for m in largest_first}
     return {"all nodes": ranking["all_nodes"]["mrr"], "typed": ranking["typed"]["mrr"], **by_edge_type}
 
 

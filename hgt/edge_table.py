@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from hgt.columns import CODES
 from hgt.edge_files import EdgeFiles
-from hgt.errors import InputError
+from hgt.errors import InputError, quoted
 from hgt.node_ids import spelled_once
 from hgt.row_counts import FileCounts
 
@@ -131,7 +131,10 @@ def _merge_spellings(
 
 
 def _refuse_missing(path: Path, columns: tuple[str, ...], values: list[str], codes: list[np.ndarray], nothing: str) -> None:
-    """Raises InputError when a value is nothing but white space. values: as the file has them"""
+    """Raises InputError when a value is nothing but white space, or has a NUL, which arrays of text lose. values: as the file has them"""
+    for value in values:
+        if "\0" in value:
+            raise InputError(f"{path}: {quoted(value)} ({' or '.join(columns)}) has a NUL character. Remove it.")
     bad = np.array([not v.strip() for v in values], dtype=bool)
     if not bad.any():
         return
@@ -139,10 +142,10 @@ def _refuse_missing(path: Path, columns: tuple[str, ...], values: list[str], cod
         rows = np.flatnonzero(bad[column_codes])
         if len(rows):
             spelled = sorted({values[c] for c in column_codes[rows]})[:3]
-            quoted = ", ".join(nothing if not v else json.dumps(v) for v in spelled)
+            shown_values = ", ".join(nothing if not v else json.dumps(v) for v in spelled)
             shown = ", ".join(str(r + 1) for r in rows[:5]) + (", ..." if len(rows) > 5 else "")
             raise InputError(
-                f"{path}: column {column} is empty ({quoted}) in {len(rows):,} row(s): {shown} (counted from the first row below "
+                f"{path}: column {column} is empty ({shown_values}) in {len(rows):,} row(s): {shown} (counted from the first row below "
                 "the header). Fill in or remove these rows."
             )
 

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hgt.errors import InputError, is_disk_full, listed, quoted
-from hgt.facts import EdgeType
+from hgt.facts import EdgeType, edge_type_name
 from hgt.input_file import check_file, check_table, parsed_json
 from hgt.layer import HGTLayer
 from hgt.length_bound import MOST_BETWEEN_LAYERS, shortened
@@ -57,7 +57,7 @@ class Embeddings:
         """
         decoder = Decoder(len(edge_types), self.vectors.shape[1], self.origin.get("decoder", "distmult") if self.edge_types else "distmult")
         place = {e: i for i, e in enumerate(self.edge_types)}
-        missing = [" - ".join(e) for e in edge_types if place and e not in place]
+        missing = [edge_type_name(e) for e in edge_types if place and e not in place]
         if missing:
             raise InputError(f"relations.parquet lacks {listed(missing)}, which the graph has. Give the file of the same run.")
         decoder.relation.data.copy_(self.relations[[place[e] for e in edge_types]] if place else torch.ones_like(decoder.relation))

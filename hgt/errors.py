@@ -27,6 +27,11 @@ def listed(names: Sequence[str], num_all: int | None = None, most: int = 5) -> s
     return ", ".join(names[:most]) + (f" and {more:,} more" if more else "")
 
 
+def counted(number: int, what: str) -> str:
+    """what: in the singular, of those that take an s"""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def quoted(value: object) -> str:
     """A value as a message shows it: printable, on one line, its beginning where it is long."""
     try:

@@ -6,7 +6,7 @@ counted under its reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,16 @@ import numpy as np
 
 from hgt.config import GraphConfig
 from hgt.edge_table import EdgeTable, read_beginning
-from hgt.errors import InputError
+from hgt.errors import InputError, printable
 from hgt.subgraph import connected_sample
 
 EdgeType = tuple[str, str, str]
 _SHOWN = 5  # nodes in a note
+
+
+def edge_type_name(edge_type: Iterable[str]) -> str:
+    """As people read it: on one line."""
+    return printable(" - ".join(edge_type))
 
 
 @dataclass(frozen=True)

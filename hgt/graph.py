@@ -24,8 +24,8 @@ from torch import Tensor
 
 from hgt.config import GraphConfig
 from hgt.edge_table import EdgeTable
-from hgt.errors import InputError
-from hgt.facts import DroppedRows, EdgeType, extract_facts
+from hgt.errors import InputError, counted, printable
+from hgt.facts import DroppedRows, EdgeType, edge_type_name, extract_facts
 from hgt.input_file import check_file, read_json
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class KnowledgeGraph:
             reverse = (tail, f"rev_{relation}", head)
             if reverse in self.edge_index and (head, relation, tail) not in self.symmetric:
                 raise InputError(
-                    f"Edge type {' - '.join(reverse)} has the name of the reverse of {' - '.join((head, relation, tail))}, which is "
-                    "added by itself. Remove these edges, or rename the relation."
+                    f"Edge type {edge_type_name(reverse)} has the name of the reverse of {edge_type_name((head, relation, tail))}, "
+                    "which is added by itself. Remove these edges, or rename the relation."
                 )
 
     @property
@@ -221,11 +221,11 @@ class KnowledgeGraph:
 
         most: how many types and edge types to list, the largest; None: all
         """
-        lines = [f"{self.total_nodes:,} nodes of {len(self.node_types)} types"]
+        lines = [f"{counted(self.total_nodes, 'node')} of {counted(len(self.node_types), 'type')}"]
         lines += _largest(self.num_nodes, most, "types", "nodes")
-        lines += [f"{self.total_facts:,} facts of {len(self.edge_types)} edge types"]
+        lines += [f"{counted(self.total_facts, 'fact')} of {counted(len(self.edge_types), 'edge type')}"]
         read_as = {e: "symmetric" if e in self.symmetric else "directed" for e in self.edge_types}
-        lines += _largest({f"{' - '.join(e)}  ({read_as[e]})": n for e, n in self.num_facts.items()}, most, "edge types", "facts")
+        lines += _largest({f"{edge_type_name(e)}  ({read_as[e]})": n for e, n in self.num_facts.items()}, most, "edge types", "facts")
         lines.append("rows that are no fact of their own")
         lines += [f"  {n:>11,}  {reason.replace('_', ' ')}" for reason, n in self.dropped.as_dict().items()]
         return "\n".join(lines)
@@ -234,7 +234,7 @@ class KnowledgeGraph:
 def _largest(counts: dict[str, int], most: int | None, kind: str, unit: str) -> list[str]:
     """A line for each of the largest counts, and one for all others. most: how many; None: all"""
     ordered = sorted(counts.items(), key=lambda item: -item[1])
-    lines = [f"  {n:>11,}  {name}" for name, n in ordered[:most]]
+    lines = [f"  {n:>11,}  {printable(name)}" for name, n in ordered[:most]]
     others = [n for _, n in ordered[most:]] if most is not None else []
     return lines + ([f"  {sum(others):>11,}  {unit} of {len(others):,} more {kind}"] if others else [])
 

@@ -15,6 +15,7 @@ import torch
 
 from hgt.config import SplitConfig
 from hgt.errors import HgtError, InputError
+from hgt.facts import edge_type_name
 from hgt.graph import KnowledgeGraph
 from hgt.split import TEST, TRAIN, VAL, EdgeSplit, holdout_edge_types
 
@@ -139,7 +140,7 @@ def _twins(graph: KnowledgeGraph, split: EdgeSplit) -> list[str]:
     found = sorted(_shared_pairs(graph, split), key=lambda twin: -twin[0])
     if not found:
         return []
-    names = [" - ".join(e) for e in graph.edge_types]
+    names = [edge_type_name(e) for e in graph.edge_types]
     advice = "Take one of the two relations out of the file if they tell the same."
     if len(found) == 1:
         share, own, other = found[0]

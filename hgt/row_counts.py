@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hgt.csv_quotes import TextBlock
-from hgt.errors import InputError
+from hgt.errors import InputError, counted
 
 
 @dataclass
@@ -40,8 +40,8 @@ class FileCounts:
 
     def __str__(self) -> str:
         if self.lines is None:
-            return f"{self.path}: {self.rows:,} rows"
-        parts = [f"{self.header} header", f"{self.rows:,} rows"]
+            return f"{self.path}: {counted(self.rows, 'row')}"
+        parts = [f"{self.header} header", counted(self.rows, "row")]
         parts += [f"{self.blank:,} blank"] if self.blank else []
-        parts += [f"{self.breaks:,} line breaks within values"] if self.breaks else []
-        return f"{self.path}: {self.lines:,} lines = {' + '.join(parts)}"
+        parts += [f"{counted(self.breaks, 'line break')} within values"] if self.breaks else []
+        return f"{self.path}: {counted(self.lines, 'line')} = {' + '.join(parts)}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from hgt.config import ValidationConfig
 from hgt.edge_classification import ClassificationMetrics, ClassificationReport
+from hgt.facts import edge_type_name
 from hgt.geometry import Geometry
 from hgt.neighbourhoods import Neighbourhoods
 from hgt.ranking import RankingMetrics, RankingReport
@@ -114,7 +115,7 @@ def _ranking_lines(ranking: RankingReport, classification: ClassificationReport 
     ]
     by_size = sorted(ranking.by_edge_type.items(), key=lambda i: -i[1].num_ranks)
     everywhere = ranking.by_edge_type_all_nodes
-    told = [_ranking_line("  " + " - ".join(e), m, pairs.get(e)) + f"{everywhere[e].mrr:>9.4f}" for e, m in by_size]
+    told = [_ranking_line("  " + edge_type_name(e), m, pairs.get(e)) + f"{everywhere[e].mrr:>9.4f}" for e, m in by_size]
     worst = sorted(range(len(told)), key=lambda i: by_size[i][1].mrr / by_size[i][1].chance_mrr)
     return lines + shortened(told, "edge types", "with most ranks", [told[i] for i in worst])
 

@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from hgt.config import RunConfig
 from hgt.edge_table import read_edge_table
+from hgt.facts import edge_type_name
 from hgt.graph import KnowledgeGraph
 from hgt.leakage import audit_split
 from hgt.split import EdgeSplit, holdout_edge_types, split_facts
@@ -65,9 +66,9 @@ def _not_held_out(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) ->
     shares = f"{config.split.val_fraction:g} for validation and {config.split.test_fraction:g} for the test"
     why = f"too few to hold out {shares}" if split.node_part is None else "none of a held-out node"
     largest = sorted(due, key=lambda e: -graph.num_facts[e])[:_WORST]
-    named = ", ".join(f"{' - '.join(e)} ({graph.num_facts[e]})" for e in largest)
+    named = ", ".join(f"{edge_type_name(e)} ({graph.num_facts[e]})" for e in largest)
     if len(due) == 1:
-        return [f"{' - '.join(due[0])} has {graph.num_facts[due[0]]} fact(s), {why}: all of them train, none is ranked"]
+        return [f"{edge_type_name(due[0])} has {graph.num_facts[due[0]]} fact(s), {why}: all of them train, none is ranked"]
     facts = sum(graph.num_facts[e] for e in due)
     more = f"; the {_WORST} largest are" if len(due) > _WORST else ":"
     return [f"{len(due):,} edge types have {facts:,} fact(s), each {why}: all of them train, none is ranked{more} {named}"]

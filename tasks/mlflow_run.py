@@ -25,6 +25,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
 from sqlalchemy.engine import make_url
 
 from hgt.errors import is_disk_full
+from hgt.input_file import check_file
 from hgt.run_folder import RunFolder
 from tasks.home import hgt_home, own_store
 from tasks.tracked_name import MAX_PARAMETER, MAX_TAG, REAL, tracked_name, tracked_text
@@ -94,7 +95,7 @@ class MlflowRun:
         self._id_file = folder.path / "mlflow_run_id"
         self._tags = {MLFLOW_RUN_NAME: folder.path.name, "hgt.run": folder.path.name, **(tags or {})}
         self.was_finished = False
-        known = self._id_file.read_text(errors="replace").strip() if self._id_file.exists() else ""
+        known = self._id_before()
         self.is_new = not (known and self._holds(known))
         self.run_id = self._create(may_be_there) if self.is_new else known
         if known and self.is_new:
@@ -155,6 +156,13 @@ class MlflowRun:
     @property
     def status(self) -> str:
         return str(self._data().info.status)
+
+    def _id_before(self) -> str:
+        """What the run folder remembers; empty for a run that has no MLflow run yet."""
+        if not self._id_file.exists():
+            return ""
+        check_file(self._id_file, "Remove it: the run goes on in a new MLflow run.")
+        return self._id_file.read_text(errors="replace").strip()
 
     def remember(self) -> None:
         """Write the run's id into the run folder, so that a resumed run goes on in it."""

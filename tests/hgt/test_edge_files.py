@@ -63,9 +63,10 @@ def zipped(path, **members):
 @pytest.mark.parametrize(
     "data",
     [
-        gzip.compress(UTF8), bz2.compress(UTF8), lzma.compress(UTF8), pa.compress(UTF8, codec="zstd", asbytes=True),
+        gzip.compress(UTF8, mtime=0), bz2.compress(UTF8), lzma.compress(UTF8), pa.compress(UTF8, codec="zstd", asbytes=True),
         TEXT.encode("utf-8-sig"), TEXT.encode("utf-16"), TEXT.encode("utf-16-le"), TEXT.encode("utf-16-be"), TEXT.encode("utf-32"),
-        gzip.compress(TEXT.encode("utf-16")), ROWS.to_csv(index=False, sep="\t").encode(), ROWS.to_csv(index=False, sep=";").encode(),
+        gzip.compress(TEXT.encode("utf-16"), mtime=0),
+        ROWS.to_csv(index=False, sep="\t").encode(), ROWS.to_csv(index=False, sep=";").encode(),
         UTF8.replace(HEADER, b"ORCID," + HEADER).replace(b"\ndrug", b"\n0,drug"), UTF8.replace(b"\n", b"\r\n"),
         UTF8.replace(HEADER, b" X_Type,\tX_ID ,relation , Y_TYPE,y_id\xc2\xa0,x_name,y_name"),
     ],
@@ -193,7 +194,7 @@ def test_nodes_that_do_not_fit_the_edges(tmp_path, change, what):
 @pytest.mark.parametrize(
     ("data", "what", "command"),
     [
-        (gzip.compress(b"X\n\x00\x00\x00\x03\x00"), "an R object (RDS)", "Rscript"),
+        (gzip.compress(b"X\n\x00\x00\x00\x03\x00", mtime=0), "an R object (RDS)", "Rscript"),
         (b"\n<!DOCTYPE html>\n<html>", "a web page (HTML)", "download the file itself"),
         (b"<?xml version='1.0'?><graphml/>", "is XML", "as CSV"),
         (ROWS.to_json(orient="records").encode(), "is JSON", "pandas.read_json('kg.csv')"),

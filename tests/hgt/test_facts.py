@@ -88,6 +88,12 @@ def test_of_many_edge_types_the_table_lists_the_largest(graph_of):
     assert "more" not in graph.table()
 
 
+def test_a_line_break_in_a_name_stays_within_its_line(graph_of):
+    shown = graph_of([('"a\nb"', i, "is\tof", "c", i) for i in range(3)]).table()
+    assert [line.strip() for line in shown.splitlines() if "\\n" in line] == ["3  a\\nb", "3  a\\nb - is\\tof - c  (directed)"]
+    assert shown.splitlines()[3] == "3 facts of 1 edge type"
+
+
 def test_what_a_small_file_would_be_refused_for_is_told_early(tmp_path, monkeypatch):
     kg = tmp_path / "kg.csv"
     kg.write_text("x_type,x_id,relation,y_type,y_id\ndrug,1,interacts,drug,1\ndrug,2,interacts,drug,2\n")

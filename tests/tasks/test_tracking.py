@@ -5,6 +5,7 @@ stops a run.
 import _thread
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -168,6 +169,12 @@ def test_what_was_deleted_in_mlflow_does_not_stop_a_run(folder, said):
         pass
     assert run_of(folder).info.experiment_id == second.experiment_id
     assert ["(any more)" in said[0], "it is restored" in said[1], len(said)] == [True, True, 2]
+
+
+def test_a_pipe_where_the_id_should_be_is_not_waited_for(home, folder):
+    os.mkfifo(folder.path / "mlflow_run_id")
+    with pytest.raises(InputError, match=r"mlflow_run_id: is a pipe or device\. Remove it"), tracked(folder):
+        pass
 
 
 def test_a_new_run_that_is_refused_leaves_nothing_in_its_folder(home, tmp_path):

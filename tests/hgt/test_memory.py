@@ -32,6 +32,7 @@ from tests.bench.graphs import PRIMEKG_SIZE, primekg_like, write_csv
 from tests.hgt.live_bytes import LiveBytes, tensors_in
 from tests.hgt.pairwise import pairwise
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 GPU = DeviceProbe("cuda", "a GPU", 80 << 30, "made for this test", torch.__version__, "x86_64")
 graph_of_size = functools.cache(primekg_like)
 COMPUTED_AGAIN = {"recompute_layers": True, "keep_projections": False}

@@ -32,8 +32,7 @@ DEVICE = torch.device("mps")
 WHOLE = {"val_fraction": 1e-9, "test_fraction": 1e-9}
 SHORT = {"accumulation_steps": 1, "num_layers": 1}
 VARIANTS = {
-    "complex decoder": {"decoder": "complex"},
-    "layers recomputed": {"recompute_layers": True},
+    "complex decoder, layers recomputed": {"decoder": "complex", "recompute_layers": True},
     "contrastive loss": {"contrastive_weight": 0.5, "dropout": 0.0, "input_dropout": 0.0},
 }
 

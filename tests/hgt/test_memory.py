@@ -201,7 +201,7 @@ def live_peaks(graph, config, form, device, patch):
 
 # One of each kind of graph, step and way to keep what the backward pass needs; the rest is slow.
 _FAST = {
-    "cuda": ("few nodes", "narrow", "contrastive loss", "four layers computed again", "dense, a tenth drawn"),
+    "cuda": ("few nodes", "contrastive loss", "four layers computed again", "dense, a tenth drawn"),
     "cpu": ("few nodes", "no average", "rows projected", "dense and narrow", "dense, a tenth drawn"),
 }
 

@@ -169,7 +169,7 @@ def drawn_edges(kernels: Kernels) -> dict[str, Report]:
 def plants(kernels: Kernels) -> dict[str, Report]:
     """A small step as it is, and with the plants in its backward pass: those of one call all in the same step, each recorded by itself."""
     built = build(kernels, _small(), **SHORT)
-    reports = {"nothing": report(trace_training(built))}
+    reports = {"nothing": report(trace_training(built, 1))}
     first = next(built.trainee.model.parameters())
     alone = {name: plant.do for name, plant in PLANTS.items() if plant.kind == "shapes differ"}
     for name, do in alone.items():

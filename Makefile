@@ -56,7 +56,8 @@ lint: install
 	$(VENV)/bin/lint-imports
 
 # Two files of tests at a time, long ones first, one thread each: threads of two trainings on two cores wait for one another.
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Bytecode is kept whatever the environment says: 30 programs that the tests start would compile the product anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The checks run beside the tests: mypy alone holds one core for half a minute.
 test: install

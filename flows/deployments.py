@@ -13,7 +13,7 @@ from flows import session
 from flows.containers import engine_info, running_flow_runs
 from flows.services import FRESH_SECONDS, POOLS, Addresses, Say, Service, ask, environment, heartbeat_ages, services_folder, worker_name
 from hgt.errors import HgtError
-from tasks.container import user_in_containers
+from tasks.engine import user_in_containers
 from tasks.home import hgt_home
 from tasks.image import image_name
 

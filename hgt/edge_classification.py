@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
-import sklearn.metrics
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -123,6 +122,8 @@ def _scores(embeddings: Tensor, decoder: Decoder, facts: Tensor) -> np.ndarray:
 
 def _metrics(positive: np.ndarray, negative: np.ndarray) -> ClassificationMetrics:
     """Ties count half in the AUROC; in the AUPRC tied scores are one step."""
+    import sklearn.metrics  # 1 s, for whoever classifies: others read the figures alone
+
     label = np.repeat([1, 0], [len(positive), len(negative)])
     _, score = np.unique(np.concatenate([positive, negative]), return_inverse=True)  # places tell all; infinite scores are refused
     return ClassificationMetrics(

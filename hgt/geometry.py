@@ -12,9 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import sklearn
-import sklearn.metrics
-import sklearn.neighbors
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -154,6 +151,8 @@ def _silhouette(points: np.ndarray, types: np.ndarray) -> float | None:
     """How much nearer nodes are to their own type than to the next one: -1 to 1, 0 where types lie over one another."""
     if not 2 <= len(np.unique(types)) < len(points):
         return None
+    import sklearn.metrics  # 1 s, for whoever measures: others read the figures alone
+
     with sklearn.config_context(working_memory=_SILHOUETTE_MB):
         return float(sklearn.metrics.silhouette_score(points, types))
 
@@ -215,6 +214,8 @@ def _type_accuracy(points: np.ndarray, types: np.ndarray) -> float | None:
         told_apart = distinct[counts > 1]  # a type's only node has no neighbour of its type
     if len(distinct) < 2 or not len(told_apart):
         return None
+    import sklearn.neighbors
+
     _, neighbours = sklearn.neighbors.NearestNeighbors(n_neighbors=2).fit(points).kneighbors(points)
     own = np.arange(len(points))
     nearest = np.where(neighbours[:, 0] == own, neighbours[:, 1], neighbours[:, 0])

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +27,7 @@ from hgt.errors import HgtError
 from hgt.events import EventReader
 from hgt.run_folder import RunFolder
 from tasks.container_guard import GUARD_LABEL
-from tasks.engine import EngineError, connect, engine_address, remove
+from tasks.engine import EngineError, connect, engine_address, remove, user_in_containers
 from tasks.image import SOURCE_LABEL, image_name, source_hash
 from tasks.outcome import MAX_OUTPUT, OnEvent, failure, follow, killed_for_memory
 
@@ -69,12 +69,6 @@ def engine_memory_bytes() -> int:
     """Memory of the machine that containers run on: this one, or Docker Desktop's virtual one. Raises HgtError without an engine."""
     with _engine() as client:
         return int(_asked(client.info)["MemTotal"])
-
-
-def user_in_containers(info: Mapping[str, Any]) -> str:
-    """uid:gid of whoever calls; a rootless engine's root is the caller."""
-    rootless = any("rootless" in option for option in info.get("SecurityOptions") or ())
-    return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
 
 
 def run_container(program: str, folder: RunFolder, on_event: OnEvent, memory_bytes: int, *arguments: str) -> None:

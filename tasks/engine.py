@@ -1,4 +1,4 @@
-"""The Docker engine: where it listens, and how a container is removed. Imports nothing but the Docker SDK, so that
+"""The Docker engine: where it listens, as whom its containers run, and how one is removed. Imports nothing but the Docker SDK, so that
 container_guard.py stays small."""
 
 from __future__ import annotations
@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Mapping
+from typing import Any
 
 import docker
 import docker.context
@@ -36,6 +38,12 @@ def connect(timeout_seconds: float) -> docker.DockerClient:
     if "DOCKER_HOST" in os.environ:
         return docker.from_env(timeout=timeout_seconds)  # with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH
     return docker.DockerClient(base_url=address, timeout=timeout_seconds)
+
+
+def user_in_containers(info: Mapping[str, Any]) -> str:
+    """uid:gid of whoever calls; a rootless engine's root is the caller."""
+    rootless = any("rootless" in option for option in info.get("SecurityOptions") or ())
+    return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
 
 
 def remove(container: Container) -> None:

@@ -102,6 +102,28 @@ def end_group(pid):
 
 
 @contextlib.contextmanager
+def without_shape_checks():
+    """As the product runs. They take up to a third of the time, where the tests of the functions within make them already.
+
+    HGT_CHECK_SHAPES=1 keeps them: `.ci/run` sets it for the slow tests.
+    """
+    from jaxtyping import config
+
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", os.environ.get("HGT_CHECK_SHAPES") != "1")
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="module")
+def unchecked_shapes():
+    with without_shape_checks():
+        yield
+
+
+@contextlib.contextmanager
 def locked(path):
     """Alone among all that lock this file."""
     with path.open("w") as lock:

@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from hgt.step import Steps
+from tests.conftest import without_shape_checks
 
 _INJECTED = Path(__file__).with_name("injected") / "sitecustomize.py"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -45,16 +46,20 @@ def run_command(arguments, environment, store=None):
     with contextlib.ExitStack() as held:
         held.enter_context(_environment(environment))
         held.enter_context(_prefect_settings(environment))
+        held.enter_context(without_shape_checks())
         patch = held.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(session, "inside", lambda: True)  # its session of its own is for Ctrl-C
         patch.setattr(session, "enter", lambda: None)
         patch.setattr(session, "run", lambda given: _called(cli.main, ["hgt", *given]))  # `hgt compare`
         _programs_here(patch)
         out, err = held.enter_context(_captured())
+        gc.freeze()  # what is there already is not looked through below: it takes as long as a training
+        held.callback(gc.unfreeze)
         if store and arguments[0] in ("train", "compare") and not home.exists():
             home.mkdir()
             shutil.copy(store, home / "mlflow.db")
         code = _called(cli.main, ["hgt", *map(str, arguments)])
+        gc.collect()  # the Docker SDK leaves the socket of a failed connection to it
     return Done(code, out.getvalue(), err.getvalue())
 
 
@@ -95,6 +100,8 @@ def _run(module, patch):
         spec.loader.exec_module(injected)
         sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, injected.Finder)]
         injected.wrap(importlib.import_module("hgt.step"))
+    # jaxtyping 0.3.11 makes runpy keep the code with its checks where Python looks for the plain code: the product would load it.
+    patch.setattr(sys, "dont_write_bytecode", True)
     runpy.run_module(module, run_name="__main__")
 
 
@@ -123,7 +130,6 @@ def _captured():
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are a process's own affair
         yield out, err
-        gc.collect()  # the Docker SDK leaves the socket of a failed connection to it
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -26,6 +27,8 @@ from hgt.run_folder import RunFolder
 from hgt.step_form import StepForm
 from tests.conftest import CHECKOUT, HGT, LAX, SMALL, data_file, living_processes, options, runs_of, wait_for
 
+SHORT = SMALL | {"num_epochs": 1, "baselines": "none"}
+
 
 def run_folder_of(environment):
     (folder,) = (Path(environment["HGT_HOME"]) / "runs").iterdir()
@@ -36,9 +39,9 @@ def events(folder, kind):
     return [e for e in EventReader(folder / "events.jsonl").new() if e["event"] == kind]
 
 
-def test_train_tracks_everything_in_one_mlflow_run(hgt, hgt_here, environment, small_kg, tmp_path):
+def test_train_tracks_everything_in_one_mlflow_run(hgt_here, environment, small_kg, tmp_path):
     csv = tmp_path / "embeddings.csv"
-    done = hgt("train", "--kg", small_kg, "--output-csv", csv, *options(SMALL | LAX))
+    done = hgt_here("train", "--kg", small_kg, "--output-csv", csv, *options(SMALL | LAX))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     for words in (
@@ -114,7 +117,7 @@ def test_a_refused_file_never_aborts_the_program(environment, tmp_path):
 
 
 def test_rejected_embeddings_end_with_exit_code_3(hgt_here, environment, small_kg):
-    done = hgt_here("train", "--kg", small_kg, *options(SMALL | {"num_epochs": 1, "min_mrr_over_chance": 1000}))
+    done = hgt_here("train", "--kg", small_kg, *options(SHORT | {"min_mrr_over_chance": 1000}))
     assert done.returncode == 3, done.stdout + done.stderr
     assert "REJECTED" in done.stdout
     assert "typed MRR over chance" in done.stdout.strip().splitlines()[-1]
@@ -127,7 +130,7 @@ def test_rejected_embeddings_end_with_exit_code_3(hgt_here, environment, small_k
 
 def test_checks_that_are_not_required_reject_nothing(hgt_here, environment, small_kg):
     lax = ("--required-checks", "finite", "--required-checks", "distinct_rows")
-    done = hgt_here("train", "--kg", small_kg, *lax, *options(SMALL | {"num_epochs": 1, "min_mrr_over_chance": 1000}))
+    done = hgt_here("train", "--kg", small_kg, *lax, *options(SHORT | {"min_mrr_over_chance": 1000}))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ACCEPTED" in done.stdout
     _, (run,) = runs_of(environment)
@@ -296,10 +299,13 @@ def test_a_refused_resume_leaves_configuration_place_and_plan(monkeypatch, tmp_p
     assert folder.plan.read_text() == "as asked for"
 
 
-def test_ctrl_c_stops_at_once_and_resume_goes_on(hgt_here, environment, small_kg, tmp_path):
+def test_ctrl_c_stops_at_once_and_resume_goes_on(hgt_here, environment, empty_store, small_kg, tmp_path):
+    home = Path(environment["HGT_HOME"])
+    home.mkdir()
+    shutil.copy(empty_store, home / "mlflow.db")
     log = tmp_path / "log"
     with log.open("w") as out:
-        command = [*HGT, "train", "--kg", str(small_kg), *options(SMALL | {"num_epochs": 2, "min_batches_per_epoch": 20})]
+        command = [*HGT, "train", "--kg", str(small_kg), *options(SHORT | {"num_epochs": 2, "min_batches_per_epoch": 20})]
         child = subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdout=out, stderr=out, start_new_session=True)
     wait_for(lambda: "epoch    1/2" in log.read_text() or child.poll() is not None, 100, f"the first epoch ({log})")
     os.killpg(child.pid, signal.SIGINT)  # as the terminal does
@@ -319,7 +325,7 @@ def test_ctrl_c_stops_at_once_and_resume_goes_on(hgt_here, environment, small_kg
 
 def test_a_refused_resume_changes_nothing(hgt_here, environment, small_kg):
     """Neither what it asked for is kept, nor is MLflow told of it: the run may be training just then, led by another flow."""
-    assert hgt_here("train", "--kg", small_kg, *options(SMALL | LAX | {"num_epochs": 1})).returncode == 0
+    assert hgt_here("train", "--kg", small_kg, *options(SHORT | LAX)).returncode == 0
     folder = run_folder_of(environment)
     before = (folder / "config.json").read_bytes()
 
@@ -435,7 +441,7 @@ def test_a_killed_trainer_is_told_of_and_resumed(environment, hgt_here, small_kg
 
 
 def test_resume_refuses_another_configuration_and_names_both(hgt_here, environment, small_kg):
-    assert hgt_here("train", "--kg", small_kg, *options(SMALL | {"num_epochs": 1})).returncode in (0, 3)
+    assert hgt_here("train", "--kg", small_kg, *options(SHORT)).returncode in (0, 3)
     run = run_folder_of(environment).name
     refused = hgt_here("train", "--resume", run, "--embedding-dim", "64")
     assert refused.returncode == 2

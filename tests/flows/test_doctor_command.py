@@ -13,6 +13,8 @@ from hgt.device import DeviceProbe
 from tests.hgt.faulty_products import faulty_step
 from tests.hgt.test_comparison import SMALL
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 
 @pytest.fixture
 def run(monkeypatch, capfd):

@@ -52,6 +52,13 @@ except SystemExit as end:
     assert end == "code 2, imported: "
 
 
+def test_asking_the_services_imports_nothing_that_takes_long():
+    libraries = ("torch", "numpy", "pandas", "prefect", "mlflow")
+    code = f"import sys, flows.up, flows.status, flows.down; print([m for m in {libraries} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "meant"),
     [

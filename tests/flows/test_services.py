@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -77,9 +78,10 @@ class Home:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, one_prefect_server):
+def home(tmp_path_factory, one_prefect_server, empty_store):
     home = Home(tmp_path_factory.mktemp("services") / "home of mine")
     one_prefect_server.save_migrations(home.path)
+    shutil.copy(empty_store, home.path / "mlflow.db")
     try:
         command = [*HGT, "up", *map(str, home.ports)]
         done = subprocess.run(command, env=home.environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=220)

@@ -11,6 +11,7 @@ from hgt.errors import DeviceRefused, OutOfMemory
 from hgt.step import train_step
 from tests.hgt.faulty_products import faulty_step
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 CPU = torch.device("cpu")
 SMALL = Workload(
     first=(1500, 200, 100), other=(1700, 150, 120),

@@ -14,6 +14,8 @@ from hgt.known_issues import Machine
 from tests.hgt.faulty_products import faulty_step
 from tests.hgt.test_comparison import SMALL
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 
 @pytest.fixture
 def only_a_cpu(monkeypatch):

@@ -32,6 +32,7 @@ from tests.bench.graphs import PRIMEKG_SIZE, primekg_like, write_csv
 from tests.hgt.live_bytes import LiveBytes, tensors_in
 from tests.hgt.pairwise import pairwise
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 GPU = DeviceProbe("cuda", "a GPU", 80 << 30, "made for this test", torch.__version__, "x86_64")
 graph_of_size = functools.cache(primekg_like)
 COMPUTED_AGAIN = {"recompute_layers": True, "keep_projections": False}
@@ -200,7 +201,7 @@ def live_peaks(graph, config, form, device, patch):
 
 # One of each kind of graph, step and way to keep what the backward pass needs; the rest is slow.
 _FAST = {
-    "cuda": ("few nodes", "narrow", "contrastive loss", "four layers computed again", "dense, a tenth drawn"),
+    "cuda": ("few nodes", "contrastive loss", "four layers computed again", "dense, a tenth drawn"),
     "cpu": ("few nodes", "no average", "rows projected", "dense and narrow", "dense, a tenth drawn"),
 }
 

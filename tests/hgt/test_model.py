@@ -93,7 +93,7 @@ def test_every_edge_type_has_a_reverse_and_symmetric_ones_are_their_own(graph):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("node_batch_size", [1, 7, 64, 10_000])
+@pytest.mark.parametrize("node_batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, 64, 10_000])
 def test_inference_in_chunks_equals_one_forward(model, whole, node_batch_size):
     whole_pass = model.encoder.encode(whole)
     torch.testing.assert_close(infer_layerwise(model.encoder, whole, node_batch_size), whole_pass, atol=1e-5, rtol=1e-5)

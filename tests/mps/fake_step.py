@@ -32,8 +32,7 @@ DEVICE = torch.device("mps")
 WHOLE = {"val_fraction": 1e-9, "test_fraction": 1e-9}
 SHORT = {"accumulation_steps": 1, "num_layers": 1}
 VARIANTS = {
-    "complex decoder": {"decoder": "complex"},
-    "layers recomputed": {"recompute_layers": True},
+    "complex decoder, layers recomputed": {"decoder": "complex", "recompute_layers": True},
     "contrastive loss": {"contrastive_weight": 0.5, "dropout": 0.0, "input_dropout": 0.0},
 }
 
@@ -170,7 +169,7 @@ def drawn_edges(kernels: Kernels) -> dict[str, Report]:
 def plants(kernels: Kernels) -> dict[str, Report]:
     """A small step as it is, and with the plants in its backward pass: those of one call all in the same step, each recorded by itself."""
     built = build(kernels, _small(), **SHORT)
-    reports = {"nothing": report(trace_training(built))}
+    reports = {"nothing": report(trace_training(built, 1))}
     first = next(built.trainee.model.parameters())
     alone = {name: plant.do for name, plant in PLANTS.items() if plant.kind == "shapes differ"}
     for name, do in alone.items():

@@ -57,16 +57,18 @@ NUM_ROWS = {
     ("exposure", "exposure_molfunc", "molecular_function"): 90,
     ("exposure", "exposure_cellcomp", "cellular_component"): 20,
 }
+_ISOLATED = "exposure"  # there in any case: where no relation is of its nodes, they get no message
 
 
 @functools.cache
 def primekg_sized(shrink: int = 1, relations: tuple[str, ...] | None = None) -> KnowledgeGraph:
-    """The graph, or one with all counts divided by `shrink` and only some of the relations.
+    """The graph, or one with all counts divided by `shrink` and only some of the relations, their node types and `_ISOLATED`.
 
     Relations within one type are symmetric, as PrimeKG's are.
     """
     rng = np.random.default_rng(0)
-    num_nodes = {t: max(n // shrink, 8) for t, n in NUM_NODES.items()}
+    types = {t for e in NUM_ROWS if relations is None or e[1] in relations for t in (e[0], e[2], _ISOLATED)}
+    num_nodes = {t: max(n // shrink, 8) for t, n in NUM_NODES.items() if t in types}
     ids = {t: np.array([str(i) for i in range(n)], dtype=object) for t, n in num_nodes.items()}
     wanted = {e: max(rows // 2 // shrink, 4) for e, rows in NUM_ROWS.items() if relations is None or e[1] in relations}
     edges = {e: torch.from_numpy(_pairs(rng, num_nodes, e, num)) for e, num in wanted.items()}

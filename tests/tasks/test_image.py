@@ -30,8 +30,9 @@ def test_the_image_has_what_the_product_depends_on_and_the_lock_pins_it():
 
 
 def test_training_and_embedding_import_nothing_that_the_image_lacks():
+    """Nor does whoever reads a report: scikit-learn takes a second."""
     missing = {"sklearn", "matplotlib", "mlflow", "torch_geometric", "prefect_docker"}
-    code = f"import sys; sys.modules.update(dict.fromkeys({missing})); import hgt.train, hgt.embed, flows.train_on_cpu"
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing})); import hgt.train, hgt.embed, hgt.report, flows.train_on_cpu"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=CHECKOUT, check=True)
 
 

@@ -131,10 +131,10 @@ def _merge_spellings(
 
 
 def _refuse_missing(path: Path, columns: tuple[str, ...], values: list[str], codes: list[np.ndarray], nothing: str) -> None:
-    """Raises InputError when a value is nothing but white space, or has a NUL, which arrays of text lose. values: as the file has them"""
+    """Raises InputError when a value is nothing but white space, or ends with a NUL, which NumPy loses. values: as the file has them"""
     for value in values:
-        if "\0" in value:
-            raise InputError(f"{path}: {quoted(value)} ({' or '.join(columns)}) has a NUL character. Remove it.")
+        if value.strip().endswith("\0"):
+            raise InputError(f"{path}: {quoted(value)} ({' or '.join(columns)}) ends with a NUL character. Remove it.")
     bad = np.array([not v.strip() for v in values], dtype=bool)
     if not bad.any():
         return

@@ -42,7 +42,8 @@ def gradient_before_(
     """The gradient by the rows before `shorten_` from that by its result, in place; `longest` counts as a constant.
 
     A shortened row may still become shorter, not longer: of its gradient along itself the lengthening part is left out. Without the
-    shortening part such rows drift away for good (measured); without leaving out the other they grow without bound.
+    shortening part such rows drift away for good (measured); without leaving out the other they grow without bound. A step
+    asks this of each part's rows: a node that stands in several parts is decided on in each.
     """
     along = _products(grad, rows)
     left_out = torch.where((factors < 1) & (along < 0), along / _products(rows, rows).clamp_min(_TINY), 0.0)

@@ -148,6 +148,7 @@ def test_checks_that_are_not_required_reject_nothing(hgt_here, environment, smal
         (["--kg", "{kg}", "--dropout", "much"], "'much' is not a valid float"),
         (["--kg", "{kg}", "--required-checks", "mrr", "--required-checks", "mmr"], "'mmr' is not one of 'finite', 'mean_cosine',"),
         (["--kg", "{kg}", "--min-disease-cosine", "0.9"], "min_disease_cosine 0.9 exceeds max_disease_cosine 0.8"),
+        (["--kg", "{kg}", "--include-node-types", "unicorn"], "Unknown node type(s) unicorn; the file has"),
         (["--kg", "{kg}", "--device", "mps"], "mps is not available"),
         (["--kg", "{kg}", "--output-csv", "no/such/folder/e.csv"], "its folder does not exist"),
         (["--kg", "{kg}", "--output-csv", "hgt"], "is a folder"),
@@ -181,7 +182,7 @@ def test_bad_input_is_refused_before_any_server_starts(monkeypatch, capfd, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--include-node-types", "unicorn"], "Unknown node type(s) unicorn; the file has"),
+        (["--split", "unicorn-holdout"], "unicorn"),
         (["--hidden-dim", "65536"], "bytes on cpu"),
     ],
 )

@@ -240,7 +240,7 @@ def shortened_row_by_row(rows, longest):
     def shortened(row):
         if row.norm() <= longest:
             return row
-        out = row * float(longest / row.norm())
+        out = row * float(longest / row.detach().norm())
         along = out.detach() / out.detach().norm()
         out.register_hook(lambda grad: grad - along * (grad @ along).clamp_max(0))
         return out
@@ -265,14 +265,15 @@ def test_gradients_equal_those_of_one_plain_backward(graph, split, make_config, 
     assert projected == (of_parts if values is FEW_ROWS else [graph.total_nodes])
     encoder, layout = plain.model.encoder, plain.batches.layout
     unbounded = encoder.project(encoder.hidden(plain.messages, removed_edges(plain, batch)))
-    longest = 1.5 * unbounded[batch.micro_batches[0].nodes[: layout.num_shared]].detach().norm(dim=1).log().mean().exp()
-    embeddings = shortened_row_by_row(unbounded, longest)
+    shared = unbounded[batch.micro_batches[0].nodes[: layout.num_shared]]
+    longest = 1.5 * shared.detach().norm(dim=1).log().mean().exp()
     assert 0 < (unbounded.norm(dim=1) > longest).sum() < len(unbounded)
-    parts = [(m, embeddings[m.nodes].split(layout.shared_and_own)) for m in batch.micro_batches]
-    losses = [micro_batch_loss(*rows, m, layout, plain.model.decoder, config.train) for m, rows in parts]
-    pools = batch.micro_batches[0].nodes.split(layout.sections)
+    shared = shortened_row_by_row(shared, longest)  # the same in all parts; other rows are shortened part by part
+    parts = [(m, shortened_row_by_row(unbounded[m.nodes[layout.num_shared :]], longest)) for m in batch.micro_batches]
+    losses = [micro_batch_loss(shared, own, m, layout, plain.model.decoder, config.train) for m, own in parts]
+    pools = shared.split(layout.sections[: layout.head])
     compared = torch.cat([pools[pool][:n] for pool, n, _ in layout.directions])
-    losses.append(isotropy_loss(embeddings[compared], layout, config.train))
+    losses.append(isotropy_loss(compared, layout, config.train))
     sum(loss["total"] for loss in losses).backward()
     for a, b in zip(stepped.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(a.grad, torch.zeros_like(a) if b.grad is None else b.grad, atol=1e-5, rtol=1e-5)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hgt import csv_text
-from hgt.edge_table import check_header, read_edge_table
+from hgt.edge_table import read_beginning, read_edge_table
 from hgt.errors import InputError
 
 HEADER = "x_type,x_id,relation,y_type,y_id,x_name,y_name\n"
@@ -38,7 +38,7 @@ def read(tmp_path):
     def reading(text):
         path = tmp_path / "kg.csv"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        check_header(path)
+        read_beginning(path)
         return read_edge_table(path)
 
     return reading

@@ -388,10 +388,10 @@ def test_a_damaged_byte_never_raises_anything_else(tmp_path, data):
 
 
 @pytest.mark.parametrize("column", ["x_id", "y_type", "relation"])
-def test_a_nul_is_refused(tmp_path, column):
-    """Arrays of text drop it at a value's end: two ids would become one."""
+def test_a_nul_at_the_end_is_refused(tmp_path, column):
+    """NumPy's arrays of text drop it: two ids would become one."""
     rows = pd.DataFrame({"x_type": ["drug"] * 2, "x_id": ["1", "2"], "relation": ["of"] * 2, "y_type": ["gene"] * 2, "y_id": ["3", "4"]})
     rows.loc[1, column] += "\0"
     rows.to_parquet(tmp_path / "kg.parquet")
-    with pytest.raises(InputError, match=rf"\\x00' \(.*{column}.*\) has a NUL character. Remove it."):
+    with pytest.raises(InputError, match=rf"\\x00' \(.*{column}.*\) ends with a NUL character. Remove it."):
         read_edge_table(tmp_path / "kg.parquet")

@@ -4,17 +4,34 @@ the work pool that `hgt up` starts, for the tests of a file."""
 import os
 import secrets
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from flows.cli import main
 from hgt.cgroup import _VERSION_2, _Files, _memory_groups
 from tests.conftest import CHECKOUT, QUIET, options, wait_for
 from tests.flows.failures import FOUR, NO_DOCKER, embeddings, run_of
 from tests.flows.pool import Pool
 from tests.here import run_command
 from tests.relay import Relay
+
+
+@pytest.fixture
+def refusal(monkeypatch, capfd):
+    """`refusal(["plan", "--kg", "x"])`: what `hgt` says on stderr when it ends with code 2. In this process."""
+
+    def of(arguments):
+        monkeypatch.setattr(sys, "argv", ["hgt", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capfd.readouterr()
+        assert ended.value.code == 2, said
+        return said.err
+
+    return of
 
 
 @pytest.fixture

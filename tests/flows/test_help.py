@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from flows import session
-from flows.cli import _IN_SESSION, main
+from flows.cli import _IN_SESSION
 from tests.conftest import CHECKOUT
 
 HEAVY = (
@@ -72,8 +72,8 @@ def test_asking_the_services_imports_nothing_that_takes_long():
         (["up", "--prefect-prt", "3"], "'--prefect-port'"),
     ],
 )
-def test_what_is_misspelt_is_answered_with_the_nearest(monkeypatch, capfd, arguments, meant):
-    said = refusal(monkeypatch, capfd, arguments)
+def test_what_is_misspelt_is_answered_with_the_nearest(refusal, arguments, meant):
+    said = refusal(arguments)
     assert "Did you mean" in said
     assert meant in said
 
@@ -90,33 +90,24 @@ def test_what_is_misspelt_is_answered_with_the_nearest(monkeypatch, capfd, argum
         ["compare", "--kg", "x", "--devices", "c\np\nu"],
     ],
 )
-def test_line_breaks_in_a_value_do_not_break_the_message(monkeypatch, capfd, arguments):
-    said = refusal(monkeypatch, capfd, arguments)
+def test_line_breaks_in_a_value_do_not_break_the_message(refusal, arguments):
+    said = refusal(arguments)
     assert said.startswith("hgt: ")
     assert said.removesuffix("\n").isprintable()
 
 
-def test_line_breaks_in_an_option_do_not_break_the_message(monkeypatch, capfd):
+def test_line_breaks_in_an_option_do_not_break_the_message(refusal):
     for arguments in (["plan", "--f\no"], ["pl\nan"], ["plan", "--num-epochs", "1\n2"]):
-        *_, said = refusal(monkeypatch, capfd, arguments).splitlines()
+        *_, said = refusal(arguments).splitlines()
         assert said.startswith("Error: ")
         assert r"\n" in said
 
 
 @pytest.mark.parametrize("port", ["0", "-1", "65536", str(2**63), str(10**30), "1e3", "nan", "inf"])
-def test_ports_have_a_range(monkeypatch, capfd, port):
+def test_ports_have_a_range(refusal, port):
     for arguments in (["ui", "--port"], ["up", "--prefect-port"], ["up", "--mlflow-port"]):
-        assert "Invalid value for '--" in refusal(monkeypatch, capfd, [*arguments, port])
+        assert "Invalid value for '--" in refusal([*arguments, port])
 
 
 def test_the_mark_of_a_session_is_the_sessions():
     assert _IN_SESSION == session._PARENT
-
-
-def refusal(monkeypatch, capfd, arguments):
-    monkeypatch.setattr(sys, "argv", ["hgt", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = capfd.readouterr()
-    assert ended.value.code == 2, said
-    return said.err

@@ -1,12 +1,10 @@
 """Every output of every command: refused in the first second where it would destroy something, before any server starts."""
 
 import os
-import sys
 
 import pytest
 
 from flows import session
-from flows.cli import main
 from hgt.config import RunConfig
 
 KG = "x_type,x_id,relation,y_type,y_id\ndrug,1,treats,disease,2\n"
@@ -36,14 +34,15 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def refusal(monkeypatch, capfd, arguments):
-    monkeypatch.setattr(sys, "argv", ["hgt", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = capfd.readouterr()
-    assert ended.value.code == 2, said
-    assert len(said.err.strip().splitlines()) == 1, said.err
-    return said.err
+@pytest.fixture
+def sentence(refusal):
+    """What a command line is refused with: one sentence."""
+
+    def of(arguments):
+        (said,) = refusal(arguments).strip().splitlines()
+        return said
+
+    return of
 
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
@@ -73,8 +72,8 @@ def refusal(monkeypatch, capfd, arguments):
         ("demo-graph .", "is a folder"),
     ],
 )
-def test_never(here, monkeypatch, capfd, arguments, words, overwrite):
-    assert words in refusal(monkeypatch, capfd, arguments.split() + overwrite)
+def test_never(here, sentence, arguments, words, overwrite):
+    assert words in sentence(arguments.split() + overwrite)
     assert (here / "kg.csv").read_text() == (here / "nodes.csv").read_text() == KG
 
 
@@ -87,17 +86,17 @@ def test_never(here, monkeypatch, capfd, arguments, words, overwrite):
         "demo-graph kg.csv",
     ],
 )
-def test_not_without_being_asked_to(here, monkeypatch, capfd, arguments):
-    said = refusal(monkeypatch, capfd, arguments.split())
+def test_not_without_being_asked_to(here, sentence, arguments):
+    said = sentence(arguments.split())
     assert "is there already" in said
     assert "--overwrite" in said
     assert (here / "notes.csv").read_text() == "somebody's"
     assert (here / "kg.csv").read_text() == KG
 
 
-def test_a_new_run_takes_nobodys_folder(here, monkeypatch, capfd):
-    said = refusal(monkeypatch, capfd, ["train", "--kg", "kg.csv", "--run-id", "theirs"])
+def test_a_new_run_takes_nobodys_folder(here, sentence):
+    said = sentence(["train", "--kg", "kg.csv", "--run-id", "theirs"])
     assert "holds files of another kind (report)" in said
     (here / "home" / "runs" / "file").touch()
-    said = refusal(monkeypatch, capfd, ["train", "--kg", "kg.csv", "--run-id", "file"])
+    said = sentence(["train", "--kg", "kg.csv", "--run-id", "file"])
     assert "is no folder" in said

@@ -25,17 +25,9 @@ from tasks.registry import register_run
 from tasks.tracked_name import tracked_name
 from tasks.validate import _figures
 
+pytestmark = pytest.mark.usefixtures("own_home")
 VALUES = {"embedding_dim": 16, "hidden_dim": 16, "num_heads": 2, "device": "cpu"}
 NASTY = "Amino, $a$ {b} | (c) & d; \U0001f9ec \n\t ‮ ../.. `*[x]* \0!"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HGT_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-        yield
 
 
 @pytest.fixture(scope="module")

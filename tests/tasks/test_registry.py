@@ -34,17 +34,10 @@ from tasks.mlflow_run import MlflowRun
 from tasks.registry import CANDIDATE, CHAMPION, Score, model_name, register_run, withdraw_run
 from tasks.served_model import QUERY, TailPredictor
 
+pytestmark = pytest.mark.usefixtures("own_home")
 VALUES = {"embedding_dim": 16, "hidden_dim": 16, "num_heads": 2, "device": "cpu"}
 RANDOM = '["random", 0.05, 0.05]'
 METRICS = {"hits": {"1": 0.1, "3": 0.2, "10": 0.3}, "chance_mrr": 0.01, "num_ranks": 4}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HGT_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -38,12 +38,8 @@ EPOCH |= {"val_mrr": None, "val_hits_at_10": None, "peak_memory_bytes": 1, "step
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HGT_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        mlflow.MlflowClient(own_store()).search_experiments()  # makes it, which takes seconds
-        yield
+def home(own_home):
+    mlflow.MlflowClient(own_store()).search_experiments()  # makes it, which takes seconds
 
 
 @pytest.fixture

@@ -107,10 +107,17 @@ def trainee_of(model: str, point: Point, config: RunConfig, graph: KnowledgeGrap
     return replace(trainee, optimizer=optimizer, config=config)
 
 
+def spikes(losses: list[list[float]]) -> tuple[float, int]:
+    """Of the steps of a training's second half, by epoch: the largest loss over its epoch's median, and how many are above three times."""
+    ratios = [loss / statistics.median(epoch) for epoch in losses[len(losses) // 2 :] for loss in epoch]
+    return max(ratios), sum(ratio > 3 for ratio in ratios)
+
+
 def measure(options: argparse.Namespace, seed: int, model: str, point: Point, values: dict[str, Any]) -> dict:
     """{val, typed, all, macro, ...}: MRR of validation facts, and of test facts at the best epoch by it.
 
     curve: (steps, MRR of validation facts, seconds) of each epoch that was looked at
+    spike, num_spikes: see `spikes`
     failed, report: of HGT's embeddings, the required checks that did not pass and all that a run's `report/validation.json` holds
     """
     config = RunConfig.from_flat({"seed": seed, **values, **(point if model == "hgt" else {})})
@@ -120,12 +127,14 @@ def measure(options: argparse.Namespace, seed: int, model: str, point: Point, va
     facts = sample_facts(split.of(VAL), config.train.num_val_edges, seed)
     best, best_epoch, epoch = -1.0, -1, 0
     curve: list[tuple[int, float, int]] = []
+    losses: list[list[float]] = []
     for epoch in range(config.train.num_epochs):
         trainee.model.train()
-        step = Steps(trainee, epoch)
+        step, of_epoch = Steps(trainee, epoch), []
         for number, batch in batches_ahead(trainee.batches, epoch, range(trainee.batches.num_batches)):
             torch.manual_seed(torch_seed(seed, Stream.DROPOUT, epoch, number))
-            step(batch)
+            of_epoch.append(step(batch)["total"])
+        losses.append(torch.stack(of_epoch).tolist())
         del step
         if epoch % options.every:
             continue
@@ -146,6 +155,7 @@ def measure(options: argparse.Namespace, seed: int, model: str, point: Point, va
     found = {
         "val": best, "epochs": best_epoch + 1, "steps": (epoch + 1) * trainee.batches.num_batches, "seconds": seconds, "curve": curve,
     }  # fmt: skip
+    found["spike"], found["num_spikes"] = spikes(losses)
     decoder = trainee.model.decoder
     if model == "hgt":
         relations, origin = decoder.relation_vectors().detach().cpu(), {"decoder": config.model.decoder}
@@ -201,11 +211,12 @@ def main() -> None:
             (options.curves / f"{model}-{points[model].index(point)}-{seed}.json").write_text(json.dumps([point, found]))
         figures = "".join(f"{found[name]:>9.4f}" for name in ("val", "typed", "macro", "all"))
         gate = "" if model != "hgt" else "accepted  " if not found["failed"] else f"rejected: {', '.join(found['failed'])}  "
-        print(f"{model:<10}{seed:>5}{figures}{found['epochs']:>8}{found['seconds']:>9.0f}  {gate}{point or ''}", flush=True)
+        training = f"{found['epochs']:>8}{found['seconds']:>9.0f}{found['spike']:>7.2f}{found['num_spikes']:>4}"
+        print(f"{model:<10}{seed:>5}{figures}{training}  {gate}{point or ''}", flush=True)
         return found
 
     print(header(options.device), values)
-    print(f"{'model':<10}{'seed':>5}{'val':>9}{'typed':>9}{'macro':>9}{'all':>9}{'epochs':>8}{'seconds':>9}")
+    print(f"{'model':<10}{'seed':>5}{'val':>9}{'typed':>9}{'macro':>9}{'all':>9}{'epochs':>8}{'seconds':>9}{'spike':>7}{'> 3':>4}")
     with ThreadPoolExecutor(options.jobs) as pool:
         first = [(m, p, pool.submit(trained, options.seeds[0], m, p)) for m in options.models for p in points[m]]
         found = [(m, p, future.result()) for m, p, future in first]

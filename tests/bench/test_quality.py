@@ -1,10 +1,10 @@
-"""TransE and RotatE, written as inner products, rank by the distances that they are defined by."""
+"""TransE and RotatE, written as inner products, rank by the distances that they are defined by; spikes are told by epoch."""
 
 import pytest
 import torch
 
 from hgt.message_graph import MessageGraph
-from tests.bench.quality import DistanceDecoder, DistanceTable
+from tests.bench.quality import DistanceDecoder, DistanceTable, spikes
 
 
 @pytest.mark.parametrize("kind", ["transe", "rotate"])
@@ -21,3 +21,7 @@ def test_inner_products_rank_by_squared_distance(kind):
     for query, place in ((decoder.tail_query(embeddings[:5], 1), moved), (decoder.head_query(embeddings[:5], 1), back)):
         expected = 0.5 * place.square().sum(1, keepdim=True) - 0.5 * torch.cdist(place, x).square()
         torch.testing.assert_close(query @ embeddings.T, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_spikes_are_those_of_the_second_half():
+    assert spikes([[1.0, 1.0, 50.0], [2.0, 2.0, 9.0], [1.0, 1.0, 3.0]]) == (4.5, 1)

@@ -102,7 +102,7 @@ class QuotedText:
         return self.text[self._start(line) : int(self.ends[line]) + 1].rstrip(b"\r\n")
 
     def _line_at(self, place: int) -> int:
-        return int(np.searchsorted(self.ends, place))
+        return int(np.searchsorted(self.ends, min(place, len(self.text) - 1)))
 
     def _opens(self, quotes: np.ndarray) -> np.ndarray:
         """Which quotes could open a value, or be the second of a pair. quotes: their places, rising"""
@@ -175,7 +175,7 @@ class QuotedText:
         if opened is not None and column != len(self.dialect.columns):
             what = f"so that the row has {column} columns, the header {len(self.dialect.columns)}"
             raise InputError(self._says(opened[0], opened[1], self._closed_in(opened[2]) + f", {what}"))
-        return min(place, len(text) - 1)
+        return place
 
     def _closing(self, place: int) -> int:
         """Where the quote stands that closes a value; -1: nowhere in this text."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
@@ -90,8 +91,24 @@ class CsvText:
         rows = whole_rows(self.path, blocks, self.dialect, self.header_lines + 1)
         for block in rows:
             batch = self._batch(block, counts.rows, rows)
+            self._refuse_header_again(batch, counts.rows)
             counts.add(block, batch.num_rows)
             yield batch
+
+    def _refuse_header_again(self, batch: pa.RecordBatch, rows_before: int) -> None:
+        """Raises InputError for a row that is the header: two files were joined."""
+        again = np.ones(len(batch), dtype=bool)
+        for name in self.wanted.required:
+            column = batch.column(name)
+            codes = [c for c, value in enumerate(column.dictionary.to_pylist()) if value.strip("\ufeff \t").lower() == name]
+            again &= np.isin(column.indices.to_numpy(), codes)
+            if not again.any():
+                return
+        row = rows_before + int(again.argmax()) + 1
+        raise InputError(
+            f"{self.path}: row {row:,} (counted from the first row below the header) is the header once more: two files were joined. "
+            "Take it out."
+        )
 
     def _batch(self, block: TextBlock, rows_before: int, later: Iterator[TextBlock]) -> pa.RecordBatch:
         names = [f"c{i}" for i in range(len(self.dialect.columns))]
@@ -160,6 +177,7 @@ def _line_of_row(block: TextBlock, row: int) -> int:
 
 def _split_header(path: Path, text: str, wanted: Sequence[Columns]) -> tuple[str, list[str]]:
     """The delimiter that the header shows, and its names. Raises InputError when there are no columns."""
+    csv.field_size_limit(_HEADER_BYTES)  # of its own it refuses 128 KiB
     split = {d: next(csv.reader(io.StringIO(text), delimiter=d)) for d in (*_DELIMITERS, " ")}
     for delimiter in _DELIMITERS:
         if any(columns.are_in(split[delimiter]) for columns in wanted):

@@ -7,6 +7,7 @@ everything else, named for what it is.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _GIVE = (
 )
 _MOST_FILES = 10_000
 _PARTS = ("part-", "part_")  # how Spark, Dask and others name the parts of a table of CSV text
+_TABLE = re.compile(r"^part[-_]|\.(csv|tsv|tab|parquet|pq|gz|bz2|xz|zst|zip)(\.|$)")  # what looks like a part by its name
+_HALF = r"\.(csv|tsv|tab|txt|parquet|pq)(\.(gz|bz2|xz|zst|zip))?"  # how the files of PrimeKG's pair are named
 Rows = CsvText | ParquetRows
 
 
@@ -61,18 +64,25 @@ class EdgeFiles:
     @classmethod
     def _of_folder(cls, path: Path) -> EdgeFiles:
         files = _files_in(path)
-        edges = [p for p in files if p.parent == path and p.name.lower().startswith("edges.")]
+        edges = _named(path, "edges")
         if edges:
-            return cls.open(edges[0])
+            return cls.open(_one_of(edges))
         parts = [p for p in files if _starts_as_parquet(p)]
         if parts:
             rows: list[Rows] = [ParquetRows.open(p, (EDGES,), path) for p in parts]
         else:
-            parts = [p for p in files if p.parent == path and p.name.startswith(_PARTS)]
+            parts = [p for p in files if p.parent == path and p.name.lower().startswith(_PARTS)]
             rows = [_open(p, (EDGES,)) for p in parts]
         if not rows:
             inside = ", ".join(p.name for p in files[:5]) + (", ..." if len(files) > 5 else "")
             raise InputError(f"{path}: is a folder with {f'no such parts ({inside})' if files else 'no files'}. {_GIVE}")
+        left_out = [p for p in files if p not in parts and _TABLE.search(p.name.lower())]
+        if left_out:
+            kind = "Parquet" if isinstance(rows[0], ParquetRows) else f"{_PARTS[0]}* of CSV text right in it"
+            raise InputError(
+                f"{path}: {left_out[0].relative_to(path)} is no part that can be read with the others ({kind}). "
+                "Take it out, or copy it again."
+            )
         for part in rows:
             if set(part.columns) != set(rows[0].columns):
                 other = sorted(set(part.columns) ^ set(rows[0].columns))
@@ -80,6 +90,11 @@ class EdgeFiles:
                     f"{part.path}: has other columns than {rows[0].path.name} ({', '.join(other)}). Write all parts with the same ones."
                 )
         return cls(path, tuple(rows))
+
+    @property
+    def paths(self) -> list[Path]:
+        """All that is read."""
+        return [rows.path for rows in (*self.parts, *((self.nodes,) if self.nodes else ()))]
 
     @property
     def nothing(self) -> str:
@@ -136,14 +151,25 @@ def _open(path: Path, wanted: tuple[Columns, ...]) -> Rows:
 
 
 def _nodes_beside(path: Path) -> Path:
-    nodes = [p for p in path.parent.iterdir() if p.is_file() and p.name.lower().startswith("nodes.")]
+    nodes = _named(path.parent, "nodes")
     if not nodes:
         raise InputError(
             f"{path}: is the table of edges of a pair, with x_index and y_index in place of types and ids, and {path.parent} "
             "has no nodes.csv. Put the table of nodes beside it."
         )
-    same = [p for p in nodes if p.suffixes == path.suffixes]
-    return (same or sorted(nodes))[0]
+    return _one_of([p for p in nodes if p.suffixes == path.suffixes] or nodes)
+
+
+def _named(folder: Path, half: str) -> list[Path]:
+    """The files of a folder that are named as a half of PrimeKG's pair."""
+    return sorted(p for p in folder.iterdir() if re.fullmatch(half + _HALF, p.name.lower()) and p.is_file())
+
+
+def _one_of(candidates: list[Path]) -> Path:
+    if len(candidates) > 1:
+        names = ", ".join(p.name for p in candidates[:5])
+        raise InputError(f"{candidates[0].parent}: holds {names}; one of them is expected. Take the others out.")
+    return candidates[0]
 
 
 def _files_in(folder: Path) -> list[Path]:

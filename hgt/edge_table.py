@@ -131,10 +131,10 @@ def _merge_spellings(
 
 
 def _refuse_missing(path: Path, columns: tuple[str, ...], values: list[str], codes: list[np.ndarray], nothing: str) -> None:
-    """Raises InputError when a value is nothing but white space, or ends with a NUL, which NumPy loses. values: as the file has them"""
+    """Raises InputError when a value is nothing but white space, or what its writer did not mean. values: as the file has them"""
     for value in values:
-        if value.strip().endswith("\0"):
-            raise InputError(f"{path}: {quoted(value)} ({' or '.join(columns)}) ends with a NUL character. Remove it.")
+        if why := _not_meant(value):
+            raise InputError(f"{path}: {quoted(value)} ({' or '.join(columns)}) {why}.")
     bad = np.array([not v.strip() for v in values], dtype=bool)
     if not bad.any():
         return
@@ -148,6 +148,18 @@ def _refuse_missing(path: Path, columns: tuple[str, ...], values: list[str], cod
                 f"{path}: column {column} is empty ({shown_values}) in {len(rows):,} row(s): {shown} (counted from the first row below "
                 "the header). Fill in or remove these rows."
             )
+
+
+def _not_meant(value: str) -> str | None:
+    """What is wrong with a value that would be another node, type or relation than the one that it looks like."""
+    trimmed = value.strip()
+    if trimmed.endswith("\0"):  # NumPy's arrays of text lose it
+        return "ends with a NUL character. Remove it"
+    if trimmed.startswith("\ufeff"):
+        return "begins with a byte order mark: two files were joined. Take the mark out"
+    if value[:1].isspace() and len(trimmed) > 1 and trimmed[0] == trimmed[-1] == '"':
+        return "has a blank before its quote, so that the quotes count as part of it. Take the blank out"
+    return None
 
 
 def _merge_equal(values: list[str], codes: Sequence[np.ndarray]) -> tuple[list[str], tuple[np.ndarray, ...]]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import bz2
 import codecs
 import gzip
+import io
 import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -37,7 +38,8 @@ _ENCODINGS = {  # UTF-32 first: its mark begins with that of UTF-16
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_OPENING: dict[str, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+_STREAMS: dict[str, Callable[[], Any]] = {"bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}
+_PACKED_BYTES = 1 << 16  # read at a time
 _SAMPLE_BYTES = 64
 _SIDECARS = ("__MACOSX/", ".DS_Store")  # what a Mac packs beside a file
 
@@ -110,9 +112,40 @@ def _unpacked(path: Path) -> Iterator[IO[bytes]]:
         with pa.input_stream(str(path), compression="zstd") as file:
             yield cast(IO[bytes], file)
         return
-    opening = _OPENING.get(packed_by or "", open)
-    with opening(path, "rb") as file:
-        yield file
+    if packed_by in _STREAMS:
+        with path.open("rb") as packed:
+            yield cast(IO[bytes], io.BufferedReader(_Streams(packed, _STREAMS[packed_by])))
+        return
+    with gzip.open(path, "rb") if packed_by == "gzip" else path.open("rb") as file:
+        yield cast(IO[bytes], file)
+
+
+class _Streams(io.RawIOBase):
+    """Packed streams one after the other. What follows them is an error; Python's own readers pass over it, and over all after it."""
+
+    def __init__(self, packed: IO[bytes], unpacker: Callable[[], Any]):
+        self._packed, self._new = packed, unpacker
+        self._unpacker, self._pending = unpacker(), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if self._unpacker.eof:
+                self._pending = self._unpacker.unused_data.lstrip(b"\0") or self._packed.read(_PACKED_BYTES).lstrip(b"\0")  # xz pads
+                if not self._pending:
+                    return 0
+                self._unpacker = self._new()
+            elif self._unpacker.needs_input and not self._pending:
+                self._pending = self._packed.read(_PACKED_BYTES)
+                if not self._pending:
+                    raise EOFError("it ends before its stream does")
+            unpacked = self._unpacker.decompress(self._pending, len(buffer))
+            self._pending = b""
+            if unpacked:
+                buffer[: len(unpacked)] = unpacked
+                return len(unpacked)
 
 
 def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:

@@ -8,6 +8,7 @@ floats. Ids with leading zeros are text, and so are those of their type.
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from hgt.errors import InputError
 
 _INTEGER = r"^(0|-?[1-9][0-9]*)$"
 # A float or decimal as programs write one. An exponent has a sign or the number a point: 12e4 is text.
-_NUMBER = r"^[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?$|^[+-]?[0-9]\.[0-9]*[eE][+-]?[0-9]{1,2}$|^[+-]?[0-9][eE][+-][0-9]{1,2}$"
+_NUMBER = r"^[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?$|^[+-]?[0-9]\.[0-9]*[eE][+-]?[0-9]{1,3}$|^[+-]?[0-9][eE][+-][0-9]{1,3}$"
 _ZEROS_FIRST = r"^[+-]?0+[0-9]+(\.0*)?$"
 _SHOWN = 3
+_is_odd = re.compile(_NUMBER).match
 
 
 def spelled_once(path: Path, node_types: list[str], node_type: np.ndarray, node_id: np.ndarray) -> np.ndarray:
@@ -53,7 +55,15 @@ def _matches(ids: pa.Array, pattern: str) -> np.ndarray:
 
 def _as_integer(text: str) -> str:
     value = Decimal(text)
-    return str(int(value)) if value == value.to_integral_value() else text
+    if value != value.to_integral_value():
+        return text
+    digits = format(value, "f").partition(".")[0]  # int() refuses thousands of digits
+    return digits if value else "0"
+
+
+def whole_number(text: str) -> str:
+    """An index that a program wrote as a float, as the integer that it is; other text as it is."""
+    return _as_integer(text) if _is_odd(text) else text
 
 
 def _refuse_spellings(path: Path, node_type: str, ids: np.ndarray) -> None:

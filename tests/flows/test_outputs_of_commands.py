@@ -29,6 +29,11 @@ def here(tmp_path, monkeypatch):
         (tmp_path / name).write_text(KG)
     (tmp_path / "link.csv").symlink_to("kg.csv")
     (tmp_path / "hard.csv").hardlink_to(tmp_path / "kg.csv")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "part-0.csv").symlink_to(tmp_path / "kg.csv")
+    (tmp_path / "PAIR").mkdir()
+    (tmp_path / "PAIR" / "EDGES.CSV").write_text("x_index,y_index,relation\n0,1,treats\n")
+    (tmp_path / "PAIR" / "Nodes.TSV").write_text("node_index\tnode_id\tnode_type\n0\ta\tdrug\n1\tb\tdisease\n")
     os.mkfifo(tmp_path / "fifo")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -55,6 +60,8 @@ def sentence(refusal):
         ("train --kg link.csv --output-csv kg.csv", "which this command reads"),
         ("train --kg kg.csv --output-csv hard.csv", "which this command reads"),
         ("train --kg edges.csv --output-csv nodes.csv", "which this command reads"),
+        ("train --kg PAIR/EDGES.CSV --output-csv PAIR/Nodes.TSV", "which this command reads"),
+        ("train --kg parts --output-csv kg.csv", "which this command reads"),
         ("train --kg . --output-csv new.csv", "has files of its own"),
         ("train --kg e.relations.parquet --output-csv e.csv", "which this command reads"),
         ("train --kg kg.csv --output-csv /dev/null", "is a device"),

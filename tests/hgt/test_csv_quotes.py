@@ -184,7 +184,7 @@ def test_what_writers_wrote_is_read_back_or_refused(tmp_path, rows, how, end):
     # A random value may well look like a row, or like an escape; and writers of lines that end in LF put no
     # quotes around a value with a carriage return, which ends the line for every reader.
     returns = how != csv.QUOTE_ALL and any("\r" in value for row in rows for value in row)
-    what = ["opens a quote", "differ only in how a number is spelled"] + ["columns, the header 7"] * returns
+    what = ["opens a quote", "differ only in how a number is spelled", "has a blank before its quote"] + ["columns, the header 7"] * returns
     assert any(words in refused for words in what)
 
 

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import re
 import sqlite3
 import tarfile
 import zipfile
@@ -252,3 +253,60 @@ def test_a_file_that_is_cut_off_says_so(tmp_path, refusal):
     lines = UTF8.split(b"\n")
     assert "cut off" not in refusal(b"\n".join([*lines[:4], b"drug,1", *lines[4:]]))
     assert "cut off" in refusal(UTF8[:-3])  # within quotes
+
+
+@pytest.mark.parametrize("other", ["part-1.parquet", "part-1.csv", "sub/part-1.parquet.gz", "Data.CSV"])
+def test_a_folder_with_a_part_that_is_not_read_is_refused(tmp_path, other):
+    ROWS.to_parquet(tmp_path / "part-0.parquet")
+    (tmp_path / "README.md").write_text("What this is.")
+    read_edge_table(tmp_path)
+    (tmp_path / other).parent.mkdir(exist_ok=True)
+    (tmp_path / other).write_bytes(b"\0" * 100)
+    with pytest.raises(InputError, match=rf"{re.escape(other)} is no part that can be read with the others \(Parquet\)"):
+        read_edge_table(tmp_path)
+
+
+def test_a_folder_of_csv_parts_reads_all_or_none(tmp_path, plain):
+    (tmp_path / "Part-0.csv").write_bytes(UTF8)
+    assert told(tmp_path) == plain
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "part-1.csv").write_bytes(UTF8)
+    with pytest.raises(InputError, match=r"sub/part-1\.csv is no part that can be read with the others"):
+        read_edge_table(tmp_path)
+
+
+@pytest.mark.parametrize("half", ["edges", "nodes"])
+def test_of_several_halves_none_is_guessed(tmp_path, half):
+    (tmp_path / "edges.csv").write_text("x_index,y_index,relation\n0,1,treats\n")
+    (tmp_path / "nodes.csv").write_text("node_index,node_id,node_type\n0,a,drug\n1,b,disease\n")
+    (tmp_path / f"{half}.bak.csv").write_text("no such thing")
+    (tmp_path / f"{half}.README").write_text("no such thing")
+    assert read_edge_table(tmp_path).num_rows == 1
+    for name in (f"{half}.tsv", f"{half}.txt"):
+        (tmp_path / name).write_text("no such thing")
+    (tmp_path / f"{half}.csv").rename(tmp_path / f"{half}.parquet")
+    with pytest.raises(InputError, match=rf"holds {half}\.parquet, {half}\.tsv, {half}\.txt; one of them is expected"):
+        read_edge_table(tmp_path)
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress])
+def test_what_follows_a_packed_stream_is_read_or_refused(tmp_path, plain, pack):
+    path, half = tmp_path / "kg.csv", len(UTF8) // 2
+    path.write_bytes(pack(UTF8[:half]) + pack(UTF8[half:]))
+    assert told(path) == plain
+    for end in (b"XX" + pack(UTF8[half:])[2:], b"garbage", pack(UTF8[half:])[:-3]):
+        path.write_bytes(pack(UTF8[:half]) + end)
+        with pytest.raises(InputError, match="data is damaged"):
+            read_edge_table(path)
+
+
+def test_indices_that_pandas_wrote_as_floats(tmp_path):
+    (tmp_path / "nodes.csv").write_text("node_index,node_id,node_type,node_name\n0,a,drug,A\n1,b,disease,B\n")
+    (tmp_path / "edges.csv").write_text("x_index,y_index,relation\n0.0,1.0,treats\n")
+    assert read_edge_table(tmp_path).num_rows == 1
+    (tmp_path / "nodes.csv").write_text("node_index,node_id,node_type,node_name\n0,a,drug,A\n0.0,b,disease,B\n")
+    with pytest.raises(InputError, match="node_index 0 stands there more than once"):
+        read_edge_table(tmp_path)
+    (tmp_path / "nodes.csv").write_text("node_index,node_id,node_type,node_name\n0,a,drug,A\n1,a,drug,B\n")
+    with pytest.raises(InputError, match="drug a is 'A' in one row and 'B' in another"):
+        read_edge_table(tmp_path)

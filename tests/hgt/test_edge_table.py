@@ -395,3 +395,34 @@ def test_a_nul_at_the_end_is_refused(tmp_path, column):
     rows.to_parquet(tmp_path / "kg.parquet")
     with pytest.raises(InputError, match=rf"\\x00' \(.*{column}.*\) ends with a NUL character. Remove it."):
         read_edge_table(tmp_path / "kg.parquet")
+
+
+@pytest.mark.parametrize("again", [MINIMAL, MINIMAL.upper(), "\ufeff" + MINIMAL])
+def test_a_header_in_the_middle_is_refused(tmp_path, again):
+    (tmp_path / "kg.csv").write_text(f"{MINIMAL}drug,1,of,gene,2\n{again}drug,2,of,gene,3\n")
+    with pytest.raises(InputError, match=r"row 2 .* is the header once more: two files were joined"):
+        read_edge_table(tmp_path / "kg.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [("\ufeffdrug,1,of,gene,2", "begins with a byte order mark"), ('drug, "1",of,gene,2', "has a blank before its quote")],
+)
+def test_values_that_look_like_others_are_refused(tmp_path, row, why):
+    (tmp_path / "kg.csv").write_text(f"{MINIMAL}drug,1,of,gene,2\n{row}\n")
+    with pytest.raises(InputError, match=why):
+        read_edge_table(tmp_path / "kg.csv")
+
+
+def test_a_line_break_at_the_end_of_the_last_value(tmp_path):
+    (tmp_path / "kg.csv").write_text(f'{MINIMAL}drug,1,of,gene,"2\n"')
+    assert read_edge_table(tmp_path / "kg.csv").num_rows == 1
+
+
+def test_a_long_first_line_is_read_or_refused(tmp_path):
+    wide = ",".join(f"c{i}" for i in range(30_000))
+    (tmp_path / "kg.csv").write_text(f"{MINIMAL.strip()},{wide}\ndrug,1,of,gene,2{',' * 30_000}\n")
+    assert read_edge_table(tmp_path / "kg.csv").num_rows == 1
+    (tmp_path / "kg.csv").write_text("ACGT" * 50_000)
+    with pytest.raises(InputError, match="is not a table"):
+        read_edge_table(tmp_path / "kg.csv")

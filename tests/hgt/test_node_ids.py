@@ -90,3 +90,8 @@ def test_floats_that_have_lost_digits_are_refused(tmp_path, kind, value):
     with pytest.raises(InputError, match=r"column x_id holds floats up to .* no longer tell whole numbers apart"):
         ids(tmp_path, pa.array([1.0, value], kind), pa.array(["1", "2"]), "parquet")
     assert ids(tmp_path, pa.array([1.0, value - 1], kind), pa.array(["1", "2"]), "parquet")[1] == (str(int(value) - 1), "2")
+
+
+def test_numbers_of_any_length_and_exponent(tmp_path):
+    digits = "1" * 5_000
+    assert ids(tmp_path, [f"{digits}.0"], ["1.0E+005"]) == [(digits, "100000")]

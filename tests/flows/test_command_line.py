@@ -79,6 +79,8 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt_here, environment, small_
         *(f"embeddings/{f}" for f in ("embeddings.parquet", "embeddings.safetensors", "nodes.parquet", "relations.parquet")),
         *(f"report/{f}" for f in ("validation.json", "baselines.json", "baselines.txt", "losses.png", "pca.png")),
     }
+    again = hgt_here("track", folder.name)
+    assert (again.returncode, again.stdout, again.stderr) == (0, f"MLflow has everything of {folder.name}.\n", "")
 
     (model,) = client.search_registered_models()
     assert model.aliases == {"champion": 1}

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from hgt.config import GraphConfig, RunConfig, parameters
-from hgt.errors import HgtError, InputError, TrainingDiverged, counted, printable
+from hgt.errors import HgtError, InputError, TrainingDiverged, counted, is_disk_full, printable
 from hgt.parameter import Parameter
 
 _IN_SESSION = "HGT_SESSION_PARENT"  # as `flows/session.py` has it, which `hgt --help` does without
@@ -402,6 +402,14 @@ def main() -> None:
         sys.exit(BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        from tasks.reporting import silence
+
+        click.echo(f"hgt: there is no room for what it prints ({error.strerror or error}). Make room, or send it elsewhere.", err=True)
+        silence(sys.stdout)  # or Python would say so again when it ends
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":

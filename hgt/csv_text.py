@@ -29,6 +29,7 @@ _HEADER_BYTES = 1 << 20
 _BLOCK_BYTES = 16 << 20
 _DELIMITERS = (",", "\t", ";", "|")
 _RAGGED = re.compile(r"CSV parse error: Row #(\d+): Expected (\d+) columns, got (\d+)")
+_BLANKS_BEFORE_QUOTE = re.compile(r'(^|[,;|\t]) +"')
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
@@ -177,8 +178,9 @@ def _line_of_row(block: TextBlock, row: int) -> int:
 
 def _split_header(path: Path, text: str, wanted: Sequence[Columns]) -> tuple[str, list[str]]:
     """The delimiter that the header shows, and its names. Raises InputError when there are no columns."""
+    quoted = _BLANKS_BEFORE_QUOTE.sub(r'\1"', text)
     csv.field_size_limit(_HEADER_BYTES)  # of its own it refuses 128 KiB
-    split = {d: next(csv.reader(io.StringIO(text), delimiter=d)) for d in (*_DELIMITERS, " ")}
+    split = {d: next(csv.reader(io.StringIO(quoted), delimiter=d)) for d in (*_DELIMITERS, " ")}
     for delimiter in _DELIMITERS:
         if any(columns.are_in(split[delimiter]) for columns in wanted):
             return delimiter, split[delimiter]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -111,3 +112,20 @@ def test_ports_have_a_range(refusal, port):
 
 def test_the_mark_of_a_session_is_the_sessions():
     assert _IN_SESSION == session._PARENT
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_an_output_without_room_gets_one_sentence(tmp_path):
+    kg = tmp_path / "kg.csv"
+    kg.write_text("x_type,x_id,relation,y_type,y_id\n" + "".join(f"a,{i},of,b,{i + 1}\n" for i in range(50)))
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", "plan", "--kg", kg],
+            cwd=CHECKOUT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "hgt: there is no room for what it prints (No space left on device). Make room, or send it elsewhere.\n"

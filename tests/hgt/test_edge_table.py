@@ -426,3 +426,9 @@ def test_a_long_first_line_is_read_or_refused(tmp_path):
     (tmp_path / "kg.csv").write_text("ACGT" * 50_000)
     with pytest.raises(InputError, match="is not a table"):
         read_edge_table(tmp_path / "kg.csv")
+
+
+def test_blanks_before_a_headers_quotes_do_not_count(tmp_path):
+    header = ", ".join(f'"{name}"' for name in REQUIRED)
+    (tmp_path / "kg.csv").write_text(f" {header}\ndrug,1,of,gene,2\n")
+    assert read_edge_table(tmp_path / "kg.csv").num_rows == 1

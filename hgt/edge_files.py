@@ -31,7 +31,7 @@ _GIVE = (
 _MOST_FILES = 10_000
 _PARTS = ("part-", "part_")  # how Spark, Dask and others name the parts of a table of CSV text
 _TABLE = re.compile(r"^part[-_]|\.(csv|tsv|tab|parquet|pq|gz|bz2|xz|zst|zip)(\.|$)")  # what looks like a part by its name
-_HALF = r"\.(csv|tsv|tab|txt|parquet|pq)(\.(gz|bz2|xz|zst|zip))?"  # how the files of PrimeKG's pair are named
+_HALF = r"\.(csv|tsv|tab|txt|parquet|pq|gz|bz2|xz|zst|zip)(\.(gz|bz2|xz|zst|zip))?"  # how the files of PrimeKG's pair are named
 Rows = CsvText | ParquetRows
 
 

@@ -26,7 +26,7 @@ from hgt.errors import InputError, is_disk_full, listed, quoted
 from hgt.facts import EdgeType, edge_type_name
 from hgt.input_file import check_file, check_table, parsed_json
 from hgt.layer import HGTLayer
-from hgt.length_bound import MOST_BETWEEN_LAYERS, shortened
+from hgt.length_bound import MOST_BETWEEN_LAYERS, bounded
 from hgt.message_graph import MessageGraph, edge_list, edges_into
 from hgt.model import Decoder, HGTEncoder
 from hgt.output_file import claim_csv, output_written_whole, relations_of, remember_outputs
@@ -223,7 +223,7 @@ def infer_layerwise(encoder: HGTEncoder, graph: MessageGraph, node_batch_size: i
     for number, layer in enumerate(encoder.layers):
         assert isinstance(layer, HGTLayer)
         if number:
-            x = shortened(x, MOST_BETWEEN_LAYERS)
+            x = bounded(x, MOST_BETWEEN_LAYERS)
         key_value, out = layer.keys_and_values(x, graph), torch.empty_like(x)
         for span in spans:
             out[slice(*span)] = layer.infer(x, edges_into(graph, edges, *span).to(x.device), span, key_value)
@@ -231,4 +231,4 @@ def infer_layerwise(encoder: HGTEncoder, graph: MessageGraph, node_batch_size: i
     embeddings = x.new_empty(len(x), encoder.projection.out_features)
     for span in spans:
         embeddings[slice(*span)] = encoder.project(x[slice(*span)])
-    return shortened(embeddings)
+    return bounded(embeddings)

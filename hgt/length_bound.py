@@ -50,12 +50,12 @@ def gradient_before_(
     return grad.addcmul_(rows, left_out.unsqueeze(1), value=-1).mul_(factors.unsqueeze(1))
 
 
-def shortened(rows: Float[Tensor, "rows dim"], most: float = MOST, spend_gradient: bool = False) -> Float[Tensor, "rows dim"]:
+def bounded(rows: Float[Tensor, "rows dim"], most: float = MOST, spend_gradient: bool = False) -> Float[Tensor, "rows dim"]:
     """All rows of a matrix held against one another, in the matrix' memory. spend_gradient: as of an HGT layer."""
-    return _Shortened.apply(rows, most, spend_gradient)
+    return _Bounded.apply(rows, most, spend_gradient)
 
 
-class _Shortened(torch.autograd.Function):
+class _Bounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, most: float, spend_gradient: bool) -> Tensor:
         factors = shorten_(rows, longest_length(rows, most))

@@ -19,7 +19,7 @@ from hgt.errors import InputError
 from hgt.facts import EdgeType
 from hgt.graph import KnowledgeGraph
 from hgt.layer import HGTLayer, linear_by_rows
-from hgt.length_bound import MOST_BETWEEN_LAYERS, shortened
+from hgt.length_bound import MOST_BETWEEN_LAYERS, bounded
 from hgt.message_graph import MessageGraph, build_message_graph, message_edge_types
 
 # Standard deviation of a node's own part of its input. A smaller one learns more slowly but overfits later: on an excerpt of Hetionet, 0.3
@@ -51,7 +51,7 @@ class HGTEncoder(nn.Module):
 
     def encode(self, graph: MessageGraph, removed: Bool[Tensor, " num_edges"] | None = None) -> Float[Tensor, "num_nodes dim"]:
         """The embeddings of all nodes, from their learned inputs. removed: edges that take no part."""
-        return shortened(self.project(self.hidden(graph, removed)))
+        return bounded(self.project(self.hidden(graph, removed)))
 
     def hidden(
         self,
@@ -103,7 +103,7 @@ class HGTEncoder(nn.Module):
         x = self.node_embedding if x_dict is None else self._joined_inputs(x_dict)
         edges = {e: (index[0], index[1]) for e, index in edge_index_dict.items()}
         graph = build_message_graph(self.num_nodes, self.edge_types, edges).to(x.device)
-        out = shortened(self.project(self._apply_layers(x, graph, None)))
+        out = bounded(self.project(self._apply_layers(x, graph, None)))
         return dict(zip(self.num_nodes, out.split(list(self.num_nodes.values())), strict=True))
 
     def _joined_inputs(self, x_dict: dict[str, Tensor]) -> Tensor:
@@ -126,7 +126,7 @@ class HGTEncoder(nn.Module):
     ) -> Tensor:
         for number, layer in enumerate(self.layers):
             if number:
-                x = shortened(x, MOST_BETWEEN_LAYERS, spend_gradient)
+                x = bounded(x, MOST_BETWEEN_LAYERS, spend_gradient)
             x = layer(x, graph, removed, spend_gradient, None if seeds is None else seeds[number])
         return x
 

@@ -23,7 +23,7 @@ _INTEGER = r"^(0|-?[1-9][0-9]*)$"
 _NUMBER = r"^[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?$|^[+-]?[0-9]\.[0-9]*[eE][+-]?[0-9]{1,3}$|^[+-]?[0-9][eE][+-][0-9]{1,3}$"
 _ZEROS_FIRST = r"^[+-]?0+[0-9]+(\.0*)?$"
 _SHOWN = 3
-_is_odd = re.compile(_NUMBER).match
+_is_number = re.compile(_NUMBER).match
 
 
 def spelled_once(path: Path, node_types: list[str], node_type: np.ndarray, node_id: np.ndarray) -> np.ndarray:
@@ -63,7 +63,7 @@ def _as_integer(text: str) -> str:
 
 def whole_number(text: str) -> str:
     """An index that a program wrote as a float, as the integer that it is; other text as it is."""
-    return _as_integer(text) if _is_odd(text) else text
+    return _as_integer(text) if _is_number(text) else text
 
 
 def _refuse_spellings(path: Path, node_type: str, ids: np.ndarray) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hgt.length_bound import MOST, longest_length, shortened
+from hgt.length_bound import MOST, bounded, longest_length
 
 SEVERAL_BLOCKS = 4096 + 5  # more rows than products are worked out of at a time
 
@@ -22,7 +22,7 @@ def rows():
 
 def test_long_rows_are_cut_to_the_typical_length_alone(rows):
     before = rows.clone()
-    after = shortened(rows)
+    after = bounded(rows)
     assert after is rows, "in the matrix' memory"
     expected = before.clone()
     expected[7] *= MOST * math.exp((math.log(50) + math.log(1e-3)) / SEVERAL_BLOCKS) / 50
@@ -31,11 +31,11 @@ def test_long_rows_are_cut_to_the_typical_length_alone(rows):
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_only_ratios_of_lengths_count(rows, scale):
-    torch.testing.assert_close(shortened(rows * scale), shortened(rows.clone()) * scale, rtol=1e-4, atol=0)
+    torch.testing.assert_close(bounded(rows * scale), bounded(rows.clone()) * scale, rtol=1e-4, atol=0)
 
 
 def test_rows_of_zeros_stay():
-    assert torch.equal(shortened(torch.zeros(3, 4)), torch.zeros(3, 4))
+    assert torch.equal(bounded(torch.zeros(3, 4)), torch.zeros(3, 4))
 
 
 def test_outliers_hardly_move_the_bound(rows):
@@ -48,7 +48,7 @@ def test_outliers_hardly_move_the_bound(rows):
 @pytest.mark.parametrize(("sign", "kept"), [(1, 1.0), (-1, 0.0)], ids=["shortening", "lengthening"])
 def test_a_shortened_rows_gradient_may_shorten_it_but_not_lengthen_it(rows, sign, kept):
     parameter = rows.clone().requires_grad_()
-    after = shortened(parameter * 1.0)
+    after = bounded(parameter * 1.0)
     along = sign * after.detach() / after.detach().norm(dim=1, keepdim=True).clamp_min(1e-9)
     across = torch.randn_like(rows)
     across -= (across * along).sum(1, keepdim=True) * along

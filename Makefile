@@ -19,7 +19,7 @@ INSTALLED := $(VENV)/.installed$(if $(filter Linux,$(shell uname -s)),$(TORCH:%=
 
 install: $(INSTALLED)
 
-# hgt/machine.py says how much will be downloaded, or why this machine cannot have it.
+# hgt/device/machine.py says how much will be downloaded, or why this machine cannot have it.
 $(INSTALLED): pyproject.toml requirements.lock
 	@for python in $(CANDIDATES); do \
 		if "$$python" -c '$(FITS)' >/dev/null 2>&1; then found="$$python"; break; fi; \
@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 		echo "No Python 3.11, 3.12 or 3.13 was found (tried: $(CANDIDATES)). Install one from python.org, or give PYTHON=/path/to/python3.12." >&2; \
 		exit 2; \
 	fi; \
-	"$${found:-$$other}" -I hgt/machine.py "$(TORCH)" && \
+	"$${found:-$$other}" -I hgt/device/machine.py "$(TORCH)" && \
 	echo "Installing into $(VENV) with $$found." && \
 	"$$found" -m venv $(VENV) && \
 	$(if $(filter %-cpu,$(INSTALLED)),$(CPU_TORCH) &&) \
@@ -79,9 +79,9 @@ lock: install
 check-lock: install
 	$(VENV)/bin/python .ci/lock.py check
 
-# The CPU worker's image. Optional: DOCKER, BASE_IMAGE, TORCH_INDEX, BUILD_FLAGS, WHEELS, HGT_IMAGE (see tasks/image.py).
+# The CPU worker's image. Optional: DOCKER, BASE_IMAGE, TORCH_INDEX, BUILD_FLAGS, WHEELS, HGT_IMAGE (see tasks/execution/image.py).
 image: install
-	@$(VENV)/bin/python -m tasks.image
+	@$(VENV)/bin/python -m tasks.execution.image
 
 clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

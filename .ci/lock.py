@@ -20,7 +20,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LOCK = CHECKOUT / "requirements.lock"
-PLATFORMS = {  # uv's name: as hgt/machine.py names the machine
+PLATFORMS = {  # uv's name: as hgt/device/machine.py names the machine
     "x86_64-unknown-linux-gnu": "Linux x86_64",
     "aarch64-unknown-linux-gnu": "Linux arm64",
     "aarch64-apple-darwin": "Darwin arm64",

@@ -128,11 +128,11 @@ def _how_to_go_on(run: str) -> str:
 def _refuse_early(kg: Path | None, config: RunConfig) -> None:
     """What can be told at once is told before any server starts."""
     if kg is not None:
-        from hgt.facts import refuse_early
+        from hgt.graph.facts import refuse_early
 
         refuse_early(kg, config.graph)
-    from hgt.device import probe_device
-    from hgt.memory import memory_limit
+    from hgt.device.device import probe_device
+    from hgt.memory.plan import memory_limit
 
     probe_device(config.train.compute_device, memory_limit(config))
 
@@ -147,7 +147,7 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
     _prepare_environment()
     from flows.hgt_embeddings import REJECTED as REJECTED_NAME
     from flows.hgt_embeddings import hgt_embeddings
-    from tasks.dispatch import NO_ANSWER
+    from tasks.execution.dispatch import NO_ANSWER
     from tasks.home import run_folder
 
     click.echo(f"run {run} in {run_folder(run).path}")
@@ -172,7 +172,7 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
 
 def _prepare_environment() -> None:
     """Settings that Prefect and MLflow read when they are imported; what the user has set stays."""
-    from flows.services import running_server
+    from flows.services.local import running_server
     from tasks.home import hgt_home
 
     home = hgt_home()
@@ -234,7 +234,7 @@ def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, 
     from tasks.outputs import claim_file
 
     claim_file(out, overwrite)
-    from hgt.demo_graph import write_demo_graph
+    from hgt.graph.demo_graph import write_demo_graph
 
     num_rows = write_demo_graph(out, num_nodes, num_facts, num_communities, seed, overwrite)
     click.echo(f"{out}: {num_rows:,} rows")
@@ -249,7 +249,7 @@ def validate(embeddings: Path, kg: Path) -> int:
     from hgt.input_file import check_table
 
     check_table(embeddings)
-    from hgt.facts import refuse_early
+    from hgt.graph.facts import refuse_early
 
     refuse_early(kg, GraphConfig())  # before what takes seconds to import
     from hgt.evaluate import evaluate_table
@@ -265,14 +265,14 @@ def validate(embeddings: Path, kg: Path) -> int:
 def plan(kg: Path, **given: Any) -> int:
     """Say what training FILE would take, without training it; also for a device that is elsewhere, if --memory is given."""
     config = RunConfig.from_flat(_given(given))
-    from hgt.facts import refuse_early
+    from hgt.graph.facts import refuse_early
 
     refuse_early(kg, config.graph)  # before what takes seconds to import
-    from hgt.certain_rejection import refuse_certain_rejection
-    from hgt.edge_table import read_edge_table
-    from hgt.graph import KnowledgeGraph
-    from hgt.memory import plan_memory, probe_for_plan, refuse_what_cannot_fit
-    from hgt.split import split_facts
+    from hgt.evaluation.certain_rejection import refuse_certain_rejection
+    from hgt.graph.knowledge_graph import KnowledgeGraph
+    from hgt.graph.split import split_facts
+    from hgt.memory.plan import plan_memory, probe_for_plan, refuse_what_cannot_fit
+    from hgt.reading.edge_table import read_edge_table
 
     probe = probe_for_plan(config)
     table = read_edge_table(kg)
@@ -298,7 +298,7 @@ def compare(kg: Path, devices: str, **given: Any) -> int:
     Exit code 3: a figure differs by more than 0.05.
     """
     values = _given(given)
-    from hgt.facts import refuse_early
+    from hgt.graph.facts import refuse_early
 
     refuse_early(kg, RunConfig.from_flat(values).graph)  # before what takes seconds to import
     from flows.compare import compare as compare_devices
@@ -319,7 +319,7 @@ def doctor(device: str | None) -> int:
 
     Prints chip, memory, caps, versions and what is known to be bad about the combination. Exit code 1: refused.
     """
-    from hgt.doctor import examine
+    from hgt.diagnosis.doctor import examine
 
     examine(device, click.echo)
     return ACCEPTED
@@ -331,7 +331,7 @@ def track(run: str) -> int:
     """Deliver to MLflow what it has not got of RUN. Exit code 1: it does not answer."""
     _prepare_environment()
     from tasks.home import find_run, run_folder
-    from tasks.tracking import catch_up
+    from tasks.tracking.tracker import catch_up
 
     told, left = catch_up(run_folder(find_run(run)))
     for sentence in [*told, left or f"MLflow has everything of {run}."]:
@@ -344,7 +344,7 @@ def track(run: str) -> int:
 def ui(port: int) -> int:
     """Open MLflow's UI on the product's own store."""
     _prepare_environment()
-    from tasks.mlflow_run import store_uri
+    from tasks.tracking.mlflow_run import store_uri
 
     uri = store_uri()
     click.echo(f"MLflow's UI on {uri}: http://127.0.0.1:{port}  (Ctrl-C ends it)")
@@ -358,7 +358,7 @@ def ui(port: int) -> int:
 @click.option("--mlflow-port", type=_PORT, help="Port of the MLflow server on 127.0.0.1.  [default: 5001]")
 def start_services(prefect_port: int | None, mlflow_port: int | None) -> int:
     """Start Prefect server, MLflow server and workers in the background; what runs already is left alone."""
-    from flows.up import up
+    from flows.services.up import up
 
     up(prefect_port, mlflow_port, click.echo)
     return ACCEPTED
@@ -367,7 +367,7 @@ def start_services(prefect_port: int | None, mlflow_port: int | None) -> int:
 @cli.command("down")
 def stop_services() -> int:
     """Stop what `hgt up` started."""
-    from flows.down import down
+    from flows.services.down import down
 
     down(click.echo)
     return ACCEPTED
@@ -376,7 +376,7 @@ def stop_services() -> int:
 @cli.command("status")
 def tell_services() -> int:
     """Say which services run, and where. Exit code 1: not all do."""
-    from flows.status import status
+    from flows.services.status import status
 
     return ACCEPTED if status(click.echo) else FAILED
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from flows import session
-from hgt.agreement import Agreement, compare_runs
 from hgt.config import RunConfig
+from hgt.diagnosis.agreement import Agreement, compare_runs
 from hgt.errors import HgtError, InputError
-from tasks import container
+from tasks.execution import container
 from tasks.home import new_run_id, run_folder
 
 DEVICES = ("mps", "cuda", "cpu", "docker-cpu")

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from tasks.tracking import tracked  # isort: skip - `tasks` switches telemetry off before prefect is imported
+from tasks.tracking.tracker import tracked  # isort: skip - `tasks` switches telemetry off before prefect is imported
 from prefect import flow
 from prefect.client.schemas import State
 from prefect.states import Completed, Failed
@@ -25,7 +25,7 @@ from tasks.load import load
 from tasks.outputs import claim_embeddings_csv, refuse_used_run_folder
 from tasks.plan import plan
 from tasks.probe import probe
-from tasks.registry import register, withdraw
+from tasks.tracking.registry import register, withdraw
 from tasks.train import attempts, train
 from tasks.validate import Verdict, validate
 

@@ -10,15 +10,15 @@ import contextlib
 import json
 from pathlib import Path
 
-from tasks.child import run_child  # isort: skip - `tasks` switches telemetry off before prefect is imported
+from tasks.execution.child import run_child  # isort: skip - `tasks` switches telemetry off before prefect is imported
 from prefect import flow
 from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
-from hgt.device import probe_device
+from hgt.device.device import probe_device
 from hgt.errors import HgtError, OutOfMemory
-from hgt.memory import plan_memory
-from hgt.program import planned_device
+from hgt.memory.plan import plan_memory
+from hgt.run.program import planned_device
 from hgt.whole_file import written_whole
 from tasks.home import find_run, run_folder
 from tasks.reporting import TrainingProgress

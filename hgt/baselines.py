@@ -18,26 +18,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hgt.batches import Batches, num_batches_per_epoch
 from hgt.config import RunConfig
-from hgt.device import DeviceMemory, prepare_device, probe_device
-from hgt.events import epochs_by_number
-from hgt.facts import edge_type_name
-from hgt.graph import KnowledgeGraph
-from hgt.identity import Identity
-from hgt.memory import memory_limit
-from hgt.message_graph import MessageGraph
-from hgt.model import Decoder
-from hgt.program import OnEvent, planned_device, planned_form, planned_phases, run_program
-from hgt.ranking import FactIndex, rank_facts, sample_facts
-from hgt.report import read_report
-from hgt.run_folder import RunFolder
+from hgt.device.device import DeviceMemory, prepare_device, probe_device
+from hgt.evaluation.ranking import FactIndex, rank_facts, sample_facts
+from hgt.evaluation.validation import shortened
+from hgt.graph.facts import edge_type_name
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.graph.split import TEST, TRAIN, VAL, EdgeSplit
+from hgt.memory.plan import memory_limit
+from hgt.messages.message_graph import MessageGraph
+from hgt.model.model import Decoder
+from hgt.model.shallow import ShallowModel
+from hgt.run.events import epochs_by_number
+from hgt.run.folder import RunFolder
+from hgt.run.identity import Identity
+from hgt.run.program import OnEvent, planned_device, planned_form, planned_phases, run_program
+from hgt.run.report import read_report
 from hgt.seeds import Stream, torch_seed
-from hgt.shallow import ShallowModel
-from hgt.split import TEST, TRAIN, VAL, EdgeSplit
-from hgt.step import Steps, Trainee, adam
 from hgt.train import batches_ahead, evaluate_val, stop_without_parent
-from hgt.validation import shortened
+from hgt.training.batches import Batches, num_batches_per_epoch
+from hgt.training.step import Steps, Trainee, adam
 from hgt.whole_file import written_whole
 
 # A table's row moves only in steps that its node is in, HGT's weights in every one. Tuned, ComplEx is best with a rate of 0.02 to 0.04 on

@@ -196,7 +196,7 @@ class TrainConfig:
         return "cpu" if self.device == "docker-cpu" else self.device
 
 
-# The checks of `hgt/validation.py`, those that decide by default first.
+# The checks of `hgt/evaluation/validation.py`, those that decide by default first.
 REQUIRED_CHECKS = (
     *("finite", "mean_cosine", "components_90", "effective_rank", "distinct_rows", "dead_dimensions", "type_spread", "tiny_norms"),
     *("type_accuracy", "mrr"),

@@ -8,15 +8,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hgt.checkpoint import best_checkpoint, load_model
-from hgt.device import DeviceMemory, prepare_device, probe_device
-from hgt.embeddings import Embeddings, infer_layerwise
-from hgt.identity import Identity
-from hgt.memory import memory_limit
-from hgt.message_graph import training_message_graph
-from hgt.model import HGTModel
-from hgt.program import OnEvent, planned_device, planned_phases, run_program
-from hgt.run_folder import RunFolder
+from hgt.device.device import DeviceMemory, prepare_device, probe_device
+from hgt.embeddings.table import Embeddings, infer_layerwise
+from hgt.memory.plan import memory_limit
+from hgt.messages.message_graph import training_message_graph
+from hgt.model.model import HGTModel
+from hgt.run.checkpoint import best_checkpoint, load_model
+from hgt.run.folder import RunFolder
+from hgt.run.identity import Identity
+from hgt.run.program import OnEvent, planned_device, planned_phases, run_program
 
 OVERWRITE = "--overwrite"
 

@@ -16,25 +16,25 @@ import pandas as pd
 import torch
 
 from hgt.config import RunConfig
-from hgt.device import DeviceMemory, prepare_device, probe_device
-from hgt.edge_classification import ClassificationReport, classify_facts
-from hgt.edge_table import read_edge_table
-from hgt.embeddings import Embeddings
+from hgt.device.device import DeviceMemory, prepare_device, probe_device
+from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
-from hgt.events import epochs_by_number
-from hgt.geometry import measure_geometry
-from hgt.graph import KnowledgeGraph
-from hgt.identity import Identity
-from hgt.leakage import audit_split
-from hgt.memory import memory_limit
-from hgt.neighbourhoods import measure_neighbourhoods
-from hgt.plots import LOSSES, plot_losses, plot_plane
-from hgt.program import OnEvent, planned_device, planned_phases, run_program
-from hgt.ranking import FactIndex, RankingReport, rank_facts
-from hgt.report import write_report
-from hgt.run_folder import RunFolder
-from hgt.split import TEST, EdgeSplit, split_facts
-from hgt.validation import Measured, ValidationReport, validate
+from hgt.evaluation.edge_classification import ClassificationReport, classify_facts
+from hgt.evaluation.geometry import measure_geometry
+from hgt.evaluation.neighbourhoods import measure_neighbourhoods
+from hgt.evaluation.plots import LOSSES, plot_losses, plot_plane
+from hgt.evaluation.ranking import FactIndex, RankingReport, rank_facts
+from hgt.evaluation.validation import Measured, ValidationReport, validate
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.graph.leakage import audit_split
+from hgt.graph.split import TEST, EdgeSplit, split_facts
+from hgt.memory.plan import memory_limit
+from hgt.reading.edge_table import read_edge_table
+from hgt.run.events import epochs_by_number
+from hgt.run.folder import RunFolder
+from hgt.run.identity import Identity
+from hgt.run.program import OnEvent, planned_device, planned_phases, run_program
+from hgt.run.report import write_report
 from hgt.whole_file import make_folder
 
 

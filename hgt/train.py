@@ -17,8 +17,12 @@ import safetensors
 import torch
 from torch import Tensor
 
-from hgt.batches import Batch, Batches
-from hgt.checkpoint import (
+from hgt.device.device import DeviceMemory, prepare_device, probe_device
+from hgt.errors import DiskFull, HgtError, TrainingDiverged, is_disk_full
+from hgt.evaluation.ranking import FactIndex, RankingMetrics, rank_typed, sample_facts
+from hgt.graph.split import VAL
+from hgt.memory.plan import memory_limit
+from hgt.run.checkpoint import (
     Checkpoint,
     Progress,
     load_model,
@@ -29,17 +33,13 @@ from hgt.checkpoint import (
     state_of,
     state_tensors,
 )
-from hgt.device import DeviceMemory, prepare_device, probe_device
-from hgt.errors import DiskFull, HgtError, TrainingDiverged, is_disk_full
-from hgt.events import epochs_by_number
-from hgt.memory import memory_limit
-from hgt.parent import Parent
-from hgt.program import OnEvent, planned_device, planned_form, planned_phases, run_program
-from hgt.ranking import FactIndex, RankingMetrics, rank_typed, sample_facts
-from hgt.run_folder import RunFolder
+from hgt.run.events import epochs_by_number
+from hgt.run.folder import RunFolder
+from hgt.run.parent import Parent
+from hgt.run.program import OnEvent, planned_device, planned_form, planned_phases, run_program
 from hgt.seeds import Stream, torch_seed
-from hgt.split import VAL
-from hgt.step import Steps, Trainee, build_trainee
+from hgt.training.batches import Batch, Batches
+from hgt.training.step import Steps, Trainee, build_trainee
 
 
 @torch.no_grad()

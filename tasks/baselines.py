@@ -9,10 +9,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from hgt.errors import OutOfMemory
+from tasks.execution.ladder import run_or_move_to_cpu
 from tasks.home import run_folder
-from tasks.ladder import run_or_move_to_cpu
 from tasks.reporting import say
-from tasks.tracking import Tracker
+from tasks.tracking.tracker import Tracker
 
 
 @task(name="baselines", cache_policy=NO_CACHE)

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from hgt.errors import InputError
 
 if TYPE_CHECKING:
-    from hgt.run_folder import RunFolder
+    from hgt.run.folder import RunFolder
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -58,7 +58,7 @@ def check_store() -> None:
 
 
 def run_folder(run_id: str) -> RunFolder:
-    from hgt.run_folder import RunFolder  # with torch and pandas: 2 s, which `hgt status` does not wait for
+    from hgt.run.folder import RunFolder  # with torch and pandas: 2 s, which `hgt status` does not wait for
 
     return RunFolder(hgt_home() / "runs" / run_id)
 

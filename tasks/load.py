@@ -8,14 +8,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from hgt.config import RunConfig
-from hgt.edge_table import read_edge_table
-from hgt.facts import edge_type_name
-from hgt.graph import KnowledgeGraph
-from hgt.leakage import audit_split
-from hgt.split import EdgeSplit, holdout_edge_types, split_facts
+from hgt.graph.facts import edge_type_name
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.graph.leakage import audit_split
+from hgt.graph.split import EdgeSplit, holdout_edge_types, split_facts
+from hgt.reading.edge_table import read_edge_table
 from tasks.home import check_new_run, run_folder
 from tasks.reporting import say
-from tasks.tracking import Tracker
+from tasks.tracking.tracker import Tracker
 
 _MOST_EDGE_TYPES = 40  # listed on the screen; MLflow has them all
 _MOST_FILES = 5  # the parts of a folder whose rows are told one by one

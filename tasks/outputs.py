@@ -58,7 +58,7 @@ def _kept_files() -> list[Path]:
 
 def _inputs(kg: Path) -> list[Path]:
     """The file or folder that is read, the files of which it consists, and the other half of a graph in two files."""
-    from hgt.edge_files import EdgeFiles  # with pyarrow, which a command without a graph does not need
+    from hgt.reading.edge_files import EdgeFiles  # with pyarrow, which a command without a graph does not need
 
     halves = (("edges", "nodes"), ("nodes", "edges"))
     named = [kg, *(kg.with_name(kg.name.replace(*pair)) for pair in halves if pair[0] in kg.name)]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from hgt.certain_rejection import refuse_certain_rejection
 from hgt.config import RunConfig
-from hgt.device import DeviceProbe
+from hgt.device.device import DeviceProbe
 from hgt.errors import InputError
-from hgt.run_folder import RunFolder
+from hgt.evaluation.certain_rejection import refuse_certain_rejection
+from hgt.run.folder import RunFolder
+from tasks.execution.ladder import docker_too_small, first_segment, plan_segment, refuse_unfit
 from tasks.home import run_folder
-from tasks.ladder import docker_too_small, first_segment, plan_segment, refuse_unfit
 from tasks.reporting import say
-from tasks.tracking import Tracker
+from tasks.tracking.tracker import Tracker
 
 
 @task(name="plan", cache_policy=NO_CACHE)

@@ -6,11 +6,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from hgt.config import RunConfig
-from hgt.device import DeviceProbe, probe_device
-from hgt.memory import memory_limit
-from tasks.ladder import fallback_told
+from hgt.device.device import DeviceProbe, probe_device
+from hgt.memory.plan import memory_limit
+from tasks.execution.ladder import fallback_told
 from tasks.reporting import say
-from tasks.tracking import Tracker
+from tasks.tracking.tracker import Tracker
 
 
 @task(name="probe", cache_policy=NO_CACHE)

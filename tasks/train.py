@@ -11,16 +11,16 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State, TaskRun
 
-from hgt.device import DeviceProbe
+from hgt.device.device import DeviceProbe
 from hgt.errors import OutOfMemory
-from hgt.events import EventReader
-from hgt.run_folder import RunFolder
-from tasks import container, dispatch, ladder
-from tasks.child import run_child
+from hgt.run.events import EventReader
+from hgt.run.folder import RunFolder
+from tasks.execution import container, dispatch, ladder
+from tasks.execution.child import run_child
+from tasks.execution.outcome import OnEvent
 from tasks.home import run_folder
-from tasks.outcome import OnEvent
 from tasks.reporting import TrainingProgress, say
-from tasks.tracking import Tracker
+from tasks.tracking.tracker import Tracker
 
 _RUNGS_AFTER_SHRINKS = 2
 

@@ -10,13 +10,13 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from hgt.report import read_report
+from hgt.run.report import read_report
 from tasks.home import run_folder
 from tasks.reporting import NO_ANSWER, say
-from tasks.tracking import Tracker
+from tasks.tracking.tracker import Tracker
 
 _FENCE = "~" * 12  # which hardly stands in a name, as ``` may
-_AMONG, _NODES = "mean cosine among ", " nodes"  # around the node type in the name of hgt/validation.py's check
+_AMONG, _NODES = "mean cosine among ", " nodes"  # around the node type in the name of hgt/evaluation/validation.py's check
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def free_port():
 @pytest.fixture(scope="session")
 def small_kg(tmp_path_factory):
     """A demo graph that trains in seconds."""
-    from hgt.demo_graph import write_demo_graph
+    from hgt.graph.demo_graph import write_demo_graph
 
     path = tmp_path_factory.mktemp("kg") / "kg.csv"
     write_demo_graph(path, num_nodes=300, num_facts=2_500, num_communities=4, seed=1)
@@ -256,7 +256,7 @@ def hgt_here(environment, empty_store):
 @pytest.fixture(scope="session")
 def docker_engine():
     """A client of a real Docker engine; without one the test is skipped, or fails when HGT_REQUIRE_DOCKER=1."""
-    from tasks.engine import EngineError, connect
+    from tasks.execution.engine import EngineError, connect
 
     try:
         client = connect(30)
@@ -269,8 +269,8 @@ def docker_engine():
 @pytest.fixture(scope="session")
 def worker_image(docker_engine, tmp_path_factory):
     """The name of the CPU worker's image, built by `make image` where it is absent or older than the sources."""
-    from tasks.container import unavailable
-    from tasks.image import image_name
+    from tasks.execution.container import unavailable
+    from tasks.execution.image import image_name
 
     with locked(tmp_path_factory.getbasetemp().parent / "image.lock"):  # one build for all of pytest-xdist's workers
         if unavailable() is not None:

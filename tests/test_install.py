@@ -13,7 +13,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from hgt.machine import Machine, download, main, refusal
+from hgt.device.machine import Machine, download, main, refusal
 
 CHECKOUT = Path(__file__).parents[1]
 LOCK = (CHECKOUT / "requirements.lock").read_text()

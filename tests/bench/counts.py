@@ -19,9 +19,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from hgt.batches import Batch, Layout
 from hgt.config import ModelConfig
-from hgt.message_graph import EdgeList, MessageGraph, edge_list
+from hgt.messages.message_graph import EdgeList, MessageGraph, edge_list
+from hgt.training.batches import Batch, Layout
 
 _FLOAT = _INDEX = 4
 

@@ -11,10 +11,10 @@ import time
 import torch
 
 from hgt.config import parse_bytes
-from hgt.device import peak_memory, prepare_device, probe_device
-from hgt.memory import plan_memory
-from hgt.split import split_facts
-from hgt.step import Steps, build_trainee
+from hgt.device.device import peak_memory, prepare_device, probe_device
+from hgt.graph.split import split_facts
+from hgt.memory.plan import plan_memory
+from hgt.training.step import Steps, build_trainee
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import bench_config, header, nodes_and_facts, synchronize
 

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import torch
 
-from hgt.facts import EdgeType
-from hgt.graph import KnowledgeGraph
+from hgt.graph.facts import EdgeType
+from hgt.graph.knowledge_graph import KnowledgeGraph
 
 PRIMEKG_NODES = {
     "anatomy": 14_035, "biological_process": 28_642, "cellular_component": 4_176, "disease": 17_080, "drug": 7_957,

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from hgt.config import RunConfig
-from hgt.device import chip_name, peak_memory
+from hgt.device.device import chip_name, peak_memory
 
 Result = TypeVar("Result")
 

@@ -16,11 +16,11 @@ import json
 
 import torch
 
-from hgt.batches import Batch
-from hgt.device import prepare_device
-from hgt.node_kernels import MAX_REDUCTION_ROWS
-from hgt.split import split_facts
-from hgt.step import Steps, build_trainee, removed_edges, train_step
+from hgt.device.device import prepare_device
+from hgt.graph.split import split_facts
+from hgt.kernels.nodes import MAX_REDUCTION_ROWS
+from hgt.training.batches import Batch
+from hgt.training.step import Steps, build_trainee, removed_edges, train_step
 from tests.bench.counts import Work, encoder_parts, message_sizes, step_parts, supervised_sizes, total
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import (

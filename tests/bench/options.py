@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from hgt.device import prepare_device
-from hgt.edge_table import read_edge_table
-from hgt.graph import KnowledgeGraph
-from hgt.ranking import FactIndex, sample_facts
-from hgt.split import VAL, split_facts
-from hgt.step import Steps, build_trainee
+from hgt.device.device import prepare_device
+from hgt.evaluation.ranking import FactIndex, sample_facts
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.graph.split import VAL, split_facts
+from hgt.reading.edge_table import read_edge_table
 from hgt.train import evaluate_val
+from hgt.training.step import Steps, build_trainee
 from tests.bench.harness import bench_config, header, measure_in_child, peak_bytes, reset_peak, synchronize
 
 VARIANTS: dict[str, dict] = {

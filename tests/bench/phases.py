@@ -19,17 +19,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hgt.config import RunConfig
-from hgt.device import prepare_device, probe_device
-from hgt.edge_table import read_edge_table
-from hgt.embeddings import Embeddings, infer_layerwise
-from hgt.geometry import measure_geometry
-from hgt.graph import KnowledgeGraph
-from hgt.memory import plan_memory
-from hgt.message_graph import training_message_graph
-from hgt.ranking import FactIndex, rank_facts, sample_facts
-from hgt.split import TEST, VAL, EdgeSplit, split_facts
-from hgt.step import Steps, Trainee, build_trainee
+from hgt.device.device import prepare_device, probe_device
+from hgt.embeddings.table import Embeddings, infer_layerwise
+from hgt.evaluation.geometry import measure_geometry
+from hgt.evaluation.ranking import FactIndex, rank_facts, sample_facts
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.graph.split import TEST, VAL, EdgeSplit, split_facts
+from hgt.memory.plan import plan_memory
+from hgt.messages.message_graph import training_message_graph
+from hgt.reading.edge_table import read_edge_table
 from hgt.train import evaluate_val
+from hgt.training.step import Steps, Trainee, build_trainee
 from tests.bench.graphs import PRIMEKG_SIZE, primekg_like, write_csv
 from tests.bench.harness import Result, bench_config, header, synchronize, timed, warm_up_calls
 

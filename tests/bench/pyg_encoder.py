@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import HGTConv
 from torch_geometric.nn.dense.linear import HeteroLinear
 
-from hgt.message_graph import MessageGraph, edge_list
+from hgt.messages.message_graph import MessageGraph, edge_list
 
 
 class PygEncoder(nn.Module):

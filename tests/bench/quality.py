@@ -32,18 +32,18 @@ from torch import Tensor
 
 from hgt.baselines import shallow_trainee
 from hgt.config import RunConfig
-from hgt.device import prepare_device
-from hgt.edge_table import read_edge_table
-from hgt.embeddings import Embeddings
+from hgt.device.device import prepare_device
+from hgt.embeddings.table import Embeddings
 from hgt.evaluate import report_on
-from hgt.graph import KnowledgeGraph
-from hgt.model import Decoder
-from hgt.ranking import FactIndex, rank_facts, sample_facts
+from hgt.evaluation.ranking import FactIndex, rank_facts, sample_facts
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.graph.split import TEST, VAL, split_facts
+from hgt.model.model import Decoder
+from hgt.model.shallow import NodeTable
+from hgt.reading.edge_table import read_edge_table
 from hgt.seeds import Stream, torch_seed
-from hgt.shallow import NodeTable
-from hgt.split import TEST, VAL, split_facts
-from hgt.step import Steps, Trainee, build_trainee
 from hgt.train import batches_ahead, evaluate_val
+from hgt.training.step import Steps, Trainee, build_trainee
 from tests.bench.harness import header, measure_in_child
 
 Point = dict[str, Any]  # of a shallow model rate, dropout and n3; of HGT parameters of the run

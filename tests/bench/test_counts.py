@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hgt import attention
 from hgt.config import ModelConfig, RunConfig
-from hgt.edge_kernels import ChunkedKernels
-from hgt.layer import HGTLayer
-from hgt.losses import micro_batch_loss
-from hgt.message_graph import build_message_graph
-from hgt.split import split_facts
-from hgt.step import build_trainee
+from hgt.graph.split import split_facts
+from hgt.kernels.edges import ChunkedKernels
+from hgt.messages.message_graph import build_message_graph
+from hgt.model import attention
+from hgt.model.layer import HGTLayer
+from hgt.training.losses import micro_batch_loss
+from hgt.training.step import build_trainee
 from tests.bench import counts
 from tests.bench.counts import MessageSizes, Work, message_sizes, supervised_sizes
 from tests.bench.graphs import primekg_like

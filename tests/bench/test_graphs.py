@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hgt.config import GraphConfig
-from hgt.edge_table import read_edge_table
-from hgt.graph import KnowledgeGraph
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.reading.edge_table import read_edge_table
 from tests.bench.graphs import PRIMEKG_FACTS, PRIMEKG_NODES, PRIMEKG_SIZE, _node_counts, primekg_like, write_csv
 
 

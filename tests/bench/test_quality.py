@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hgt.message_graph import MessageGraph
+from hgt.messages.message_graph import MessageGraph
 from tests.bench.quality import DistanceDecoder, DistanceTable, spikes
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from hgt.cgroup import _VERSION_2, _Files, _memory_groups
+from hgt.device.cgroup import _VERSION_2, _Files, _memory_groups
 from tests.conftest import CHECKOUT, QUIET, options, wait_for
 from tests.flows.failures import FOUR, NO_DOCKER, embeddings, run_of
 from tests.flows.pool import Pool
@@ -128,7 +128,7 @@ def small_disk():
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory, worker_image, small_kg, docker_engine, one_prefect_server):
-    from tasks.engine import engine_address
+    from tasks.execution.engine import engine_address
 
     relay = Relay(engine_address().removeprefix("unix://"))
     pool = Pool(tmp_path_factory.mktemp("pool") / "home", small_kg, docker_engine, relay)

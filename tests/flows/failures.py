@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hgt.events import EventReader
-from hgt.run_folder import RunFolder
+from hgt.run.events import EventReader
+from hgt.run.folder import RunFolder
 from tests.conftest import LAX, SMALL, runs_of
 
 RUN = SMALL | LAX | {"baselines": "none", "num_epochs": 3, "dropout": 0.1, "device": "cpu"}

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import time
 
-from flows.services import ask
-from hgt.events import EventReader
-from hgt.run_folder import RunFolder
+from flows.services.local import ask
+from hgt.run.events import EventReader
+from hgt.run.folder import RunFolder
 from tests.conftest import CHECKOUT, HGT, LAX, QUIET, SMALL, free_port, living_processes, options, runs_of, wait_for
 
 RUN = SMALL | LAX | {"baselines": "none", "num_epochs": 1, "dropout": 0.1, "patience": 100_000}

@@ -5,11 +5,11 @@ import os
 import numpy as np
 import pytest
 
-from hgt.demo_graph import write_demo_graph
-from hgt.device import probe_device
-from hgt.memory import plan_of_form
-from hgt.step_form import StepForm
-from tasks.ladder import segments
+from hgt.device.device import probe_device
+from hgt.graph.demo_graph import write_demo_graph
+from hgt.memory.plan import plan_of_form
+from hgt.training.step_form import StepForm
+from tasks.execution.ladder import segments
 from tests.conftest import LAX, options
 from tests.flows.conftest import train_alone
 from tests.flows.failures import assert_one_whole_mlflow_run, embeddings, events, run_of

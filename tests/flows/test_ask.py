@@ -7,7 +7,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from flows import services
+from flows.services import local as services
 
 
 @pytest.fixture

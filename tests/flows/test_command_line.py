@@ -21,10 +21,10 @@ from flows import session
 from flows.cli import _prepare_environment, main
 from flows.hgt_embeddings import _taken_back_when_refused
 from hgt.errors import HgtError, InputError
-from hgt.events import EventReader
-from hgt.program import planned_form, planned_phases
-from hgt.run_folder import RunFolder
-from hgt.step_form import StepForm
+from hgt.run.events import EventReader
+from hgt.run.folder import RunFolder
+from hgt.run.program import planned_form, planned_phases
+from hgt.training.step_form import StepForm
 from tests.conftest import CHECKOUT, HGT, LAX, SMALL, data_file, living_processes, options, runs_of, wait_for
 
 SHORT = SMALL | {"num_epochs": 1, "baselines": "none"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hgt.checkpoint import load_newest
-from tasks.ladder import segments
+from hgt.run.checkpoint import load_newest
+from tasks.execution.ladder import segments
 from tests.conftest import QUIET, options
 from tests.flows.failures import (
     FOUR,

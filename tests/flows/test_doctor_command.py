@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from flows.cli import main
-from hgt import doctor
-from hgt.comparison import compare_devices
-from hgt.device import DeviceProbe
+from hgt.device.device import DeviceProbe
+from hgt.diagnosis import doctor
+from hgt.diagnosis.comparison import compare_devices
 from tests.hgt.faulty_products import faulty_step
 from tests.hgt.test_comparison import SMALL
 

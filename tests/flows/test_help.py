@@ -55,7 +55,7 @@ except SystemExit as end:
 
 def test_asking_the_services_imports_nothing_that_takes_long():
     libraries = ("torch", "numpy", "pandas", "prefect", "mlflow")
-    code = f"import sys, flows.up, flows.status, flows.down; print([m for m in {libraries} if m in sys.modules])"
+    code = f"import sys, flows.services.up, flows.services.status, flows.services.down; print([m for m in {libraries} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from flows.services import ask
-from tasks.ladder import segments
+from flows.services.local import ask
+from tasks.execution.ladder import segments
 from tests.conftest import options, runs_of
 from tests.flows.failures import (
     FOUR,

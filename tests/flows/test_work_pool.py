@@ -12,10 +12,10 @@ import signal
 import psutil
 import pytest
 
-from flows.services import heartbeat_ages
-from hgt.events import EventReader
-from tasks.dispatch import SILENT_SECONDS
-from tasks.ladder import segments
+from flows.services.local import heartbeat_ages
+from hgt.run.events import EventReader
+from tasks.execution.dispatch import SILENT_SECONDS
+from tasks.execution.ladder import segments
 from tests.conftest import CHECKOUT, wait_for
 from tests.flows.pool import ENDLESS, FINAL, RUN
 

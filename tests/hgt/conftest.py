@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from hgt.config import RunConfig
-from hgt.demo_graph import demo_rows
-from hgt.edge_table import read_edge_table
-from hgt.graph import KnowledgeGraph
-from hgt.split import split_facts
-from hgt.step import build_trainee
+from hgt.graph.demo_graph import demo_rows
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.graph.split import split_facts
+from hgt.reading.edge_table import read_edge_table
+from hgt.training.step import build_trainee
 
 torch.set_num_threads(1)
 

@@ -3,7 +3,7 @@
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hgt.step import train_step
+from hgt.training.step import train_step
 
 _FIRST_OPERAND = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # in place and with `out=` too
 _BEHIND = 8  # rows of the last tile, which is not clipped

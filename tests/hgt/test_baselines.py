@@ -10,18 +10,18 @@ import torch
 
 from hgt import baselines
 from hgt.baselines import Baseline, Comparison, DegreeScores, compare_run, n3_weight, shallow_trainee, training_degrees
-from hgt.device import DeviceMemory
-from hgt.embeddings import Embeddings
+from hgt.device.device import DeviceMemory
+from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
 from hgt.evaluate import evaluate_run
-from hgt.events import EventWriter
-from hgt.identity import Identity
-from hgt.losses import micro_batch_loss
-from hgt.model import Decoder
-from hgt.ranking import FactIndex, rank_facts
-from hgt.run_folder import RunFolder
-from hgt.split import TEST, TRAIN, EdgeSplit
-from hgt.step import train_step
+from hgt.evaluation.ranking import FactIndex, rank_facts
+from hgt.graph.split import TEST, TRAIN, EdgeSplit
+from hgt.model.model import Decoder
+from hgt.run.events import EventWriter
+from hgt.run.folder import RunFolder
+from hgt.run.identity import Identity
+from hgt.training.losses import micro_batch_loss
+from hgt.training.step import train_step
 
 CPU = torch.device("cpu")
 

@@ -8,18 +8,18 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from hgt.agreement import compare_runs
 from hgt.baselines import compare_run
+from hgt.diagnosis.agreement import compare_runs
 from hgt.embed import embed_run
-from hgt.embeddings import Embeddings
+from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
 from hgt.evaluate import evaluate_run, evaluate_table
-from hgt.events import EventWriter
-from hgt.memory import plan_memory, probe_for_plan
-from hgt.program import planned_device, planned_form, planned_phases
-from hgt.run_folder import RunFolder
+from hgt.memory.plan import plan_memory, probe_for_plan
+from hgt.run.events import EventWriter
+from hgt.run.folder import RunFolder
+from hgt.run.program import planned_device, planned_form, planned_phases
 from hgt.train import train_run
-from tasks.ladder import Segment, _append, segments
+from tasks.execution.ladder import Segment, _append, segments
 from tests.hgt.test_train import make_run
 
 DEEP = "[" * 100_000

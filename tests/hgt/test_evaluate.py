@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from hgt import evaluate
-from hgt.embeddings import Embeddings
+from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
 from hgt.evaluate import evaluate_run, evaluate_table, report_on
-from hgt.events import EventWriter
-from hgt.identity import Identity
-from hgt.run_folder import RunFolder
-from hgt.split import TRAIN, EdgeSplit
+from hgt.graph.split import TRAIN, EdgeSplit
+from hgt.run.events import EventWriter
+from hgt.run.folder import RunFolder
+from hgt.run.identity import Identity
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from hgt.demo_graph import write_demo_graph
 from hgt.errors import InputError
+from hgt.graph.demo_graph import write_demo_graph
 from hgt.output_file import claim_csv, claim_output, output_written_whole, remember_outputs
 
 

@@ -14,19 +14,19 @@ import pytest
 import safetensors
 import torch
 
-from hgt.checkpoint import best_checkpoint, load_checkpoint, load_newest
 from hgt.config import RunConfig
-from hgt.edge_table import read_edge_table
 from hgt.errors import CheckpointError, HgtError
-from hgt.events import EventReader, EventWriter, epochs_by_number
-from hgt.graph import KnowledgeGraph
-from hgt.node_kernels import VALUE
-from hgt.program import planned_form, run_program
-from hgt.run_folder import RunFolder
-from hgt.split import split_facts
-from hgt.step import Steps, learning_rate
-from hgt.step_form import StepForm
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.graph.split import split_facts
+from hgt.kernels.nodes import VALUE
+from hgt.reading.edge_table import read_edge_table
+from hgt.run.checkpoint import best_checkpoint, load_checkpoint, load_newest
+from hgt.run.events import EventReader, EventWriter, epochs_by_number
+from hgt.run.folder import RunFolder
+from hgt.run.program import planned_form, run_program
 from hgt.train import Training, train_run
+from hgt.training.step import Steps, learning_rate
+from hgt.training.step_form import StepForm
 from tests.conftest import CHECKOUT, SMALL, wait_for
 
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from hgt.config import RunConfig
-from hgt.graph import KnowledgeGraph
-from hgt.ranking import FactIndex, sample_facts
-from hgt.split import TRAIN, EdgeSplit, split_facts
-from hgt.step import Trainee, build_trainee, train_step
+from hgt.evaluation.ranking import FactIndex, sample_facts
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.graph.split import TRAIN, EdgeSplit, split_facts
 from hgt.train import evaluate_val
+from hgt.training.step import Trainee, build_trainee, train_step
 from tests.mps.fake_mac import FakeMac, Record, TraceEnded, Violation, compile_guard, install
 from tests.mps.kernels import MAC_VERSION, installed_kernels, listed_kernels
 from tests.mps.planted import HARMLESS, PLANTS, pyg_step

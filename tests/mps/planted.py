@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch_geometric.nn import HGTConv
 
-from hgt.graph import KnowledgeGraph
+from hgt.graph.knowledge_graph import KnowledgeGraph
 
 NO_KERNEL, WAIT, LONG = "no kernel", "host synchronisation", "long reduction"
 ROWS = 32_001

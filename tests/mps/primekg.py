@@ -10,7 +10,7 @@ import functools
 import numpy as np
 import torch
 
-from hgt.graph import KnowledgeGraph
+from hgt.graph.knowledge_graph import KnowledgeGraph
 
 NUM_NODES = {
     "biological_process": 28_642,

@@ -8,21 +8,21 @@ import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from hgt.checkpoint import Checkpoint, Progress, save_checkpoint, state_tensors
 from hgt.config import RunConfig
-from hgt.demo_graph import demo_rows
-from hgt.edge_table import read_edge_table
 from hgt.embed import embed_run
 from hgt.evaluate import evaluate_run
-from hgt.events import EventWriter
-from hgt.graph import KnowledgeGraph
-from hgt.identity import Identity
-from hgt.model import HGTModel
-from hgt.run_folder import RunFolder
-from hgt.split import split_facts
-from tasks.mlflow_run import MlflowRun
-from tasks.registry import register_run
-from tasks.tracked_name import tracked_name
+from hgt.graph.demo_graph import demo_rows
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.graph.split import split_facts
+from hgt.model.model import HGTModel
+from hgt.reading.edge_table import read_edge_table
+from hgt.run.checkpoint import Checkpoint, Progress, save_checkpoint, state_tensors
+from hgt.run.events import EventWriter
+from hgt.run.folder import RunFolder
+from hgt.run.identity import Identity
+from tasks.tracking.mlflow_run import MlflowRun
+from tasks.tracking.registry import register_run
+from tasks.tracking.tracked_name import tracked_name
 from tasks.validate import _figures
 
 pytestmark = pytest.mark.usefixtures("own_home")

@@ -6,7 +6,7 @@ import pytest
 
 from hgt.config import RunConfig
 from hgt.errors import HgtError, OutOfMemory
-from hgt.run_folder import RunFolder
+from hgt.run.folder import RunFolder
 from tasks import baselines as task
 
 FIGURES = {"name": "degree", "mrr": {"typed": 0.2, "all nodes": 0.1, "a - b - c": 0.3}, "ratio": {"typed": 2.0, "all nodes": 0.5}}

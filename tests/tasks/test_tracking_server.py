@@ -10,10 +10,10 @@ from mlflow.server.handlers import initialize_backend_stores
 from werkzeug.serving import make_server
 
 from hgt.config import RunConfig
-from hgt.run_folder import RunFolder
-from tasks import tracking
-from tasks.delivery import Patience
-from tasks.tracking import catch_up, tracked
+from hgt.run.folder import RunFolder
+from tasks.tracking import tracker as tracking
+from tasks.tracking.delivery import Patience
+from tasks.tracking.tracker import catch_up, tracked
 from tests.conftest import free_port
 from tests.tasks.test_tracking import EPOCH
 

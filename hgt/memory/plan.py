@@ -1,0 +1,146 @@
+"""What a run will take, computed from counts before anything is allocated; and the largest form of the step that fits.
+
+In: a graph, the configuration, the device's limit. Out: a `MemoryPlan`. What may shrink without changing the result is a `StepForm`;
+`embedding_dim` is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from hgt.config import RunConfig, parse_bytes
+from hgt.device.device import DeviceProbe, probe_device
+from hgt.errors import InputError
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.memory.counts import Counts
+from hgt.memory.moments import worst_moments
+from hgt.training.step_form import StepForm
+
+_PHASES = {
+    "step": "forward, loss and backward of one optimizer step",
+    "optimizer": "Adam's update",
+    "inference": "embeddings of all nodes, layer by layer",
+    "evaluation": "ranks of held-out facts",
+}
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """phases: bytes at the worst moment of each; parts: what the step's worst moment consists of
+    limit_bytes: what the device may give; required_bytes: the largest phase; form: how steps are worked off
+    """
+
+    device: str
+    limit_bytes: int
+    phases: dict[str, int]
+    parts: dict[str, int]
+    form: StepForm
+    required_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """With a tenth of the limit left over: no allocator packs without gaps (8 % on an H100)."""
+        return self.required_bytes <= 0.9 * self.limit_bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def table(self) -> str:
+        lines = [f"memory plan for {self.device}: {self.form}"]
+        lines += [f"  {n / 2**20:>10,.0f} MiB  {name:<12}{_PHASES[name]}" for name, n in self.phases.items()]
+        lines.append("of the step")
+        lines += [f"  {n / 2**20:>10,.0f} MiB  {name}" for name, n in self.parts.items()]
+        lines.append(f"  {self.required_bytes / 2**20:>10,.0f} MiB  at the peak, of {self.limit_bytes / 2**20:,.0f} MiB available")
+        return "\n".join(lines)
+
+
+def plan_memory(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe) -> MemoryPlan:
+    """The plan with the largest form that fits the limit; with the smallest form where none does."""
+    counts = Counts.of(graph, config, probe.type)
+    form: StepForm | None = StepForm.of(config)
+    while form is not None:
+        plan = _plan(counts, form, probe)
+        form = None if plan.fits else form.smaller()
+    return plan
+
+
+def plan_of_form(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe, form: StepForm) -> MemoryPlan:
+    """The plan of one form, whether it fits or not."""
+    return _plan(Counts.of(graph, config, probe.type), form, probe)
+
+
+def _plan(counts: Counts, form: StepForm, probe: DeviceProbe) -> MemoryPlan:
+    phases, parts = worst_moments(counts, form)
+    return MemoryPlan(probe.type, probe.limit_bytes, phases, parts, form, max(phases.values()))
+
+
+def refuse_what_cannot_fit(
+    plan: MemoryPlan, graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe, otherwise: str = "another device"
+) -> None:
+    """Raises InputError with required and available bytes and the smallest change that would fit. Never touches `embedding_dim`.
+
+    otherwise: what would help besides
+    """
+    if plan.fits:
+        return
+    changes = [_change(name, value) for name, value in _fitting_changes(graph, config, probe)]
+    would_fit = f"What would fit: {', or '.join(changes)}; or {otherwise}."
+    raise InputError(
+        f"This run needs {plan.required_bytes:,} bytes on {plan.device} ({probe.name}) in its smallest form ({plan.form}), and a tenth "
+        f"more for gaps; {plan.limit_bytes:,} are available. {would_fit if changes else f'Take {otherwise}, or a smaller graph.'}"
+    )
+
+
+def _change(name: str, value: int) -> str:
+    return f"--{name.replace('_', '-')} {value}"
+
+
+def _fitting_changes(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe) -> Iterator[tuple[str, int]]:
+    """For each parameter that may shrink, the largest smaller value with which the run fits."""
+    heads = config.model.num_heads
+    steps = {
+        "hidden_dim": [h for h in (192, 128, 96, 64, 32) if h < config.model.hidden_dim and h % heads == 0],
+        "num_layers": list(range(config.model.num_layers - 1, 0, -1)),
+    }
+    for name, values in steps.items():
+        for value in values:
+            changed: dict[str, Any] = {name: value}
+            smaller = replace(config, model=replace(config.model, **changed))
+            if plan_memory(graph, smaller, probe).fits:
+                yield name, value
+                break
+    counts = Counts.of(graph, config, probe.type)
+    low, high = 0, graph.total_nodes
+    form = replace(
+        StepForm.of(config), accumulation_steps=64, table_rows=4_096, group_edges=65_536, recompute_layers=True, keep_projections=False
+    )
+    while high - low > graph.total_nodes // 100 + 1:  # a sample of nodes has about its share of the facts
+        middle = (low + high) // 2
+        fits = _plan(counts.scaled(middle / graph.total_nodes), form, probe).fits
+        low, high = (middle, high) if fits else (low, middle)
+    low = int(0.9 * low) // 100 * 100  # a sample's share of the facts is a little larger than that of the nodes
+    if low:
+        yield "limit_nodes", low
+
+
+def memory_limit(config: RunConfig) -> int | None:
+    """The bytes that the parameter `memory` allows; None for all that there are."""
+    return None if config.train.memory is None else parse_bytes(config.train.memory)
+
+
+def probe_for_plan(config: RunConfig) -> DeviceProbe:
+    """The device that a run would get; one that is not on this machine can be planned for where `memory` says what it has.
+
+    Raises InputError as `probe_device` does.
+    """
+    device, limit = config.train.compute_device, memory_limit(config)
+    try:
+        return probe_device(device, limit)
+    except InputError:
+        if device is None or limit is None:
+            raise
+        return DeviceProbe(device, "elsewhere", limit, "asked for", torch.__version__, "")

@@ -1,0 +1,223 @@
+"""A cap on in-degrees: messages of an optimizer step pass along edges that are drawn for that step alone (GraphSAGE, Hamilton et al. 2017).
+
+In: the training facts' message graph and a cap k. Out: for (seed, epoch, batch) a `MessageGraph` with min(d, k) of the d edges of each
+message edge type into each node, every set of them equally likely. All draws have the same shapes. Nothing here runs on the device.
+It knows of no supervised edges: those are masked in the step. Evaluation and inference use all edges and do not come here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from hgt.messages.message_graph import (
+    MAX_SEGMENT_EDGES,
+    EdgeGroup,
+    EdgeList,
+    GroupLimits,
+    MessageGraph,
+    Piece,
+    SortedEdges,
+    edge_list,
+    group_pieces,
+)
+from hgt.seeds import Stream, generator
+
+
+class NeighborSampling:
+    """Each place among the drawn edges belongs to one (message edge type, target) for good; which of its edges stands there is drawn.
+
+    So groups, tables and `by_target` but for its other side are fixed. A draw brings sources, facts and `by_source`.
+    Arrays, all on the CPU: A edges in the graph, E edges in a draw.
+    """
+
+    def __init__(self, graph: MessageGraph, num_neighbors: int, limits: GroupLimits | None = None):
+        """graph: on the CPU; its own groups do not matter. limits: of the groups of drawn edges."""
+        edges, order, starts, degree = _by_relation_and_target(graph)
+        k = min(num_neighbors, int(degree.max(initial=1)))
+        drawn = np.minimum(degree, k)
+        row = np.repeat(np.arange(len(drawn)), drawn)
+        first_edges = starts[row] + _within(drawn)  # the first min(d, k) edges of each row, as a draw to lay the groups out by
+        slots = EdgeList(*(getattr(edges, f.name)[first_edges] for f in dataclasses.fields(edges)))
+        limits = limits or GroupLimits()
+        groups, place = group_pieces(slots, list(_pieces(slots, edges, limits)), limits)
+        self.layout = MessageGraph(graph.node_ranges, graph.edge_types, tuple(map(_without_draw, groups)), None)
+        row = row[place]
+        self._edge = first_edges[place].astype(np.int32)  # [E] of the graph's edges by relation and target, as drawn where d <= k
+        self._target = np.concatenate([_array(g.by_target.row) for g in groups] or [np.zeros(0, np.int32)])  # [E]
+        self._fact = None if graph.fact is None else _array(graph.fact)[order]  # [A]
+        self._other, self._sources = _source_side(groups, edges, degree, row, self._edge)
+        self._start, self._degree, self._places = _capped_rows(row, starts, degree, k)
+
+    def to(self, device: torch.device) -> NeighborSampling:
+        """Holds what is the same in all draws on this device; what a draw brings still comes from the CPU. Returns itself."""
+        self.layout = dataclasses.replace(self.layout, groups=tuple(_fixed_on(group, device) for group in self.layout.groups))
+        return self
+
+    def draw(self, seed: int, epoch: int, batch: int) -> MessageGraph:
+        """The message graph of one step; the same for every call. What the draw brings is on the CPU, until `MessageGraph.to` moves it."""
+        rng = generator(seed, Stream.NEIGHBORS, epoch, batch)
+        edge = self._edge.copy()
+        edge[self._places] = self._start + _distinct(rng, self._degree, len(self._places))
+        other = self._other[edge]
+        groups = tuple(self._group(*both, other) for both in zip(self.layout.groups, self._sources, strict=True))
+        fact = None if self._fact is None else torch.from_numpy(self._fact[edge])
+        return dataclasses.replace(self.layout, groups=groups, fact=fact)
+
+    def _group(self, group: EdgeGroup, sources: _SourceRows, others: np.ndarray) -> EdgeGroup:
+        part = slice(*group.edges)
+        by_target = dataclasses.replace(group.by_target, other=torch.from_numpy(others[part]))
+        return dataclasses.replace(group, by_target=by_target, by_source=sources.sort(others[part], self._target[part]))
+
+
+def _without_draw(group: EdgeGroup) -> EdgeGroup:
+    """`by_target.row` stands in for what each draw brings, so that it takes no memory."""
+    by_target = dataclasses.replace(group.by_target, other=group.by_target.row)
+    return dataclasses.replace(group, by_target=by_target, by_source=by_target)
+
+
+def _fixed_on(group: EdgeGroup, device: torch.device) -> EdgeGroup:
+    rows, ptr, row = (t.to(device) for t in (group.by_target.rows, group.by_target.ptr, group.by_target.row))
+    by_target = dataclasses.replace(group.by_target, rows=rows, ptr=ptr, row=row)
+    return dataclasses.replace(group, relation=group.relation.to(device), nodes=group.nodes.to(device), by_target=by_target)
+
+
+@dataclass(frozen=True)
+class _SourceRows:
+    """The rows on the source side of a group that can have edges.
+
+    rows: [S] ascending; num_rows: of that whole side; num_segments: enough for every draw
+    """
+
+    rows: np.ndarray
+    num_rows: int
+    num_segments: int
+
+    def sort(self, source: np.ndarray, target: np.ndarray) -> SortedEdges:
+        """Edges by source, in `num_segments` segments; those that a draw does not need are empty and spread evenly over the rows.
+
+        All of them on one row would have a GPU's additions to that row wait for one another.
+        """
+        edges = scipy.sparse.csr_array((np.arange(len(source), dtype=np.int32), source, [0, len(source)]), shape=(1, self.num_rows))
+        by_source = edges.tocsc()  # a counting sort: a tenth of argsort's time
+        start, order = by_source.indptr[self.rows], by_source.data
+        counts = by_source.indptr[self.rows + 1] - start
+        segments = _num_segments(counts)
+        each, first = divmod(self.num_segments - int(segments.sum()), len(self.rows))
+        segments += each + (np.arange(len(self.rows)) < first)
+        ptr = np.repeat(start, segments) + np.minimum(_within(segments) * MAX_SEGMENT_EDGES, np.repeat(counts, segments))
+        return SortedEdges(
+            rows=torch.from_numpy(np.repeat(self.rows, segments)),
+            ptr=torch.from_numpy(np.append(ptr, len(source)).astype(np.int32)),
+            row=torch.from_numpy(source[order]),
+            other=torch.from_numpy(target[order]),
+            order=torch.from_numpy(order),
+        )
+
+
+def _by_relation_and_target(graph: MessageGraph) -> tuple[EdgeList, np.ndarray, np.ndarray, np.ndarray]:
+    """Edges sorted by (relation, target) and where each stood in the graph; for each such row its first edge and its number of edges."""
+    edges = edge_list(graph)
+    row = edges.relation * graph.num_nodes + edges.target
+    order = torch.argsort(row, stable=True)
+    _, degree = torch.unique_consecutive(row[order], return_counts=True)
+    starts = torch.cumsum(degree, 0) - degree
+    return EdgeList(edges.relation[order], edges.source[order], edges.target[order]), order.numpy(), starts.numpy(), degree.numpy()
+
+
+def _pieces(slots: EdgeList, edges: EdgeList, limits: GroupLimits) -> Iterator[Piece]:
+    """Each relation, cut between targets where it exceeds the limits: how many edges a source has differs from draw to draw.
+
+    Transformed are the sources (in each piece all that the relation has) or the targets, whichever is less work within the limits.
+    """
+    start = first_edge = 0
+    for relation in torch.unique_consecutive(edges.relation).tolist():
+        stop, last_edge = (int(torch.searchsorted(of.relation, relation, right=True)) for of in (slots, edges))
+        sources = torch.unique(edges.source[first_edge:last_edge])
+        targets, counts = torch.unique_consecutive(slots.target[start:stop], return_counts=True)
+        num_pieces = -(-(stop - start) // limits.edges)
+        transforms_source = len(sources) <= limits.rows and num_pieces * len(sources) <= len(targets)
+        rows = len(targets) if transforms_source else limits.rows  # of targets in a piece
+        ends = torch.cumsum(counts, 0)
+        first = 0
+        while first < len(targets):
+            before = int(ends[first - 1]) if first else 0
+            fits = int(torch.searchsorted(ends, before + limits.edges, right=True))
+            last = max(first + 1, min(fits, first + rows, len(targets)))
+            own = torch.arange(start + before, start + int(ends[last - 1]))
+            nodes, side = (sources, slots.source) if transforms_source else (targets[first:last], slots.target)
+            yield Piece(relation, transforms_source, nodes, own, torch.searchsorted(nodes, side[own]))
+            first = last
+        start, first_edge = stop, last_edge
+
+
+def _source_side(
+    groups: tuple[EdgeGroup, ...], edges: EdgeList, degree: np.ndarray, row: np.ndarray, edge: np.ndarray
+) -> tuple[np.ndarray, list[_SourceRows]]:
+    """[A] int32 what `by_target.other` is of each edge where it is drawn; and each group's rows on that side.
+
+    row, edge: [E] of the draw that was laid out, in the groups' order
+    """
+    group_of_row = np.zeros(len(degree), dtype=np.int64)
+    for number, group in enumerate(groups):
+        group_of_row[row[slice(*group.edges)]] = number
+    row_of_edge = np.repeat(np.arange(len(degree)), degree)
+    group_of_edge = group_of_row[row_of_edge]
+    transforms_source = np.array([g.transforms_source for g in groups], dtype=bool)[group_of_edge]
+    source = np.where(transforms_source, _place_among_sources(edges), edges.source.numpy())
+    first_table_row = np.zeros(len(degree), dtype=np.int64)  # of the row's relation and piece; 0 where sources are global numbers
+    first_table_row[row] = np.concatenate([_array(g.by_target.other) for g in groups] or [row]) - source[edge]
+    other = (source + first_table_row[row_of_edge]).astype(np.int32)
+    sides = []
+    for number, group in enumerate(groups):
+        most = np.bincount(other[group_of_edge == number])  # edges of each row on the source side, drawn or not
+        rows = np.flatnonzero(most)
+        num_edges = group.edges[1] - group.edges[0]
+        enough = min(int(_num_segments(most).sum()), min(len(rows), num_edges) + num_edges // MAX_SEGMENT_EDGES)
+        sides.append(_SourceRows(rows, len(most), enough))
+    return other, sides
+
+
+def _place_among_sources(edges: EdgeList) -> np.ndarray:
+    """[A] of each edge's source, the place among all sources of its relation in ascending order."""
+    ends = np.flatnonzero(np.diff(edges.relation.numpy(), prepend=-1, append=-1))
+    parts = [np.unique(edges.source[a:b], return_inverse=True)[1] for a, b in itertools.pairwise(ends.tolist())]
+    return np.concatenate(parts or [np.zeros(0, dtype=np.int64)])
+
+
+def _capped_rows(row: np.ndarray, starts: np.ndarray, degree: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the R rows with more than k edges: their first edge and their number of edges [R], and their places in a draw [k, R]."""
+    capped = np.flatnonzero(degree > k)
+    places = np.flatnonzero(degree[row] > k)
+    by_row = places[np.argsort(row[places], kind="stable")].reshape(len(capped), k if len(capped) else 0)
+    return starts[capped].astype(np.int32), degree[capped].astype(np.int32), np.ascontiguousarray(by_row.T)
+
+
+def _distinct(rng: np.random.Generator, degree: np.ndarray, k: int) -> np.ndarray:
+    """[k, R] distinct numbers below each of the R degrees (all above k), every set of k equally likely (Floyd; Bentley 1987)."""
+    out = np.empty((k, len(degree)), dtype=np.int32)
+    for i in range(k):
+        last = degree - k + i
+        number = (rng.random(len(degree)) * (last + 1)).astype(np.int32)
+        out[i] = np.where((out[:i] == number).any(0), last, number)
+    return out
+
+
+def _num_segments(counts: np.ndarray) -> np.ndarray:
+    return -(-counts // MAX_SEGMENT_EDGES)
+
+
+def _within(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ... counts[0] - 1, 0, 1, ... counts[1] - 1, and so on."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()

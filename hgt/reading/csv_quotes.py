@@ -1,0 +1,246 @@
+"""Quotes in CSV text: which rows lie on more than one line, and which quotes were never meant.
+
+In: lines of UTF-8 text that begin with a row. Out: the whole rows among them, with their lines counted.
+A quote opens a value only at the beginning of a field (RFC 4180); anywhere else it is a character.
+A block whose quotes all open and close on one line, as in nearly every file, is checked by numpy;
+Python reads those lines alone whose quotes do not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from hgt.errors import InputError
+from hgt.reading.csv_dialect import Dialect, without_backslashes
+
+_QUOTE, _LF, _CR = b'"'[0], b"\n"[0], b"\r"[0]
+
+
+class BackslashQuotes(Exception):
+    """Internal: the text writes quotes within values as \\" and has to be read anew. line: where."""
+
+    def __init__(self, line: int):
+        super().__init__(line)
+        self.line = line
+
+
+@dataclass(frozen=True)
+class TextBlock:
+    """Whole rows. spans: (start, end) in `text` of the rows on several lines; breaks: the line ends within those."""
+
+    text: bytes
+    first_line: int
+    lines: int
+    breaks: int
+    spans: tuple[tuple[int, int], ...]
+
+    @cached_property
+    def blank_lines(self) -> int:
+        """Lines of nothing that are no part of a value. Takes long: most blocks have none, which their rows tell."""
+        return _num_blank(self.text) - sum(_num_blank(self.text[a:b]) for a, b in self.spans)
+
+
+class QuotedText:
+    """Lines of text that begin with a row. ends: [num_lines] the offset of each line's end character"""
+
+    def __init__(self, path: Path, text: bytes, first_line: int, dialect: Dialect):
+        self.path, self.text, self.first_line, self.dialect = path, text, first_line, dialect
+        self.data = np.frombuffer(text, np.uint8)
+        self.has_lone_returns = b"\r" in text and text.count(b"\r") != text.count(b"\r\n")
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """[num_lines] where each line's last character stands; of CR and LF the LF."""
+        is_end = self.data == _LF
+        if self.has_lone_returns:
+            is_lone = self.data == _CR
+            is_lone[:-1] &= self.data[1:] != _LF
+            is_end |= is_lone
+        ends = np.flatnonzero(is_end)
+        if len(self.text) and (not len(ends) or ends[-1] != len(self.text) - 1):
+            ends = np.append(ends, len(self.text) - 1)
+        return ends
+
+    def whole_rows(self, blocks: Iterator[bytes] | None) -> tuple[TextBlock, bytes]:
+        """The whole rows, and the text of a row at the end whose quoted value goes on. blocks: what follows; None: nothing."""
+        end = len(self.text)
+        spans: list[tuple[int, int]] = []  # of the rows on several lines
+        if b'"' in self.text:
+            self._refuse_other_escape()
+            done = 0  # all rows that begin before this place are whole
+            for line in [] if self._is_simple() else self._suspects().tolist():
+                start = self._start(line)
+                if start < done:
+                    continue  # within the quoted value of a row before
+                done = self._row(start, blocks)
+                if done < 0:
+                    end = start
+                    break
+                if self._line_at(done) > line:
+                    spans.append((start, done))
+        return self._block(end, spans), self.text[end:]
+
+    def _block(self, end: int, spans: list[tuple[int, int]]) -> TextBlock:
+        text = self.text[:end] if end < len(self.text) else self.text
+        if self.has_lone_returns or spans or "ends" in vars(self):
+            lines = int(np.searchsorted(self.ends, end))
+        else:
+            lines = int(np.count_nonzero(self.data[:end] == _LF)) + (bool(text) and not text.endswith(b"\n"))
+        breaks = sum(self._line_at(b) - self._line_at(a) for a, b in spans)
+        return TextBlock(text, self.first_line, lines, breaks, tuple(spans))
+
+    def _start(self, line: int) -> int:
+        return int(self.ends[line - 1]) + 1 if line else 0
+
+    def _line(self, line: int) -> bytes:
+        return self.text[self._start(line) : int(self.ends[line]) + 1].rstrip(b"\r\n")
+
+    def _line_at(self, place: int) -> int:
+        return int(np.searchsorted(self.ends, min(place, len(self.text) - 1)))
+
+    def _opens(self, quotes: np.ndarray) -> np.ndarray:
+        """Which quotes could open a value, or be the second of a pair. quotes: their places, rising"""
+        could = self._are_borders(self.data[quotes - 1])  # of the text's very first character the last one
+        if len(quotes) and quotes[0] == 0:
+            could[0] = True
+        return could
+
+    def _closes(self, quotes: np.ndarray) -> np.ndarray:
+        """Which quotes could close a value, or be the first of a pair."""
+        last = len(self.data) - 1
+        if not len(quotes) or quotes[-1] < last:
+            return self._are_borders(self.data[quotes + 1])
+        return np.append(self._are_borders(self.data[quotes[:-1] + 1]), True)
+
+    def _are_borders(self, characters: np.ndarray) -> np.ndarray:
+        """Which of them stand beside a quote at the beginning or end of a value, or within a pair."""
+        found = (characters == self.dialect.delimiter[0]) | (characters == _QUOTE)
+        return np.asarray(found | (characters == _LF) | (characters == _CR))
+
+    def _is_simple(self) -> bool:
+        """Whether every quoted value is closed on its line and followed by a delimiter or the line's end."""
+        if self.has_lone_returns:
+            return False
+        quotes = np.flatnonzero(self.data == _QUOTE)
+        if len(quotes) % 2 or (np.searchsorted(quotes, self.ends) & 1).any():
+            return False
+        return bool(self._opens(quotes[::2]).all() and self._closes(quotes[1::2]).all())
+
+    def _suspects(self) -> np.ndarray:
+        """The lines whose quotes, read from the line's beginning, are not simple."""
+        quotes = np.flatnonzero(self.data == _QUOTE)
+        line = np.searchsorted(self.ends, quotes)
+        count = np.bincount(line, minlength=len(self.ends))
+        place = np.arange(len(quotes)) - (np.cumsum(count) - count)[line]
+        good = np.where(place % 2 == 0, self._opens(quotes), self._closes(quotes))
+        return np.union1d(line[~good], np.flatnonzero(count % 2))
+
+    def _refuse_other_escape(self) -> None:
+        """Raises BackslashQuotes at the first line that makes a row only when \\" stands for a quote."""
+        if self.dialect.backslash_line is not None or b"\\" not in self.text:
+            return
+        places = np.array([found.start() for found in re.finditer(rb'\\"', self.text)])
+        for line in np.unique(np.searchsorted(self.ends, places)).tolist() if len(places) else []:
+            plain = self._line(line)
+            if self.dialect.num_columns(plain) != len(self.dialect.columns) == self.dialect.num_columns(without_backslashes(plain)):
+                raise BackslashQuotes(self.first_line + line)
+
+    def _row(self, start: int, blocks: Iterator[bytes] | None) -> int:
+        """Where the row ends that begins at `start`; -1 when it goes on in the next block."""
+        text, place, column = self.text, start, 0
+        opened: tuple[int, int, int] | None = None  # the first value of several lines: column, opening, closing quote
+        while True:
+            if text[place : place + 1] == b'"':
+                close = self._closing(place + 1)
+                if close < 0 and blocks is not None and not self._takes_in_rows(column, place, len(text)):
+                    return -1
+                if close < 0:
+                    raise InputError(self._never_closed(column, place, blocks))
+                if self._line_at(close) > self._line_at(place):
+                    opened = opened or (column, place, close)
+                    self._refuse_taken_in(column, place, close)
+                place = close + 1
+            found = self.dialect.rest_of_field.match(text, place)
+            assert found is not None
+            place, column = found.end(), column + 1
+            if text[place : place + 1] != self.dialect.delimiter:
+                break
+            place += 1
+        if opened is not None and column != len(self.dialect.columns):
+            what = f"so that the row has {column} columns, the header {len(self.dialect.columns)}"
+            raise InputError(self._says(opened[0], opened[1], self._closed_in(opened[2]) + f", {what}"))
+        return place
+
+    def _closing(self, place: int) -> int:
+        """Where the quote stands that closes a value; -1: nowhere in this text."""
+        while (found := self.text.find(b'"', place)) >= 0:
+            if self.text[found + 1 : found + 2] != b'"':
+                return found
+            place = found + 2
+        return -1
+
+    def _refuse_taken_in(self, column: int, opening: int, close: int) -> None:
+        if self._takes_in_rows(column, opening, close):
+            between = self._line_at(close) - self._line_at(opening) > 1
+            rows = "the lines between look like rows" if between else "that line looks like a row"
+            raise InputError(self._says(column, opening, f"{self._closed_in(close)}, and {rows}"))
+        after = self.text[close + 1 : close + 2]
+        if after not in (b"", b"\r", b"\n", self.dialect.delimiter):
+            raise InputError(self._says(column, opening, self._closed_in(close) + ", before other text"))
+
+    def _takes_in_rows(self, column: int, opening: int, close: int) -> bool:
+        """Whether a line within the quoted value would be a row by itself.
+
+        So would the last line of many a value in a row's first columns: it counts there only when
+        the first line, taken literally, has a row's columns as well.
+        """
+        first, last = self._line_at(opening), self._line_at(min(close, len(self.text) - 1))
+        if any(self.dialect.looks_like_row(self._line(line)) for line in range(first + 1, last)):
+            return True
+        if last == first or not self.dialect.looks_like_row(self._line(last)):
+            return False
+        rest = self.dialect.cells(b"x" + self._line(first)[opening + 1 - self._start(first) :])
+        return column >= 2 or (rest is not None and column + len(rest) >= len(self.dialect.columns))
+
+    def _closed_in(self, close: int) -> str:
+        return f"that is closed in line {self.first_line + self._line_at(close):,} only"
+
+    def _never_closed(self, column: int, opening: int, blocks: Iterator[bytes] | None) -> str:
+        """The message about a quote that nothing in this text closes; reads on to find where it is closed."""
+        line = self.first_line + len(self.ends)
+        for block in blocks or ():
+            text = self.dialect.unescaped(block)
+            found = re.search(rb'(?<!")"(?:"")*(?!")', text) if b'"' in text else None
+            if found is not None:
+                line += _num_line_ends(text[: found.end()])
+                return self._says(column, opening, f"that is closed in line {line:,} only, and the lines between look like rows")
+            line += _num_line_ends(text)
+        cut = blocks is None and self._line_at(opening) == len(self.ends) - 1
+        said = self._says(column, opening, "that nothing closes")
+        return f"{said} If the file is cut off there, copy or write it again." if cut else said
+
+    def _says(self, column: int, opening: int, what: str) -> str:
+        line = self.first_line + self._line_at(opening)
+        said = (
+            f'{self.path}: line {line:,}, column {self.dialect.name(column)} opens a quote (") {what}. '
+            f'Close it in line {line:,}; a quote that belongs to the value is doubled ("") within quotes.'
+        )
+        if self.dialect.backslash_line is None:
+            return said
+        return f'{said} Line {self.dialect.backslash_line:,} writes a quote as \\", so a backslash before a quote never closes a value.'
+
+
+def _num_blank(text: bytes) -> int:
+    lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n")
+    return sum(not line for line in lines) if text else 0
+
+
+def _num_line_ends(text: bytes) -> int:
+    lone = text.count(b"\r") - text.count(b"\r\n") if b"\r" in text else 0
+    return text.count(b"\n") + lone

@@ -1,0 +1,105 @@
+"""How the child programs (`hgt.train`, `hgt.embed`, `hgt.evaluate`, `hgt.baselines`) begin and end; their exit codes and error events.
+
+Exit codes: 0 done, 2 bad input, 4 out of memory, 128 + n stopped by signal n, 1 any other error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, Concatenate
+
+from hgt.device.device import configure_threads, translating_out_of_memory
+from hgt.errors import HgtError, InputError, OutOfMemory, explaining_full_disk, quoted
+from hgt.input_file import read_json
+from hgt.run.events import EventWriter
+from hgt.run.folder import RunFolder
+from hgt.training.step_form import StepForm
+
+OnEvent = Callable[..., None]
+_PLAN_ANEW = "Remove it, then resume: the run is planned anew."
+
+
+def run_program(name: str, arguments: list[str], work: Callable[Concatenate[RunFolder, OnEvent, ...], None]) -> int:
+    """Do `work(folder, on_event, *further arguments)` on the run folder named first; returns the exit code."""
+    if not arguments:
+        sys.stderr.write(f"usage: python -m hgt.{name} RUN_FOLDER\n")
+        return 2
+    folder = RunFolder(Path(arguments[0]))
+    if not folder.config.exists():
+        sys.stderr.write(f"{folder.path}: is no run folder (it has no config.json). Give a folder that `hgt train` made.\n")
+        return 2
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _stop_at_once)
+    configure_threads()
+    with contextlib.ExitStack() as held:
+        try:
+            with explaining_full_disk(folder.path):
+                held.enter_context(folder.locked())  # first: whoever is refused must not write among the events of the one that works
+                on_event = held.enter_context(contextlib.closing(EventWriter(folder.events)))
+        except HgtError as error:
+            sys.stderr.write(f"{error}\n")
+            return error.exit_code
+        try:
+            with explaining_full_disk(folder.path), translating_out_of_memory("cpu", name):  # what no phase of the plan translates
+                work(folder, on_event, *arguments[1:])
+        except Exception as error:  # noqa: BLE001 - the outermost handler: every error is told, none is swallowed
+            return _tell(error, on_event)
+    return 0
+
+
+def _stop_at_once(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)
+
+
+def planned_phases(folder: RunFolder) -> dict[str, int]:
+    """{phase: bytes} of the run's memory plan; empty where there is none, as in a folder made by hand."""
+    phases: dict[str, int] = (_plan(folder) or {}).get("phases", {})
+    return phases
+
+
+def planned_device(folder: RunFolder) -> str | None:
+    """The device that the run was last planned for, or else the one asked for; None for whatever there is."""
+    device = (_plan(folder) or {}).get("device")
+    return folder.load_config().train.compute_device if device is None else str(device)
+
+
+def planned_form(folder: RunFolder) -> StepForm | None:
+    """How the run's memory plan works steps off; None where there is no plan."""
+    form = (_plan(folder) or {}).get("form")
+    return None if form is None else StepForm.from_dict(form)
+
+
+def _plan(folder: RunFolder) -> dict[str, Any] | None:
+    """What was planned last; None where nothing was. Raises InputError for a file that is no plan."""
+    if not folder.plan.exists():
+        return None
+    plan: dict[str, Any] = read_json(folder.plan, dict, _PLAN_ANEW)
+    form, device, phases = plan.get("form"), plan.get("device"), plan.get("phases", {})
+    try:
+        if form is not None:
+            StepForm.from_dict(form)
+        if device not in (None, "mps", "cuda", "cpu"):
+            raise ValueError(f"device {quoted(device)}")
+        if not isinstance(phases, dict) or not all(type(n) is int for n in phases.values()):
+            raise ValueError(f"phases {quoted(phases)}")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{folder.plan}: is no memory plan ({error}). {_PLAN_ANEW}") from error
+    return plan
+
+
+def _tell(error: Exception, on_event: OnEvent) -> int:
+    """Write the error event and what belongs on stderr, which suffices where the disk is full; returns the exit code."""
+    details = error.details() if isinstance(error, OutOfMemory) else {}
+    with contextlib.suppress(OSError):
+        on_event("error", type=type(error).__name__, message=str(error), out_of_memory=isinstance(error, OutOfMemory), **details)
+    if isinstance(error, HgtError):
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    traceback.print_exception(error)
+    return 1

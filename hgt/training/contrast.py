@@ -1,0 +1,67 @@
+"""Which nodes the contrastive loss attracts and which it repels, batch by batch: anchors, a similar node each, and a pool of others.
+
+In: one node type's training neighbours, compared by Jaccard similarity. Out: a `ContrastDraw` per batch, drawn on the CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+
+from hgt.config import RunConfig
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.graph.similarity import jaccard, neighbour_sets, similar_pairs
+from hgt.graph.split import EdgeSplit
+
+MAX_ANCHORS = 256  # per batch
+MAX_POOL = 512  # nodes that a positive competes with
+
+
+@dataclass(frozen=True)
+class ContrastDraw:
+    """The contrastive rows of one batch, anchors padded (weight 0) to a multiple of the number of micro-batches."""
+
+    anchor: np.ndarray
+    positive: np.ndarray
+    pool: np.ndarray
+    weight: np.ndarray
+    known: np.ndarray
+
+
+class ContrastSource:
+    """Draws anchors with a positive each, and a pool, from one node type."""
+
+    def __init__(self, sets: scipy.sparse.csr_array, similar: scipy.sparse.csr_array, threshold: float, start: int):
+        self.sets = sets
+        self.similar = similar
+        self.threshold = threshold
+        self.start = start
+        self.candidates = np.flatnonzero(np.diff(similar.indptr))
+        self.num_anchors = min(MAX_ANCHORS, len(self.candidates))
+        self.pool_size = min(MAX_POOL, similar.shape[0])
+
+    def draw(self, rng: np.random.Generator, num_parts: int) -> ContrastDraw:
+        anchor = rng.choice(self.candidates, self.num_anchors, replace=False)
+        ptr = self.similar.indptr
+        positive = self.similar.indices[ptr[anchor] + (rng.random(len(anchor)) * (ptr[anchor + 1] - ptr[anchor])).astype(np.int64)]
+        pool = np.sort(rng.choice(self.similar.shape[0], self.pool_size, replace=False))
+        alike = jaccard(self.sets, anchor, pool)  # not `similar`, which leaves out a hub's less similar ones
+        known = (alike >= self.threshold) & (alike > 0)  # the anchor itself among them
+        missing = -len(anchor) % num_parts
+        weight = np.pad(np.full(len(anchor), 1 / len(anchor)), (0, missing))
+        anchor, positive = np.pad(anchor, (0, missing)), np.pad(positive, (0, missing))
+        known = np.pad(known, ((0, missing), (0, 0)))
+        return ContrastDraw(anchor + self.start, positive + self.start, pool + self.start, weight, known)
+
+
+def contrast_source(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> ContrastSource | None:
+    """None where the weight is 0, the graph lacks the node type, or no two of its nodes are alike."""
+    node_type = config.train.contrastive_node_type
+    if config.train.contrastive_weight == 0 or node_type not in graph.num_nodes:
+        return None
+    threshold = config.train.similarity_threshold
+    sets = neighbour_sets(graph, split, node_type)
+    similar = similar_pairs(sets, threshold)
+    return ContrastSource(sets, similar, threshold, graph.offsets[node_type]) if similar.nnz else None

@@ -1,0 +1,66 @@
+"""Runs one of the library's programs in a child process and follows its `events.jsonl`.
+
+A child, because not every memory failure is an exception: MPS aborts the process on some allocations, and the kernel kills
+(DESIGN.md 3). Whatever ends the parent also ends the child.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from hgt.run.events import EventReader
+from hgt.run.folder import RunFolder
+from tasks.execution.outcome import MAX_OUTPUT, OnEvent, failure, follow
+
+_STOP_SECONDS = 5.0
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def run_child(program: str, folder: RunFolder, on_event: OnEvent, *arguments: str) -> None:
+    """Run `python -m hgt.<program> <folder> <arguments>` to its end, calling `on_event` for every new event.
+
+    Raises OutOfMemory, InputError or HgtError with the child's own message. Any exception here (Ctrl-C, a cancelled flow) stops
+    the child at once; its last checkpoint is whole.
+    """
+    events = EventReader(folder.events)
+    events.skip_to_end()
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", f"hgt.{program}", str(folder.path), *arguments],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=_CHECKOUT, env=_environment(),
+            start_new_session=True,  # Ctrl-C reaches the parent, which stops the child
+        )  # fmt: skip
+        try:
+            error = follow(events, lambda: child.poll() is None, on_event)
+        finally:
+            _stop(child)
+        if child.returncode:
+            raise failure(program, folder, child.returncode, error, _tail(output))
+
+
+def _environment() -> dict[str, str]:
+    defaults = {"PYTORCH_ENABLE_MPS_FALLBACK": "0"}  # a missing kernel is an error, not a slow surprise
+    return defaults | os.environ | {"HGT_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Nothing to do for a child that has ended; otherwise ask it, then kill it."""
+    if child.poll() is not None:
+        return
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _tail(output: IO[str]) -> str:
+    output.seek(0)
+    return output.read()[-MAX_OUTPUT:]

@@ -1,0 +1,72 @@
+"""What a program of the library says in `events.jsonl` while it runs, and what its end means to the one who started it.
+
+The same for a child process (child.py) and for a container (container.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hgt.device.device import exit_is_out_of_memory, says_out_of_memory
+from hgt.errors import HgtError, InputError, OutOfMemory, TrainingDiverged
+from hgt.run.events import EventReader
+from hgt.run.folder import RunFolder
+from hgt.run.program import planned_phases
+
+Event = dict[str, Any]
+OnEvent = Callable[[Event], None]
+MAX_OUTPUT = 100_000  # characters of a program's output that its end is judged by
+_POLL_SECONDS = 0.25
+_MAX_MESSAGE = 4_000
+_PHASES = {"train": "step", "embed": "inference", "evaluate": "evaluation", "baselines": "step"}  # what a program is mostly busy with
+
+
+def follow(events: EventReader, is_running: Callable[[], bool], on_event: OnEvent) -> Event | None:
+    """Call `on_event` for every new event until the program has ended; returns its error event, if it told one."""
+    error: Event | None = None
+    running = True
+    while running:
+        running = is_running()  # asked before reading, so that the last events are read after the end
+        for event in events.new():
+            error = event if event["event"] == "error" else error
+            on_event(event)
+        if running:
+            time.sleep(_POLL_SECONDS)
+    return error
+
+
+def failure(program: str, folder: RunFolder, exit_code: int, error: Event | None, output: str) -> HgtError:
+    """The exception for a program that ended with this exit code, this error event and this output.
+
+    OutOfMemory, InputError or HgtError, with the program's own message.
+    """
+    said = last_words(output)
+    if error is None and exit_is_out_of_memory(exit_code, output):
+        killed = f"The {program} process was killed (exit code {exit_code}), most likely for memory{f': {said}' if said else ''}."
+        return killed_for_memory(program, folder, killed)
+    message = error["message"] if error else said or "it said nothing"
+    if error and (error["out_of_memory"] or _computed_without_memory(error, output)):
+        details = {name: error.get(name) for name in OutOfMemory("").details()}
+        return OutOfMemory(f"The {program} process ran out of memory: {message}", **details)
+    if exit_code == InputError.exit_code:
+        return InputError(message)
+    kind = f"{error['type']}: " if error and error["type"] not in ("HgtError", "DiskFull", "TrainingDiverged") else ""
+    raised = TrainingDiverged if error and error["type"] == TrainingDiverged.__name__ else HgtError
+    return raised(f"The {program} process failed (exit code {exit_code}): {kind}{message}")
+
+
+def killed_for_memory(program: str, folder: RunFolder, message: str, device: str | None = None) -> OutOfMemory:
+    """OutOfMemory of a program that could not say so itself: in the phase that it is mostly busy with, and what was planned for it."""
+    phase = _PHASES.get(program)
+    return OutOfMemory(message, device=device, phase=phase, planned_bytes=planned_phases(folder).get(phase or ""))
+
+
+def last_words(output: str) -> str:
+    return output.strip()[-_MAX_MESSAGE:]
+
+
+def _computed_without_memory(error: Event, output: str) -> bool:
+    """Metal only prints that a command buffer got no memory; torch 2.13 goes on with what it left behind (pytorch 193571)."""
+    return error["type"] == TrainingDiverged.__name__ and says_out_of_memory(output)

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from hgt.config import GraphConfig, RunConfig, parameters
+from hgt.device.traits import DEVICES
 from hgt.errors import HgtError, InputError, TrainingDiverged, counted, is_disk_full, printable
 from hgt.parameter import Parameter
 
@@ -131,7 +132,7 @@ def _refuse_early(kg: Path | None, config: RunConfig) -> None:
         from hgt.graph.facts import refuse_early
 
         refuse_early(kg, config.graph)
-    from hgt.device.device import probe_device
+    from hgt.device.probe import probe_device
     from hgt.memory.plan import memory_limit
 
     probe_device(config.train.compute_device, memory_limit(config))
@@ -313,7 +314,7 @@ def compare(kg: Path, devices: str, **given: Any) -> int:
 
 
 @cli.command()
-@click.option("--device", type=click.Choice(["mps", "cuda", "cpu"]), help="Which one.  [default: the accelerator of this machine]")
+@click.option("--device", type=click.Choice(list(DEVICES)), help="Which one.  [default: the accelerator of this machine]")
 def doctor(device: str | None) -> int:
     """Compare the accelerator with the CPU on the real training step, and refuse it if it computes something else.
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from flows import session
-from hgt.config import RunConfig
+from hgt.config import DEVICE_CHOICES, DOCKER_CPU, RunConfig
 from hgt.diagnosis.agreement import Agreement, compare_runs
 from hgt.errors import HgtError, InputError
 from tasks.execution import container
 from tasks.home import new_run_id, run_folder
 
-DEVICES = ("mps", "cuda", "cpu", "docker-cpu")
 _TRAINED = (0, 3)  # accepted or not
 _INTERRUPTED = (130, 141)
 _SET = ("device", "patience", "fallback", "baselines")
@@ -22,9 +21,9 @@ _SET = ("device", "patience", "fallback", "baselines")
 def devices_of(given: str) -> tuple[str, str]:
     """`"cpu,mps"` as the command line takes it. Raises InputError."""
     devices = tuple(part.strip() for part in given.split(","))
-    if len(devices) != 2 or not set(devices) <= set(DEVICES):
+    if len(devices) != 2 or not set(devices) <= set(DEVICE_CHOICES):
         raise InputError(
-            f"--devices {given}: must be two of {', '.join(DEVICES)}, such as cpu,mps. One device twice is two trainings on it."
+            f"--devices {given}: must be two of {', '.join(DEVICE_CHOICES)}, such as cpu,mps. One device twice is two trainings on it."
         )
     return devices[0], devices[1]
 
@@ -37,7 +36,7 @@ def compare(kg: Path, devices: tuple[str, str], values: Mapping[str, Any], say: 
     """
     if set_here := [name for name in _SET if name in values]:
         raise InputError(f"--{set_here[0].replace('_', '-')}: is set by the comparison itself. Leave it out.")
-    if "docker-cpu" in devices and (problem := container.unavailable()):  # known now, not after the first training
+    if DOCKER_CPU in devices and (problem := container.unavailable()):  # known now, not after the first training
         raise InputError(f"The CPU worker in Docker cannot be started: {problem}")
     num_epochs = RunConfig.from_flat({**values, "baselines": ["none"]}).train.num_epochs
     runs = []

@@ -15,7 +15,7 @@ from prefect import flow
 from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
-from hgt.device.device import probe_device
+from hgt.device.probe import probe_device
 from hgt.errors import HgtError, OutOfMemory
 from hgt.memory.plan import plan_memory
 from hgt.run.program import planned_device

@@ -19,7 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hgt.config import RunConfig
-from hgt.device.device import DeviceMemory, prepare_device, probe_device
+from hgt.device.limits import prepare_device
+from hgt.device.memory_use import DeviceMemory
+from hgt.device.probe import probe_device
 from hgt.evaluation.ranking import FactIndex, rank_facts, sample_facts
 from hgt.evaluation.validation import shortened
 from hgt.graph.facts import edge_type_name

@@ -17,10 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hgt.device.traits import DEVICES
 from hgt.errors import InputError, quoted
 from hgt.input_file import read_json
 from hgt.parameter import Parameter, Range, coerced, parameter, parameters_of, unknown_names
 from hgt.whole_file import written_whole
+
+DOCKER_CPU = "docker-cpu"  # the CPU worker in Docker
+DEVICE_CHOICES = (*DEVICES, DOCKER_CPU)
 
 _SHARE = Range(0, 1)
 _SHARE_BELOW_1 = Range(0, 1, open_high=True)
@@ -122,7 +126,7 @@ class TrainConfig:
     device: str | None = parameter(
         None,
         "mps, cuda or cpu of this machine, or docker-cpu, the CPU worker in Docker; found automatically when not given",
-        choices=("mps", "cuda", "cpu", "docker-cpu"),
+        choices=DEVICE_CHOICES,
         changes_result=False,
     )
     edge_sample_size: int = parameter(5000, "most edges of each edge type that one batch supervises", "edges", range=_COUNT)
@@ -193,7 +197,7 @@ class TrainConfig:
     @property
     def compute_device(self) -> str | None:
         """`device` as the library knows it: in the worker, too, it is the CPU that computes."""
-        return "cpu" if self.device == "docker-cpu" else self.device
+        return "cpu" if self.device == DOCKER_CPU else self.device
 
 
 # The checks of `hgt/evaluation/validation.py`, those that decide by default first.

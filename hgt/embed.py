@@ -8,7 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hgt.device.device import DeviceMemory, prepare_device, probe_device
+from hgt.device.limits import prepare_device
+from hgt.device.memory_use import DeviceMemory
+from hgt.device.probe import probe_device
 from hgt.embeddings.table import Embeddings, infer_layerwise
 from hgt.memory.plan import memory_limit
 from hgt.messages.message_graph import training_message_graph

@@ -16,7 +16,9 @@ import pandas as pd
 import torch
 
 from hgt.config import RunConfig
-from hgt.device.device import DeviceMemory, prepare_device, probe_device
+from hgt.device.limits import prepare_device
+from hgt.device.memory_use import DeviceMemory
+from hgt.device.probe import probe_device
 from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
 from hgt.evaluation.edge_classification import ClassificationReport, classify_facts

@@ -17,7 +17,9 @@ import safetensors
 import torch
 from torch import Tensor
 
-from hgt.device.device import DeviceMemory, prepare_device, probe_device
+from hgt.device.limits import prepare_device
+from hgt.device.memory_use import DeviceMemory
+from hgt.device.probe import probe_device
 from hgt.errors import DiskFull, HgtError, TrainingDiverged, is_disk_full
 from hgt.evaluation.ranking import FactIndex, RankingMetrics, rank_typed, sample_facts
 from hgt.graph.split import VAL

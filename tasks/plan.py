@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from hgt.config import RunConfig
-from hgt.device.device import DeviceProbe
+from hgt.device.probe import DeviceProbe
 from hgt.errors import InputError
 from hgt.evaluation.certain_rejection import refuse_certain_rejection
 from hgt.run.folder import RunFolder

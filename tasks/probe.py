@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from hgt.config import RunConfig
-from hgt.device.device import DeviceProbe, probe_device
+from hgt.device.probe import DeviceProbe, probe_device
 from hgt.memory.plan import memory_limit
 from tasks.execution.ladder import fallback_told
 from tasks.reporting import say

@@ -11,7 +11,7 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State, TaskRun
 
-from hgt.device.device import DeviceProbe
+from hgt.device.probe import DeviceProbe
 from hgt.errors import OutOfMemory
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder

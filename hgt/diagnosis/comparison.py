@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hgt.config import RunConfig
-from hgt.device.device import translating_out_of_memory
+from hgt.device.out_of_memory import translating_out_of_memory
 from hgt.errors import DeviceRefused
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import split_facts

@@ -13,8 +13,11 @@ import psutil
 import torch
 
 from hgt.device import cgroup
-from hgt.device.device import DeviceProbe, cap_bytes, chip_name, prepare_device, probe_device
+from hgt.device.host import chip_name
 from hgt.device.known_issues import Machine, issues_of
+from hgt.device.limits import cap_bytes, prepare_device
+from hgt.device.probe import DeviceProbe, probe_device
+from hgt.device.traits import traits_of
 from hgt.diagnosis.comparison import ROWS_OF_PLAIN_PRODUCT, Difference, compare_devices
 from hgt.errors import DeviceRefused
 
@@ -25,7 +28,7 @@ def examine(wanted: str | None, say: Callable[[str], None]) -> None:
     machine = this_machine(probe)
     say(facts(probe, machine))
     say(_known_issues(machine))
-    if probe.type == "cpu":
+    if traits_of(probe.type).is_host:
         say("The CPU is what accelerators are compared with." if wanted else f"No accelerator to compare with the CPU: {probe.reason}.")
         return
     comparison = compare_devices(torch.device("cpu"), prepare_device(probe.type), say)
@@ -41,7 +44,7 @@ def this_machine(probe: DeviceProbe) -> Machine:
     version = torch.__version__.split("+")[0].split(".")
     return Machine(
         device=probe.type,
-        chip=probe.name if probe.type == "cuda" else chip_name(),
+        chip=chip_name() if traits_of(probe.type).is_host else probe.name,
         macos=tuple(int(n) for n in macos.split(".")) if macos else None,
         torch=tuple(int(n) for n in version[:2]),
         environment={name: value for name, value in os.environ.items() if name.startswith("PYTORCH_")},
@@ -65,12 +68,13 @@ def facts(probe: DeviceProbe, machine: Machine) -> str:
 
 
 def _cap(probe: DeviceProbe) -> str:
-    cap = cap_bytes(probe.type)
-    if probe.type == "mps":
-        return f"{_gib(cap)}, the recommended memory; torch alone would take up to {_gib(17 * cap // 10)}"
-    if probe.type == "cuda":
-        return f"{_gib(cap)}, {_gib(probe.limit_bytes)} of it free"
-    return f"none of torch's; {_gib(probe.limit_bytes)} may be used"
+    traits, cap = traits_of(probe.type), cap_bytes(probe.type)
+    if traits.is_host:
+        return f"none of torch's; {_gib(probe.limit_bytes)} may be used"
+    if traits.torchs_own_cap > 1:
+        without = _gib(int(traits.torchs_own_cap * cap))
+        return f"{_gib(cap)}, the recommended memory; torch alone would take up to {without}"
+    return f"{_gib(cap)}, {_gib(probe.limit_bytes)} of it free"
 
 
 def _gib(num_bytes: int) -> str:

@@ -15,8 +15,6 @@ Shapes: E edges of one group, H heads, D dimensions per head; weights [E, H] flo
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import warnings
 
 import torch
@@ -25,9 +23,6 @@ from torch.nn import functional
 
 from hgt.messages.message_graph import EdgeGroup, MessageGraph, SortedEdges
 
-# On two CPU cores, 180,000 edges: 2,048 rows (2 MB) at a time 0.046 s, 8,192 rows 0.067 s. Accelerators want fewer, larger chunks.
-CPU_CHUNK = 2_048
-ACCELERATOR_CHUNK = 32_768
 # Where the CPU's tables have no more rows together than this, a layer keeps up to four of each row from the forward to the backward pass
 # (256 MB at 256 dimensions). At 5,000 nodes and 20,000 facts, 10,700 rows, a step takes 5 % less time.
 CPU_KEPT_ROWS = 65_536
@@ -41,7 +36,8 @@ def heads(rows: Tensor, num_heads: int) -> Tensor:
 class ChunkedKernels:
     """Gather, multiply, add, a chunk of edges at a time: runs on every device. All formulations have these methods."""
 
-    def __init__(self, chunk: int = ACCELERATOR_CHUNK):
+    def __init__(self, chunk: int):
+        """chunk: rows that are gathered at a time"""
         self.chunk = chunk
 
     def keeps_tables(self, graph: MessageGraph) -> bool:
@@ -110,7 +106,7 @@ class FusedKernels(ChunkedKernels):
     """CPU, in one pass without gathered rows: `embedding_bag` gathers, weights and sums (400,000 edges: 0.03 s, by chunks 0.11 s);
     `sampled_addmm` gathers and multiplies (130,000 edges: 0.03 s, by chunks 0.07 to 0.16 s)."""
 
-    def __init__(self, chunk: int = CPU_CHUNK):
+    def __init__(self, chunk: int):
         super().__init__(chunk)
         with warnings.catch_warnings():  # that sparse tensors are "in beta state" is said once in a process: here, to nobody
             warnings.simplefilter("ignore")
@@ -233,20 +229,3 @@ def _by_head_in_order(weights: Tensor, edges: SortedEdges) -> Tensor:
 def _full_precision(rows: Tensor) -> Tensor:
     """Half-precision rows as float32: products are added up in full precision."""
     return rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
-
-
-def has_triton() -> bool:
-    """It comes with torch's CUDA builds for Linux."""
-    return importlib.util.find_spec("triton") is not None
-
-
-@functools.cache
-def edge_kernels(device_type: str) -> ChunkedKernels:
-    """The fastest formulation that runs on this kind of device."""
-    if device_type == "cpu":
-        return FusedKernels()
-    if device_type == "cuda" and has_triton():
-        from hgt.kernels.triton_edges import TritonKernels
-
-        return TritonKernels()
-    return ChunkedKernels()

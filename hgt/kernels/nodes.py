@@ -1,4 +1,4 @@
-"""The products of an HGT layer that each node type does with matrices of its own, behind one seam as in `edge_kernels.py`.
+"""The products of an HGT layer that each node type does with matrices of its own, behind one seam as in `edges.py`.
 
 project, project_backward: keys, queries or values (equation 3 of Hu et al. 2020)
 update, update_backward: output map and gated skip connection (equation 5)
@@ -8,15 +8,12 @@ Shapes: N nodes in global numbering, type after type; T node types; hidden dimen
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from hgt.kernels.edges import has_triton
 
 # MPS on M1/M2 returns wrong products where the reduction reaches 32,767 rows (pytorch 177116, torch 2.7 - 2.13).
 MAX_REDUCTION_ROWS = 32_000
@@ -138,13 +135,3 @@ class CpuNodeKernels(NodeKernels):
     """Gradients of keys, queries and values joined: a step at 5,000 nodes of ten types takes 2 % less time."""
 
     joins = True
-
-
-@functools.cache
-def node_kernels(device_type: str) -> NodeKernels:
-    """The fastest formulation that runs on this kind of device."""
-    if device_type == "cuda" and has_triton():
-        from hgt.kernels.triton_nodes import TritonNodeKernels
-
-        return TritonNodeKernels()
-    return CpuNodeKernels() if device_type == "cpu" else NodeKernels()

@@ -1,4 +1,4 @@
-"""CUDA formulation of `edge_kernels`: one Triton kernel each, segments summed in registers instead of edge by edge with atomics.
+"""CUDA formulation of `edges`: one Triton kernel each, segments summed in registers instead of edge by edge with atomics.
 
 Imported on CUDA alone; Triton comes with torch's CUDA builds. Same results as the other formulations up to rounding.
 """

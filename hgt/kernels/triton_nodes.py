@@ -1,4 +1,4 @@
-"""CUDA formulation of `node_kernels`: all types' products in one Triton kernel each, with what surrounds them done on the way.
+"""CUDA formulation of `nodes`: all types' products in one Triton kernel each, with what surrounds them done on the way.
 
 On an H100, 66,903 nodes of ten types, cuBLAS took a product per type at half its speed, and a kernel for every sum between. Products are
 sums of three TF32 ones on the tensor cores ("tf32x3"), as exact as float32's own. Imported on CUDA alone.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hgt.config import RunConfig, SplitConfig
+from hgt.device.traits import DeviceTraits, traits_of
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import least_held_out
 from hgt.training.batches import BatchSizes, batch_sizes
@@ -85,6 +86,10 @@ class Counts:
             ranked=_asked(graph, min(t.num_val_edges / graph.total_facts, config.split.val_fraction), typed_only=True),
             tested=_asked(graph, config.split.test_fraction, typed_only=False), batch=batch_sizes(graph, config),
         )  # fmt: skip
+
+    @property
+    def traits(self) -> DeviceTraits:
+        return traits_of(self.device)
 
     def scaled(self, share: float) -> Counts:
         """A graph with this share of the nodes and facts."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hgt.evaluation.ranking import COMPARED_PER_CHUNK, SCORES_PER_CHUNK
-from hgt.kernels.edges import ACCELERATOR_CHUNK, CPU_CHUNK, CPU_KEPT_ROWS
+from hgt.kernels.edges import CPU_KEPT_ROWS
 from hgt.kernels.nodes import MAX_REDUCTION_ROWS
 from hgt.memory.counts import Asked, Counts, MessageType
 from hgt.messages.message_graph import MAX_SEGMENT_EDGES, GroupLimits, block_rows_of
@@ -27,20 +27,22 @@ def worst_moments(c: Counts, form: StepForm) -> tuple[dict[str, int], dict[str, 
     step_graph, evaluation_graph = b.graph, b.graph
     if c.draws_edges:  # the graph with all edges stays on the CPU between evaluations; facts of drawn edges do so always
         step_graph = step.graph - step.facts
-        # beside it, on the CPU the graph with all edges; on CUDA the draw that the step was recorded with
-        step_graph += {"cpu": b.graph, "cuda": step_graph - step.same_in_draws}.get(c.device, 0)
+        # beside it, on the CPU the graph with all edges, or the draw that the step was recorded with
+        of_record = step_graph - step.same_in_draws if c.traits.records_steps else 0
+        step_graph += b.graph if c.traits.is_host else of_record
         evaluation_graph = b.graph + step.same_in_draws
-    host = _host_bytes(c) if c.device == "cpu" else {}
-    gaps = _GAPS if c.device == "cpu" else 0.0
-    drawing = _drawing_bytes(c, b, step) if c.device == "cpu" and c.draws_edges else 0
-    libraries = _LIBRARY_BYTES.get(c.device, 0)
-    average = b.parameters if c.device == "cpu" and c.averages else 0  # elsewhere it is not on the device
+    host = _host_bytes(c) if c.traits.is_host else {}
+    gaps = _GAPS if c.traits.is_host else 0.0
+    drawing = _drawing_bytes(c, b, step) if c.traits.is_host and c.draws_edges else 0
+    libraries = c.traits.library_bytes
+    average = b.parameters if c.traits.is_host and c.averages else 0  # it is in host memory
+    has_second_batch = c.traits.is_host or c.traits.records_steps  # the next one; the recorded one
     tensors = {
         **({"drawing of edges": drawing} if drawing else {}),
         **({"average of the weights": average} if average else {}),
         "weights and Adam": 3 * b.parameters,
         "message graph": step_graph,
-        "batch": batch if c.device == "mps" else 2 * batch,  # on CUDA that of the recorded step too, on the CPU that of the next
+        "batch": 2 * batch if has_second_batch else batch,
         **_step_parts(c, step, form),
     }
     worst = {
@@ -113,12 +115,12 @@ class _GroupBytes:
         self.matrices = g.blocks * c.hidden**2 // c.heads * _FLOAT
         self.weights = g.edges * c.heads * _FLOAT
         self.targets = g.edges * _LONG
-        chunk = min(CPU_CHUNK if c.device == "cpu" else ACCELERATOR_CHUNK, g.edges)
+        chunk = min(c.traits.edges_at_a_time, g.edges)
         gathered = chunk * (c.hidden + c.heads) * _FLOAT  # with their places
         self.edge_dot = self.sums = self.ordered_sums = self.add_table = 0
-        if c.device != "cuda":  # ChunkedKernels
+        if c.traits.kernels != "triton":  # ChunkedKernels
             self.edge_dot, self.sums, self.ordered_sums = 2 * gathered, gathered, gathered + self.weights
-        if c.device == "cpu":  # FusedKernels: places and weights of all heads; sums of each node, and these turned to be added
+        if c.traits.kernels == "fused":  # FusedKernels: places and weights of all heads; sums of each node, and these turned to be added
             sums = g.nodes * c.hidden * _FLOAT
             self.add_table = self.table
             self.sums = self.ordered_sums = max(2 * self.weights, sums) + sums
@@ -154,9 +156,9 @@ class _Bytes:
         self.graph = sum(g.graph for g in self.groups) + self.facts
         self.same_in_draws = sum(g.same_in_draws for g in self.groups)
         self.edges = edges
-        self.joins = c.device == "cpu"  # gradients of queries, keys and values, where these are kept
+        self.joins = c.traits.kernels == "fused"  # gradients of queries, keys and values, where these are kept
         self.key_tables = self.value_tables = 0  # kept with them
-        if c.device == "cpu" and sum(g.rows for g in self.groups) <= CPU_KEPT_ROWS:
+        if c.traits.kernels == "fused" and sum(g.rows for g in self.groups) <= CPU_KEPT_ROWS:
             self.key_tables = sum(2 * g.rows for g in self.groups) * c.hidden * c.item
             self.value_tables = sum((2 if g.by_source else 1) * g.rows for g in self.groups) * c.hidden * c.item
 
@@ -292,7 +294,7 @@ def _backward(c: Counts, b: _Bytes, form: StepForm, saved: int, attended: int, g
 
 def _inference(c: Counts, b: _Bytes) -> int:
     """Layer by layer: inputs and outputs, keys and values, and a chunk's edges; or the embeddings, beside the last keys and values."""
-    on_cpu = c.device == "cpu"
+    on_cpu = c.traits.is_host
     chunk = _Bytes(replace(c, nodes=min(c.node_chunk, c.nodes), largest_type=c.node_chunk), c.chunk_types, GroupLimits())
     edges = b.edges * 3 * _LONG if on_cpu else 0  # sorted by target
     of_layer = (2 if c.layers > 1 else 1) * b.node + 2 * b.compute
@@ -323,7 +325,8 @@ def _validation(c: Counts, b: _Bytes, form: StepForm) -> int:
 def _test(c: Counts) -> int:
     """In a program of its own, which knows nothing but embeddings; reading them takes host memory."""
     embeddings = (c.nodes + c.relations) * c.dim * _FLOAT
-    return max(embeddings + _ranking(c, c.tested), _READING_FACTOR * embeddings if c.device == "cpu" else 0)
+    reading = _READING_FACTOR * embeddings if c.traits.is_host else 0
+    return max(embeddings + _ranking(c, c.tested), reading)
 
 
 def _ranking(c: Counts, asked: tuple[Asked, ...]) -> int:
@@ -333,13 +336,12 @@ def _ranking(c: Counts, asked: tuple[Asked, ...]) -> int:
     return max(sizes, default=0)
 
 
-_LIBRARY_BYTES = {"cuda": 24 << 20}  # cuBLAS's work spaces, of the forward and the backward pass's thread and of a recording
 # Measured in a training process (Linux, torch 2.13): interpreter, torch and the library take 313 MiB, what the optimizer and the first
 # step load besides 168 MiB; per node its strings; per fact its edge index, split and filters.
 _PROCESS_BYTES = 481 << 20
 _BYTES_PER_NODE = 400
 _BYTES_PER_FACT = 150
-# The heap keeps freed blocks (`device._keep_freed_memory`). Where each block was mapped by itself instead, a process took the planned
+# The heap keeps freed blocks (`host.keep_freed_memory`). Where each block was mapped by itself instead, a process took the planned
 # bytes (within 3 %); in the heap a tenth to a third of them more, in nine cases.
 _GAPS = 0.2
 _READING_FACTOR = 5  # of a Parquet table, while it is read (66,903 x 512: 700 MB for 137 MB)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hgt.config import RunConfig, parse_bytes
-from hgt.device.device import DeviceProbe, probe_device
+from hgt.device.probe import DeviceProbe, probe_device
 from hgt.errors import InputError
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.memory.counts import Counts

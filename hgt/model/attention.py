@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hgt.kernels.edges import ChunkedKernels, edge_kernels, heads
+from hgt.kernels.choice import edge_kernels
+from hgt.kernels.edges import ChunkedKernels, heads
 from hgt.messages.message_graph import EdgeGroup, MessageGraph
 
 _MASKED = -1e30  # finite, so that a node whose every edge is removed does not give inf - inf

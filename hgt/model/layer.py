@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from hgt.kernels.choice import node_kernels
 from hgt.kernels.dropout import draw_seeds, kept_elements
-from hgt.kernels.nodes import KEY, MAX_REDUCTION_ROWS, QUERY, VALUE, Nodes, Weights, node_kernels
+from hgt.kernels.nodes import KEY, MAX_REDUCTION_ROWS, QUERY, VALUE, Nodes, Weights
 from hgt.messages.message_graph import MessageGraph
 from hgt.model.attention import Attention, Tables, sum_backward
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Concatenate
 
-from hgt.device.device import configure_threads, translating_out_of_memory
+from hgt.device.limits import configure_threads
+from hgt.device.out_of_memory import translating_out_of_memory
+from hgt.device.traits import DEVICES
 from hgt.errors import HgtError, InputError, OutOfMemory, explaining_full_disk, quoted
 from hgt.input_file import read_json
 from hgt.run.events import EventWriter
@@ -84,7 +86,7 @@ def _plan(folder: RunFolder) -> dict[str, Any] | None:
     try:
         if form is not None:
             StepForm.from_dict(form)
-        if device not in (None, "mps", "cuda", "cpu"):
+        if device not in (None, *DEVICES):
             raise ValueError(f"device {quoted(device)}")
         if not isinstance(phases, dict) or not all(type(n) is int for n in phases.values()):
             raise ValueError(f"phases {quoted(phases)}")

@@ -16,17 +16,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hgt.device.traits import traits_of
 from hgt.kernels.nodes import MAX_REDUCTION_ROWS
 from hgt.training.batches import Layout
 
 FILTERED = -1e30
-# Facts at a time: scores that the CPU's cache holds; elsewhere few kernels, but no reduction over more rows than MPS gets right.
-_ROWS = {"cpu": 1_024}
 
 
 def rows_at_a_time(device_type: str) -> int:
-    """Most facts whose scores live at a time."""
-    return _ROWS.get(device_type, MAX_REDUCTION_ROWS)
+    """Most facts whose scores live at a time: no more than a product may reduce over."""
+    return traits_of(device_type).facts_at_a_time or MAX_REDUCTION_ROWS
 
 
 def sampled_softmax_loss(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hgt.config import RunConfig, TrainConfig
+from hgt.device.traits import traits_of
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import EdgeSplit
 from hgt.messages.message_graph import MessageGraph, training_message_graph
@@ -210,7 +211,7 @@ def build_trainee(
         messages = messages.to(device)
     else:
         neighbors = NeighborSampling(messages, config.train.num_neighbors, form.limits).to(device)
-    pins = device.type == "cuda"  # never for MPS: asynchronous copies to it may arrive damaged (pytorch 189690)
+    pins = traits_of(device.type).pins_memory
     batches = Batches(graph, split, config, form.accumulation_steps, neighbors, pins)
     return Trainee(config, device, model, optimizer, messages, batches)
 
@@ -227,7 +228,7 @@ def learning_rate(config: TrainConfig, epoch: int, num_batches: int) -> float:
 
 def adam(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.AdamW:
     """AdamW, as its fused kernel is the one that is known to run on MPS; without decay of its own (see `update`)."""
-    rate, recordable = config.learning_rate, device.type == "cuda"
+    rate, recordable = config.learning_rate, traits_of(device.type).records_steps
     return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0, fused=True, capturable=recordable)
 
 
@@ -260,7 +261,7 @@ class Steps:
             )  # before anything is recorded: a recording keeps it
         self.trainee = trainee
         self.num_made = 0
-        self.recordable = trainee.device.type == "cuda"
+        self.recordable = traits_of(trainee.device.type).records_steps
         self.recorded: _RecordedStep | None = None
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+from hgt.device.out_of_memory import ProgramEnd
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
 from tasks.execution.outcome import MAX_OUTPUT, OnEvent, failure, follow
@@ -41,7 +42,7 @@ def run_child(program: str, folder: RunFolder, on_event: OnEvent, *arguments: st
         finally:
             _stop(child)
         if child.returncode:
-            raise failure(program, folder, child.returncode, error, _tail(output))
+            raise failure(program, folder, ProgramEnd(child.returncode, _tail(output), error))
 
 
 def _environment() -> dict[str, str]:

@@ -23,20 +23,28 @@ from docker.errors import DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.types import LogConfig, Mount
 
+from hgt.device.out_of_memory import MemoryDeath, ProgramEnd, memory_death
 from hgt.errors import HgtError
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
 from tasks.execution.container_guard import GUARD_LABEL
 from tasks.execution.engine import EngineError, connect, engine_address, remove, user_in_containers
 from tasks.execution.image import SOURCE_LABEL, image_name, source_hash
-from tasks.execution.outcome import MAX_OUTPUT, OnEvent, failure, follow, killed_for_memory
+from tasks.execution.outcome import (
+    MAX_OUTPUT,
+    Event,
+    OnEvent,
+    failure,
+    follow,
+    killed_container,
+    killed_for_memory,
+)
 
 RUN_LABEL = "kg-hgt-embeddings.run"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _PREFLIGHT_SECONDS = 1.5
 _ENGINE_SECONDS = 60.0
 _MAX_PIDS = 1024  # threads count too: several pools of one thread per core each
-_KILLED = 137
 _DESKTOP_MEMORY = "Docker Desktop's own limit is under Settings, Resources"
 P, T = ParamSpec("P"), TypeVar("T")
 
@@ -88,16 +96,26 @@ def run_container(program: str, folder: RunFolder, on_event: OnEvent, memory_byt
             return bool(_state(container)["Running"])
 
         error = follow(events, is_running, on_event)
-        state = _state(container)
-        exit_code, output = int(state["ExitCode"]), _output(container)
-    if exit_code and (state["OOMKilled"] or (error is None and exit_code == _KILLED)):
-        why = (
-            "needed more than its limit of" if state["OOMKilled"] else "was killed (exit code 137), most likely for memory, with a limit of"
-        )
-        more = f"Resume with more, --docker-memory ({_DESKTOP_MEMORY})."
-        raise killed_for_memory(program, folder, f"The {program} container {why} {_gb(memory_bytes)}. {more}", device="cpu")
-    if exit_code:
-        raise failure(program, folder, exit_code, error, output)
+        state, output = _state(container), _output(container)
+    if state["ExitCode"]:
+        raise _failure(program, folder, _end(state, error, output), memory_bytes)
+
+
+def _end(state: dict[str, Any], error: Event | None, output: str) -> ProgramEnd:
+    """state: see `_state`"""
+    return ProgramEnd(
+        int(state["ExitCode"]), output, error, in_container=True, over_limit=bool(state["OOMKilled"])
+    )  # fmt: skip
+
+
+def _failure(program: str, folder: RunFolder, end: ProgramEnd, limit_bytes: int) -> HgtError:
+    """The exception for a container that ended in this way."""
+    how = memory_death(end)
+    if how not in (MemoryDeath.OVER_LIMIT, MemoryDeath.KILLED):
+        return failure(program, folder, end)
+    more = f"Resume with more, --docker-memory ({_DESKTOP_MEMORY})."
+    message = f"The {program} container {killed_container(how, limit_bytes)}. {more}"
+    return killed_for_memory(program, folder, message, device="cpu")
 
 
 def remove_leftovers(run_id: str, even_running: bool = False) -> int:

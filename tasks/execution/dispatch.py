@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -26,13 +25,21 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Pending
 
+from hgt.device.out_of_memory import MemoryDeath, ProgramEnd, memory_death
 from hgt.errors import HgtError, OutOfMemory
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
 from tasks.execution import container
 from tasks.execution.engine import EngineError, connect, remove
 from tasks.execution.image import image_name
-from tasks.execution.outcome import Event, OnEvent, failure, follow, killed_for_memory
+from tasks.execution.outcome import (
+    Event,
+    OnEvent,
+    failure,
+    follow,
+    killed_container,
+    killed_for_memory,
+)
 from tasks.reporting import say
 
 DEPLOYMENT, POOL = "train-on-cpu/docker", "docker-cpu"
@@ -44,8 +51,6 @@ _DEFAULT_HEARTBEAT_SECONDS = 30.0
 _LAST_WORD_SECONDS, _LATE_SECONDS = 15.0, 5.0
 _POLL_SECONDS, _ASK_SECONDS, _LOOK_SECONDS = 0.5, 2.0, 5.0
 _ENGINE_SECONDS = 10.0
-_KILLED = 137
-_SIGKILL = re.compile(r"status code:? (137|-9)\b")  # what the kernel did to Prefect's process in the container, or to the container
 _FLOW_RUN_LABEL = "io.prefect.flow-run-id"  # set by prefect-docker
 NO_ANSWER = (httpx.HTTPError, OSError, RuntimeError)  # prefect 3.8.8 raises RuntimeError for an API that it cannot reach
 
@@ -117,7 +122,8 @@ def run_on_pool(folder: RunFolder, on_event: OnEvent, memory_bytes: int) -> None
         killed = dispatched.killed()
         dispatched.remove_containers()
     if not dispatched.state.is_completed():
-        raise _failure(folder, dispatched.flow_run, dispatched.state, error, killed and f"{killed} {memory_bytes / 1e9:.1f} GB")
+        container_end = killed and killed_container(killed, memory_bytes)
+        raise _failure(folder, dispatched.flow_run, dispatched.state, error, container_end)
 
 
 def _dispatch(client: SyncPrefectClient, run_id: str, job: dict[str, str]) -> _Dispatched:
@@ -203,14 +209,13 @@ class _Dispatched:
             label = f"{_FLOW_RUN_LABEL}={self.flow_run.id}"
             yield engine.containers.list(all=True, filters={"label": label, **filters}, ignore_removed=True)
 
-    def killed(self) -> str | None:
-        """How the container was killed, if it was, in words to which its limit is added."""
+    def killed(self) -> MemoryDeath | None:
+        """How memory killed the container, if it did."""
         with contextlib.suppress(*EngineError), self._containers() as ended:
             states = [each.client.api.inspect_container(each.id)["State"] for each in ended]
-            if any(state["OOMKilled"] for state in states):
-                return "needed more than its limit of"
-            if any(state["ExitCode"] == _KILLED for state in states):
-                return "was killed (exit code 137), most likely for memory, with a limit of"
+            over_limit = any(state["OOMKilled"] for state in states)
+            ends = [ProgramEnd(s["ExitCode"], in_container=True, over_limit=over_limit) for s in states]
+            return next(filter(None, map(memory_death, ends)), None)
         return None
 
     def cancel(self) -> None:
@@ -250,10 +255,10 @@ class _Dispatched:
 def _failure(folder: RunFolder, run: FlowRun, state: State[Any], error: Event | None, killed: str | None) -> HgtError:
     said = f"{state.name}: {state.message}" if state.message else str(state.name)
     if error is not None:
-        return failure("train", folder, OutOfMemory.exit_code if error["out_of_memory"] else 1, error, "")
+        return failure("train", folder, ProgramEnd(OutOfMemory.exit_code if error["out_of_memory"] else 1, error=error))
     if state.is_cancelled():
         return HgtError(f"The CPU worker's run was cancelled in Prefect ({said}). Resume when you like.")
-    if killed or state.name == OutOfMemory.__name__ or _SIGKILL.search(state.message or ""):
+    if killed or memory_death(ProgramEnd(said=said)):
         how = f"container {killed}" if killed else f"run was killed, most likely for memory ({said})"
         return killed_for_memory("train", folder, f"The CPU worker's {how}. Resume with more, --docker-memory.", "cpu")
     if run.run_count == 0:  # prefect 3.8.8 gives a crashed run a start time, too

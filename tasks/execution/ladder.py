@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hgt.config import RunConfig, parse_bytes
-from hgt.device.device import DeviceProbe, probe_device
+from hgt.device.probe import DeviceProbe, probe_device
+from hgt.device.traits import DEVICES
 from hgt.errors import HgtError, InputError, OutOfMemory, quoted
 from hgt.input_file import read_json
 from hgt.memory.plan import MemoryPlan, memory_limit, plan_memory, plan_of_form, refuse_what_cannot_fit
@@ -72,7 +73,7 @@ def segments(folder: RunFolder) -> list[Segment]:
 
 def _segment(entry: Any) -> Segment:
     segment = Segment(**{**entry, "form": entry["form"] and StepForm.from_dict(entry["form"])})
-    wrong = segment.place not in PLACES or segment.device not in ("mps", "cuda", "cpu")
+    wrong = segment.place not in PLACES or segment.device not in DEVICES
     if wrong or type(segment.shrinks) is not int or not isinstance(segment.reason, str):
         raise ValueError(f"{quoted(entry)} is no stretch of a training")
     return segment

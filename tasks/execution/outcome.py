@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hgt.device.device import exit_is_out_of_memory, says_out_of_memory
+from hgt.device.out_of_memory import MemoryDeath, ProgramEnd, memory_death
 from hgt.errors import HgtError, InputError, OutOfMemory, TrainingDiverged
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
@@ -37,17 +37,18 @@ def follow(events: EventReader, is_running: Callable[[], bool], on_event: OnEven
     return error
 
 
-def failure(program: str, folder: RunFolder, exit_code: int, error: Event | None, output: str) -> HgtError:
-    """The exception for a program that ended with this exit code, this error event and this output.
+def failure(program: str, folder: RunFolder, end: ProgramEnd) -> HgtError:
+    """The exception for a program that ended in this way.
 
     OutOfMemory, InputError or HgtError, with the program's own message.
     """
-    said = last_words(output)
-    if error is None and exit_is_out_of_memory(exit_code, output):
+    exit_code, error = end.exit_code, end.error
+    said, ran_out = last_words(end.output), memory_death(end)
+    if ran_out in (MemoryDeath.KILLED, MemoryDeath.FAILED):
         killed = f"The {program} process was killed (exit code {exit_code}), most likely for memory{f': {said}' if said else ''}."
         return killed_for_memory(program, folder, killed)
     message = error["message"] if error else said or "it said nothing"
-    if error and (error["out_of_memory"] or _computed_without_memory(error, output)):
+    if error and ran_out is MemoryDeath.REPORTED:
         details = {name: error.get(name) for name in OutOfMemory("").details()}
         return OutOfMemory(f"The {program} process ran out of memory: {message}", **details)
     if exit_code == InputError.exit_code:
@@ -63,10 +64,13 @@ def killed_for_memory(program: str, folder: RunFolder, message: str, device: str
     return OutOfMemory(message, device=device, phase=phase, planned_bytes=planned_phases(folder).get(phase or ""))
 
 
+def killed_container(how: MemoryDeath, limit_bytes: int) -> str:
+    """How memory ended a container, as the predicate of a sentence, with the container's limit."""
+    if how is MemoryDeath.OVER_LIMIT:
+        return f"needed more than its limit of {limit_bytes / 1e9:.1f} GB"
+    why = "was killed (exit code 137), most likely for memory, with a limit of"
+    return f"{why} {limit_bytes / 1e9:.1f} GB"
+
+
 def last_words(output: str) -> str:
     return output.strip()[-_MAX_MESSAGE:]
-
-
-def _computed_without_memory(error: Event, output: str) -> bool:
-    """Metal only prints that a command buffer got no memory; torch 2.13 goes on with what it left behind (pytorch 193571)."""
-    return error["type"] == TrainingDiverged.__name__ and says_out_of_memory(output)

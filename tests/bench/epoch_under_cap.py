@@ -11,7 +11,9 @@ import time
 import torch
 
 from hgt.config import parse_bytes
-from hgt.device.device import peak_memory, prepare_device, probe_device
+from hgt.device.limits import prepare_device
+from hgt.device.memory_use import peak_memory
+from hgt.device.probe import probe_device
 from hgt.graph.split import split_facts
 from hgt.memory.plan import plan_memory
 from hgt.training.step import Steps, build_trainee

@@ -15,7 +15,8 @@ import json
 
 import numpy as np
 
-from hgt.device.device import memory_in_use, prepare_device
+from hgt.device.limits import prepare_device
+from hgt.device.memory_use import memory_in_use
 from hgt.graph.split import split_facts
 from hgt.training.step import Steps, Trainee, build_trainee
 from tests.bench.graphs import primekg_like

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import torch
 
 from hgt.config import RunConfig
-from hgt.device.device import chip_name, peak_memory
+from hgt.device.host import chip_name
+from hgt.device.memory_use import peak_memory
 
 Result = TypeVar("Result")
 

@@ -16,7 +16,7 @@ import json
 
 import torch
 
-from hgt.device.device import prepare_device
+from hgt.device.limits import prepare_device
 from hgt.graph.split import split_facts
 from hgt.kernels.nodes import MAX_REDUCTION_ROWS
 from hgt.training.batches import Batch

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from hgt.device.device import prepare_device
+from hgt.device.limits import prepare_device
 from hgt.evaluation.ranking import FactIndex, sample_facts
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import VAL, split_facts

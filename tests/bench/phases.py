@@ -19,7 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hgt.config import RunConfig
-from hgt.device.device import prepare_device, probe_device
+from hgt.device.limits import prepare_device
+from hgt.device.probe import probe_device
 from hgt.embeddings.table import Embeddings, infer_layerwise
 from hgt.evaluation.geometry import measure_geometry
 from hgt.evaluation.ranking import FactIndex, rank_facts, sample_facts

@@ -16,7 +16,9 @@ import sys
 
 import torch
 
-from hgt.device.device import peak_memory, prepare_device, probe_device
+from hgt.device.limits import prepare_device
+from hgt.device.memory_use import peak_memory
+from hgt.device.probe import probe_device
 from hgt.embeddings.table import infer_layerwise
 from hgt.evaluation.ranking import FactIndex, sample_facts
 from hgt.graph.split import VAL, split_facts

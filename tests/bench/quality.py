@@ -32,7 +32,7 @@ from torch import Tensor
 
 from hgt.baselines import shallow_trainee
 from hgt.config import RunConfig
-from hgt.device.device import prepare_device
+from hgt.device.limits import prepare_device
 from hgt.embeddings.table import Embeddings
 from hgt.evaluate import report_on
 from hgt.evaluation.ranking import FactIndex, rank_facts, sample_facts

@@ -13,7 +13,7 @@ import json
 
 import torch
 
-from hgt.device.device import prepare_device
+from hgt.device.limits import prepare_device
 from hgt.graph.split import split_facts
 from hgt.messages.message_graph import message_edge_types, training_message_graph
 from hgt.model.model import HGTEncoder

@@ -40,7 +40,7 @@ def counted(messages):
     torch.manual_seed(0)
     layer = HGTLayer(list(NUM_NODES), len(EDGE_TYPES), SMALL.hidden_dim, SMALL.num_heads)
     x = torch.randn(messages.num_nodes, SMALL.hidden_dim, requires_grad=True)
-    kernels = CountingKernels()
+    kernels = CountingKernels(chunk=1024)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "edge_kernels", lambda device_type: kernels)
         with operations() as forward:

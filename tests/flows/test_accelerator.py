@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from hgt.device.device import probe_device
+from hgt.device.probe import probe_device
 from hgt.graph.demo_graph import write_demo_graph
 from hgt.memory.plan import plan_of_form
 from hgt.training.step_form import StepForm

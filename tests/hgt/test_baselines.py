@@ -10,7 +10,7 @@ import torch
 
 from hgt import baselines
 from hgt.baselines import Baseline, Comparison, DegreeScores, compare_run, n3_weight, shallow_trainee, training_degrees
-from hgt.device.device import DeviceMemory
+from hgt.device.memory_use import DeviceMemory
 from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
 from hgt.evaluate import evaluate_run

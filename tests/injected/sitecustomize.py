@@ -30,7 +30,7 @@ def run_out(form):
     if form == "allocator":
         torch.empty(1 << 60, dtype=torch.uint8)
     if form == "cap":  # the allocator's own refusal
-        from hgt.device.device import prepare_device
+        from hgt.device.limits import prepare_device
 
         prepare_device(torch.accelerator.current_accelerator().type, int(os.environ["HGT_INJECT_CAP"]))
     if form == "abort":

@@ -5,14 +5,14 @@ from functools import partial
 import pytest
 import torch
 
-from hgt.device.device import DeviceProbe, probe_device
 from hgt.device.known_issues import Machine
+from hgt.device.probe import DeviceProbe, probe_device
 from hgt.diagnosis import doctor
 from hgt.diagnosis.comparison import TOLERANCES, Difference, compare_devices
 from hgt.diagnosis.doctor import examine, facts, refusal, this_machine
 from hgt.errors import DeviceRefused, InputError
+from tests.hgt.diagnosis.test_comparison import SMALL
 from tests.hgt.faulty_products import faulty_step
-from tests.hgt.test_comparison import SMALL
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 

@@ -1,11 +1,12 @@
 """Dropout that drops the same on every device."""
 
 import importlib
+from functools import partial
 
 import pytest
 import torch
 
-from hgt.kernels import dropout
+from hgt.kernels import dropout, dropout_mask
 from hgt.kernels.dropout import draw_seeds, dropped, kept_elements
 from tests.hgt.interpreter import require_interpreter
 
@@ -26,7 +27,7 @@ def test_the_hash_is_that_of_unlimited_integers(seed):
     """So whatever a device does where 32 bits overflow has to be what all others do."""
     numbers = torch.tensor([0, 1, 2, 65_535, 2**31 - 1], dtype=torch.int32)
     expected = [lowbias32((lowbias32((n + seed[0]) % 2**32) + seed[1]) % 2**32) for n in numbers.tolist()]
-    found = dropout._hash_(numbers, torch.tensor(seed, dtype=torch.int32))
+    found = dropout_mask.hash_(numbers, torch.tensor(seed, dtype=torch.int32))
     assert [n % 2**32 for n in found.tolist()] == expected
 
 
@@ -37,7 +38,8 @@ def test_what_is_kept_depends_on_seed_and_place_alone(monkeypatch):
     assert torch.equal(kept_elements(SHAPE, 0.2, seed), kept)
     assert not torch.equal(kept_elements(SHAPE, 0.2, other), kept)
     for chunk in (1_000, 1 << 20):  # as on another device
-        monkeypatch.setattr(dropout, "_CHUNK", {"cpu": chunk})
+        kernel = partial(dropout_mask.fill, hashes_at_a_time=chunk)
+        monkeypatch.setattr(dropout, "mask_kernel", lambda device_type, kernel=kernel: kernel)
         assert torch.equal(kept_elements(SHAPE, 0.2, seed), kept)
 
 
@@ -49,7 +51,7 @@ def test_the_cuda_kernel_keeps_the_same(monkeypatch, size, share):
     seed = draw_seeds()
     expected = kept_elements((size,), share, seed)
     kernel = importlib.import_module("hgt.kernels.triton_dropout").fill
-    monkeypatch.setattr(dropout, "_formulation", lambda device_type: kernel)
+    monkeypatch.setattr(dropout, "mask_kernel", lambda device_type: kernel)
     assert torch.equal(kept_elements((size,), share, seed), expected)
 
 

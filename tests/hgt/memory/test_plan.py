@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hgt.config import RunConfig
-from hgt.device.device import DeviceProbe
+from hgt.device.probe import DeviceProbe
 from hgt.embeddings import table as embeddings
 from hgt.embeddings.table import infer_layerwise
 from hgt.errors import InputError
@@ -127,7 +127,7 @@ ON_CPU += ["no average", "drawn edges, computed again", "dense, 16 drawn", "dens
 PHASES = ["step", "evaluation", "inference"]
 TOLERANCE = 0.1  # of the plan
 BESIDE_TENSORS = ("libraries", "process", "graph, split and filters", "drawing of edges")
-KERNELS = {"cuda": ChunkedKernels(1024), "cpu": FusedKernels()}  # CUDA's own, measured here on the CPU, take nothing on the way
+KERNELS = {"cuda": ChunkedKernels(1024), "cpu": FusedKernels(2_048)}  # CUDA's own, measured here on the CPU, take nothing on the way
 NODE_KERNELS = {"cuda": NodeKernels(), "cpu": CpuNodeKernels()}
 
 

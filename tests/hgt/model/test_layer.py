@@ -154,8 +154,8 @@ def test_a_type_without_incoming_edges_keeps_a_defined_embedding():
 def triton_kernels():
     """The CUDA formulation, run by Triton's interpreter on the CPU."""
     require_interpreter()
-    edges, nodes = (importlib.import_module(f"hgt.{name}") for name in ("triton_kernels", "triton_node_kernels"))
-    return edges.TritonKernels(), nodes.TritonNodeKernels()
+    edges, nodes = (importlib.import_module(f"hgt.{name}") for name in ("kernels.triton_edges", "kernels.triton_nodes"))
+    return edges.TritonKernels(1000), nodes.TritonNodeKernels()
 
 
 @pytest.mark.parametrize(

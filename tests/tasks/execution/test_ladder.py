@@ -6,7 +6,7 @@ import json
 import pytest
 
 from hgt.config import RunConfig
-from hgt.device.device import DeviceProbe
+from hgt.device.probe import DeviceProbe
 from hgt.errors import InputError, OutOfMemory
 from hgt.graph.demo_graph import demo_rows
 from hgt.graph.knowledge_graph import KnowledgeGraph

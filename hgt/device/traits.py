@@ -17,7 +17,7 @@ import platform
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hgt.device import host
 
@@ -100,7 +100,7 @@ class DeviceTraits:
     library_bytes: int = 0
     pins_memory: bool = False
     records_steps: bool = False
-    kernels: str = "chunked"
+    kernels: Literal["chunked", "fused", "triton"] = "chunked"
     edges_at_a_time: int = 32_768  # accelerators want few, large chunks
     hashes_at_a_time: int = 1 << 20  # 8 MB of scratch memory
     facts_at_a_time: int | None = None  # few kernels

@@ -1,5 +1,7 @@
 """Caps of each device, and the number of threads."""
 
+import os
+
 import pytest
 import torch
 
@@ -18,6 +20,15 @@ def test_the_cap_on_mps_is_a_fraction_of_the_recommended_memory_and_never_none(m
 def test_the_cap_on_cuda_is_a_fraction_of_all_its_memory(cuda, limit, fraction):
     prepare_device("cuda", limit)
     assert cuda.fraction == fraction
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, ":4096:2:16:8"), (":16:8", ":16:8")])
+def test_cublas_work_spaces_are_limited_unless_the_user_says_otherwise(cuda, monkeypatch, given, used):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", given or "")
+    if given is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    prepare_device("cuda")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == used
 
 
 def test_the_cpu_has_no_cap_of_torchs():

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from hgt.device import host
-from hgt.device.host import chip_name
 from hgt.device.probe import probe_device
 from hgt.errors import InputError
 from tests.hgt.device.conftest import GIB
@@ -31,8 +30,3 @@ def test_the_cpus_limit_is_what_its_container_leaves(monkeypatch):
     assert probe_device("cpu").limit_bytes == 1 << 20
     monkeypatch.setattr(host.cgroup, "available_bytes", lambda: free * 1000)
     assert free / 2 < probe_device("cpu").limit_bytes < free * 2
-
-
-def test_chip_name():
-    assert chip_name()
-    assert "\n" not in chip_name()

@@ -101,7 +101,7 @@ def test_link_loss_equals_a_naive_loop(graph, split, make_config, kind, steps, n
 def test_the_link_losss_gradients_are_those_of_the_naive_loop(graph, split, make_config, monkeypatch, kind, form):
     """They are written out by hand, some facts at a time."""
     most, num_others, correction = form
-    monkeypatch.setattr(sampled_softmax, "_ROWS", {"cpu": most})
+    monkeypatch.setattr(sampled_softmax, "rows_at_a_time", lambda device_type: most)
     config = make_config(
         accumulation_steps=2,
         min_batches_per_epoch=20,

@@ -147,7 +147,7 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
     _prepare_environment()
     from flows.hgt_embeddings import REJECTED as REJECTED_NAME
     from flows.hgt_embeddings import hgt_embeddings
-    from tasks.execution.dispatch import NO_ANSWER
+    from tasks.execution.pool import NO_ANSWER
     from tasks.home import run_folder
 
     click.echo(f"run {run} in {run_folder(run).path}")

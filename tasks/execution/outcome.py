@@ -13,7 +13,6 @@ from hgt.device.device import exit_is_out_of_memory, says_out_of_memory
 from hgt.errors import HgtError, InputError, OutOfMemory, TrainingDiverged
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
-from hgt.run.program import planned_phases
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
@@ -59,8 +58,9 @@ def failure(program: str, folder: RunFolder, exit_code: int, error: Event | None
 
 def killed_for_memory(program: str, folder: RunFolder, message: str, device: str | None = None) -> OutOfMemory:
     """OutOfMemory of a program that could not say so itself: in the phase that it is mostly busy with, and what was planned for it."""
-    phase = _PHASES.get(program)
-    return OutOfMemory(message, device=device, phase=phase, planned_bytes=planned_phases(folder).get(phase or ""))
+    phase, plan = _PHASES.get(program), folder.load_plan()
+    planned_bytes = plan.phases.get(phase or "") if plan else None
+    return OutOfMemory(message, device=device, phase=phase, planned_bytes=planned_bytes)
 
 
 def last_words(output: str) -> str:

@@ -95,7 +95,7 @@ def train(
     run = find_run(resume) if resume else run_id or new_run_id()
     if output_csv is not None:
         claim_embeddings_csv(output_csv, kg, resume and run, overwrite)
-    _refuse_early(kg, config)
+    _refuse_early(kg, _kept(run, values) if resume else config)
     names = {"resume": run} if resume else {"run_id": run, "kg": str(kg)}
     output = {"output_csv": output_csv and str(output_csv), "overwrite": overwrite or None}
     try:
@@ -119,6 +119,13 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in options.items() if v not in (None, ())}
 
 
+def _kept(run: str, values: dict[str, Any]) -> RunConfig:
+    """The configuration that a run goes on with. values: given anew"""
+    from tasks.home import config_file
+
+    return RunConfig.from_flat(RunConfig.load(config_file(run)).to_flat() | values)
+
+
 def _how_to_go_on(run: str) -> str:
     from tasks.home import run_folder
 
@@ -131,6 +138,10 @@ def _refuse_early(kg: Path | None, config: RunConfig) -> None:
         from hgt.facts import refuse_early
 
         refuse_early(kg, config.graph)
+    if config.train.device == "docker-cpu":
+        from tasks.container import refuse_unavailable
+
+        refuse_unavailable()
     from hgt.device import probe_device
     from hgt.memory import memory_limit
 

@@ -63,6 +63,11 @@ def run_folder(run_id: str) -> RunFolder:
     return RunFolder(hgt_home() / "runs" / run_id)
 
 
+def config_file(run_id: str) -> Path:
+    """As `RunFolder.config`, without its imports."""
+    return hgt_home() / "runs" / run_id / "config.json"
+
+
 def new_run_id() -> str:
     return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
 
@@ -71,7 +76,7 @@ def check_new_run(name: str) -> None:
     """Raises InputError for a name that is none for a folder and a container, or that another run has."""
     if not _RUN_NAME.fullmatch(name):
         raise InputError(f"{name!r}: cannot name a run. Take letters, digits, dots, dashes and underscores, at most 100.")
-    if (hgt_home() / "runs" / name / "config.json").exists():
+    if config_file(name).exists():
         raise InputError(f"{hgt_home() / 'runs' / name}: there is a run of this name already. Give another run_id, or resume it.")
 
 

@@ -142,9 +142,9 @@ def container_memory(config: RunConfig) -> int:
 def fallback_told(config: RunConfig, found: DeviceProbe) -> str:
     """What will happen if memory runs out, found out before training begins. found: the native device."""
     shrinks = f"it is made smaller up to {config.train.max_shrinks} times" if config.train.max_shrinks else "it is not made smaller"
-    problem = container.unavailable() if config.train.fallback == "docker" or config.train.device == "docker-cpu" else None
-    if config.train.device == "docker-cpu" and problem:
-        raise InputError(f"The CPU worker in Docker cannot be started: {problem}")
+    if in_docker := config.train.device == "docker-cpu":
+        container.refuse_unavailable()
+    problem = container.unavailable() if config.train.fallback == "docker" and not in_docker else None
     on_cpu = "then the run fails" if found.type == "cpu" else "then goes on on the CPU of this machine"
     then = {
         "none": "then the run fails",

@@ -79,11 +79,12 @@ def train(
     **given: Any,
 ) -> int:
     """Learn embeddings of FILE, track them in MLflow and validate them."""
-    from tasks.home import check_new_run, check_store, find_run, new_run_id
+    from tasks.home import check_home, check_new_run, check_store, find_run, new_run_id
     from tasks.outputs import claim_embeddings_csv, refuse_used_run_folder
 
     values = _given(given)
     config = RunConfig.from_flat(values)
+    check_home()
     check_store()
     if (kg is None) == (resume is None):
         raise InputError("Give either --kg FILE or --resume RUN.")
@@ -184,15 +185,14 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
 def _prepare_environment() -> None:
     """Settings that Prefect and MLflow read when they are imported; what the user has set stays."""
     from flows.services import running_server
-    from tasks.home import hgt_home
+    from tasks.home import check_home, hgt_home
 
+    check_home()
     home = hgt_home()
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"HGT_HOME {home}: is no folder, and none can be made there ({error.strerror}). Give another one.") from error
-    if not os.access(home, os.W_OK | os.X_OK):
-        raise InputError(f"HGT_HOME {home}: may not be written to. Give another folder, or the right to write there.")
     defaults = {
         "HGT_TERMINAL": "1",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow's own lines are printed; Prefect's log keeps everything
@@ -340,11 +340,14 @@ def doctor(device: str | None) -> int:
 @click.argument("run")
 def track(run: str) -> int:
     """Deliver to MLflow what it has not got of RUN. Exit code 1: it does not answer."""
+    from tasks.home import check_store, find_run, run_folder
+
+    check_store()
+    name = find_run(run)  # before what takes seconds to import
     _prepare_environment()
-    from tasks.home import find_run, run_folder
     from tasks.tracking import catch_up
 
-    told, left = catch_up(run_folder(find_run(run)))
+    told, left = catch_up(run_folder(name))
     for sentence in [*told, left or f"MLflow has everything of {run}."]:
         click.echo(sentence, err=bool(left))
     return FAILED if left else ACCEPTED
@@ -354,10 +357,13 @@ def track(run: str) -> int:
 @click.option("--port", type=_PORT, default=5001, show_default=True, help="Port on 127.0.0.1; macOS itself listens on 5000.")
 def ui(port: int) -> int:
     """Open MLflow's UI on the product's own store."""
-    _prepare_environment()
-    from tasks.mlflow_run import store_uri
+    from tasks.home import check_store, store_uri
 
+    check_store()
     uri = store_uri()
+    if uri.lower().startswith(("http://", "https://")):
+        raise InputError(f"MLFLOW_TRACKING_URI {uri}: is a server, with a UI of its own at that address. Open it in a browser.")
+    _prepare_environment()
     click.echo(f"MLflow's UI on {uri}: http://127.0.0.1:{port}  (Ctrl-C ends it)")
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
     arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

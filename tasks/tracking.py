@@ -26,9 +26,9 @@ from hgt.events import EventReader
 from hgt.graph import KnowledgeGraph
 from hgt.run_folder import RunFolder
 from tasks.delivery import Delivery, Patience
-from tasks.home import hgt_home
+from tasks.home import hgt_home, store_uri
 from tasks.ladder import Segment
-from tasks.mlflow_run import in_words, store_uri
+from tasks.mlflow_run import in_words
 from tasks.outbox import Entry, Outbox
 from tasks.reporting import say
 

@@ -316,7 +316,7 @@ def compare(kg: Path, devices: str, **given: Any) -> int:
     from flows.compare import devices_of
 
     asked = devices_of(devices)
-    for device in asked:
+    for device in sorted(asked, key="docker-cpu".__ne__):  # it is looked for without torch
         _refuse_early(kg, RunConfig.from_flat({"baselines": ["none"], **values, "device": device}))
     agreement = compare_devices(kg, asked, values, click.echo)
     click.echo(agreement.table())

@@ -18,7 +18,7 @@ HEAVY = (
     *("docker", "pydantic", "rich", "psutil", "sqlite3", "asyncio", "multiprocessing", "flows.session"),
 )
 STORED = ("train --kg {}/kg.csv", "track in-docker", "ui")
-IN_DOCKER = ("train --kg {}/kg.csv --device docker-cpu", "train --resume in-docker", "compare --kg {}/kg.csv --devices docker-cpu,cpu")
+IN_DOCKER = ("train --kg {}/kg.csv --device docker-cpu", "train --resume in-docker", "compare --kg {}/kg.csv --devices cpu,docker-cpu")
 SERVICES = ("up", "down", "status")
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from flows import session
 from flows.cli import _prepare_environment, main
+from hgt.config import RunConfig
 from hgt.errors import HgtError, InputError
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from flows import session
 from hgt.config import RunConfig
-from hgt.diagnosis.agreement import Agreement
 from hgt.errors import HgtError, InputError
 from tasks.execution import container
 from tasks.home import new_run_id, run_folder

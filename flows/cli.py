@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from hgt.config import GraphConfig, RunConfig, parameters
+from hgt.config import DOCKER_CPU, GraphConfig, RunConfig, parameters
 from hgt.device.traits import DEVICES
 from hgt.errors import HgtError, InputError, TrainingDiverged, counted, is_disk_full, printable
 from hgt.parameter import Parameter
@@ -80,11 +80,12 @@ def train(
     **given: Any,
 ) -> int:
     """Learn embeddings of FILE, track them in MLflow and validate them."""
-    from tasks.home import check_new_run, check_store, find_run, new_run_id
+    from tasks.home import check_home, check_new_run, check_store, find_run, new_run_id
     from tasks.outputs import claim_embeddings_csv, refuse_used_run_folder
 
     values = _given(given)
     config = RunConfig.from_flat(values)
+    check_home()
     check_store()
     if (kg is None) == (resume is None):
         raise InputError("Give either --kg FILE or --resume RUN.")
@@ -96,7 +97,7 @@ def train(
     run = find_run(resume) if resume else run_id or new_run_id()
     if output_csv is not None:
         claim_embeddings_csv(output_csv, kg, resume and run, overwrite)
-    _refuse_early(kg, config)
+    _refuse_early(kg, _kept(run, values) if resume else config)
     names = {"resume": run} if resume else {"run_id": run, "kg": str(kg)}
     output = {"output_csv": output_csv and str(output_csv), "overwrite": overwrite or None}
     try:
@@ -120,6 +121,13 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in options.items() if v not in (None, ())}
 
 
+def _kept(run: str, values: dict[str, Any]) -> RunConfig:
+    """The configuration that a run goes on with. values: given anew"""
+    from tasks.home import config_file
+
+    return RunConfig.from_flat(RunConfig.load(config_file(run)).to_flat() | values)
+
+
 def _how_to_go_on(run: str) -> str:
     from tasks.home import run_folder
 
@@ -132,6 +140,10 @@ def _refuse_early(kg: Path | None, config: RunConfig) -> None:
         from hgt.graph.facts import refuse_early
 
         refuse_early(kg, config.graph)
+    if config.train.device == DOCKER_CPU:
+        from tasks.execution.container import refuse_unavailable
+
+        refuse_unavailable()
     from hgt.device.probe import probe_device
     from hgt.memory.plan import memory_limit
 
@@ -148,7 +160,7 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
     _prepare_environment()
     from flows.hgt_embeddings import REJECTED as REJECTED_NAME
     from flows.hgt_embeddings import hgt_embeddings
-    from tasks.execution.dispatch import NO_ANSWER
+    from tasks.execution.pool import NO_ANSWER
     from tasks.home import run_folder
 
     click.echo(f"run {run} in {run_folder(run).path}")
@@ -174,15 +186,14 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
 def _prepare_environment() -> None:
     """Settings that Prefect and MLflow read when they are imported; what the user has set stays."""
     from flows.services.local import running_server
-    from tasks.home import hgt_home
+    from tasks.home import check_home, hgt_home
 
+    check_home()
     home = hgt_home()
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"HGT_HOME {home}: is no folder, and none can be made there ({error.strerror}). Give another one.") from error
-    if not os.access(home, os.W_OK | os.X_OK):
-        raise InputError(f"HGT_HOME {home}: may not be written to. Give another folder, or the right to write there.")
     defaults = {
         "HGT_TERMINAL": "1",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow's own lines are printed; Prefect's log keeps everything
@@ -306,7 +317,7 @@ def compare(kg: Path, devices: str, **given: Any) -> int:
     from flows.compare import devices_of
 
     asked = devices_of(devices)
-    for device in asked:
+    for device in sorted(asked, key=DOCKER_CPU.__ne__):  # it is looked for without torch
         _refuse_early(kg, RunConfig.from_flat({"baselines": ["none"], **values, "device": device}))
     agreement = compare_devices(kg, asked, values, click.echo)
     click.echo(agreement.table())
@@ -330,11 +341,14 @@ def doctor(device: str | None) -> int:
 @click.argument("run")
 def track(run: str) -> int:
     """Deliver to MLflow what it has not got of RUN. Exit code 1: it does not answer."""
+    from tasks.home import check_store, find_run, run_folder
+
+    check_store()
+    name = find_run(run)  # before what takes seconds to import
     _prepare_environment()
-    from tasks.home import find_run, run_folder
     from tasks.tracking.tracker import catch_up
 
-    told, left = catch_up(run_folder(find_run(run)))
+    told, left = catch_up(run_folder(name))
     for sentence in [*told, left or f"MLflow has everything of {run}."]:
         click.echo(sentence, err=bool(left))
     return FAILED if left else ACCEPTED
@@ -344,10 +358,13 @@ def track(run: str) -> int:
 @click.option("--port", type=_PORT, default=5001, show_default=True, help="Port on 127.0.0.1; macOS itself listens on 5000.")
 def ui(port: int) -> int:
     """Open MLflow's UI on the product's own store."""
-    _prepare_environment()
-    from tasks.tracking.mlflow_run import store_uri
+    from tasks.home import check_store, store_uri
 
+    check_store()
     uri = store_uri()
+    if uri.lower().startswith(("http://", "https://")):
+        raise InputError(f"MLFLOW_TRACKING_URI {uri}: is a server, with a UI of its own at that address. Open it in a browser.")
+    _prepare_environment()
     click.echo(f"MLflow's UI on {uri}: http://127.0.0.1:{port}  (Ctrl-C ends it)")
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
     arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows import session
 from hgt.config import DEVICE_CHOICES, DOCKER_CPU, RunConfig
-from hgt.diagnosis.agreement import Agreement, compare_runs
 from hgt.errors import HgtError, InputError
 from tasks.execution import container
 from tasks.home import new_run_id, run_folder
+
+if TYPE_CHECKING:
+    from hgt.diagnosis.agreement import Agreement
 
 _TRAINED = (0, 3)  # accepted or not
 _INTERRUPTED = (130, 141)
@@ -36,8 +38,10 @@ def compare(kg: Path, devices: tuple[str, str], values: Mapping[str, Any], say: 
     """
     if set_here := [name for name in _SET if name in values]:
         raise InputError(f"--{set_here[0].replace('_', '-')}: is set by the comparison itself. Leave it out.")
-    if DOCKER_CPU in devices and (problem := container.unavailable()):  # known now, not after the first training
-        raise InputError(f"The CPU worker in Docker cannot be started: {problem}")
+    if DOCKER_CPU in devices:  # known now, not after the first training
+        container.refuse_unavailable()
+    from hgt.diagnosis.agreement import compare_runs  # with torch: 2 s, which no refusal waits for
+
     num_epochs = RunConfig.from_flat({**values, "baselines": ["none"]}).train.num_epochs
     runs = []
     for number, device in enumerate(devices, 1):

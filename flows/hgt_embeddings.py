@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 from tasks.tracking.tracker import tracked  # isort: skip - `tasks` switches telemetry off before prefect is imported
@@ -13,16 +12,14 @@ from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from hgt.config import RunConfig, parameters
-from hgt.errors import InputError, explaining_full_disk
+from hgt.config import parameters
+from hgt.errors import InputError
 from hgt.parameter import Parameter
-from hgt.whole_file import written_whole
 from tasks.baselines import baselines
 from tasks.embed import embed
 from tasks.evaluate import evaluate
-from tasks.home import check_new_run, find_run, new_run_id, run_folder, user_path
+from tasks.led_run import LedRun, resume_run, start_run
 from tasks.load import load
-from tasks.outputs import claim_embeddings_csv, refuse_used_run_folder
 from tasks.plan import plan
 from tasks.probe import probe
 from tasks.tracking.registry import register, withdraw
@@ -52,98 +49,39 @@ def train_embeddings(
 ) -> State[Verdict]:
     """Learn embeddings of a knowledge graph and say whether they can be trusted."""
     values = {name: value for name, value in given.items() if value is not None}
-    with contextlib.ExitStack() as held:
-        if resume is None:
-            run, config = _new_run(kg, run_id, values)
-        else:
-            run = _run_to_resume(kg, resume)
-            held.enter_context(explaining_full_disk(run_folder(run).path))
-            held.enter_context(run_folder(run).led())
-            config = _resumed(run, values)
-        csv = None
-        if output_csv is not None:
-            csv = claim_embeddings_csv(output_csv, kg, resume and run, bool(overwrite))
-        output = None if csv is None else (str(csv), bool(overwrite))
-        return _lead(run, config, kg, output, values.get("device"), held)
-
-
-def _lead(
-    run: str,
-    config: RunConfig,
-    kg: str | None,
-    csv: tuple[str, bool] | None,
-    device: str | None,
-    held: contextlib.ExitStack,
-) -> State[Verdict]:
-    """Runs all tasks in order.
-
-    csv: path, and whether it may replace a file; device: asked for in this call; held: takes the
-    lock of a new run as soon as there is one
-    """
-    with tracked(run_folder(run)) as tracker:
-        with _taken_back_when_refused(run) if kg is None else contextlib.nullcontext():
-            if kg is None:
-                config.save(run_folder(run).config)
-            found = probe(config, tracker)
-            run = load(kg and str(user_path(kg).resolve()), run, config, tracker)
-            if kg is not None:
-                held.enter_context(run_folder(run).led())
-            run = plan(run, found, tracker, device)
-            run = train.with_options(retries=attempts(config.train.max_shrinks))(run, found, tracker)
+    csv = None if output_csv is None else (output_csv, bool(overwrite))
+    with _opened(kg, resume, run_id, csv, values) as run, tracked(run.folder) as tracker:
+        with run.taken_back_when_refused():
+            found = probe(run, tracker)
+            load(run, tracker)
+            plan(run, found, tracker)
+            train.with_options(retries=attempts(run.config.train.max_shrinks))(run, found, tracker)
         tracker.has_changed = True
-        run = embed(run, csv, tracker)
-        run = evaluate(run, tracker)
-        run = baselines(run, tracker)
+        embed(run, tracker)
+        evaluate(run, tracker)
+        baselines(run, tracker)
         verdict = validate(run, tracker)
         (register if verdict.accepted else withdraw)(run, tracker)
     if verdict.accepted:
-        return Completed(message=f"run {run} accepted", data=verdict)
-    return Failed(name=REJECTED, message=f"run {run} rejected: {'; '.join(verdict.failed)}", data=verdict)
+        return Completed(message=f"run {run.name} accepted", data=verdict)
+    reasons = "; ".join(verdict.failed)
+    return Failed(name=REJECTED, message=f"run {run.name} rejected: {reasons}", data=verdict)
 
 
-def _new_run(kg: str | None, run_id: str | None, values: dict[str, Any]) -> tuple[str, RunConfig]:
-    if kg is None:
-        raise InputError("Give kg, the path of a knowledge graph, or resume, a run to go on with.")
-    run = run_id or new_run_id()
-    check_new_run(run)
-    refuse_used_run_folder(run)
-    return run, RunConfig.from_flat(values)
-
-
-def _run_to_resume(kg: str | None, resume: str) -> str:
+def _opened(
+    kg: str | None,
+    resume: str | None,
+    run_id: str | None,
+    csv: tuple[str, bool] | None,
+    values: dict[str, Any],
+) -> contextlib.AbstractContextManager[LedRun]:
+    if resume is None:
+        if kg is None:
+            raise InputError("Give kg, the path of a knowledge graph, or resume, a run to go on with.")
+        return start_run(kg, run_id, csv, values)
     if kg is not None:
         raise InputError("Give either kg or resume: a resumed run keeps the graph that it began with.")
-    return find_run(resume)
-
-
-@contextlib.contextmanager
-def _taken_back_when_refused(run: str) -> Iterator[None]:
-    """A resumed run is configured, placed and planned as it was when what was given anew is refused: the next resume must not meet it."""
-    folder = run_folder(run)
-    kept = {file: file.read_bytes() if file.is_file() else None for file in (folder.config, folder.segments, folder.plan)}
-    try:
-        yield
-    except InputError:
-        for file, content in kept.items():
-            if content is None:
-                file.unlink(missing_ok=True)
-                continue
-            with written_whole(file) as new:
-                new.write_bytes(content)
-        raise
-
-
-def _resumed(run: str, values: dict[str, Any]) -> RunConfig:
-    """The run's configuration with what is given anew; only what does not change the result may be."""
-    kept = run_folder(run).load_config()
-    config = RunConfig.from_flat(kept.to_flat() | values)
-    if config.fingerprint() != kept.fingerprint():
-        old, new = kept.to_flat(), config.to_flat()
-        changed = ", ".join(
-            f"{p.name} {old[p.name]} -> {new[p.name]}" for p in parameters() if p.changes_result and old[p.name] != new[p.name]
-        )
-        raise InputError(f"Run {run} cannot go on with another configuration: {changed}. Start a new run for it.")
-    return config
+    return resume_run(resume, csv, values)
 
 
 def _signature() -> inspect.Signature:

@@ -7,7 +7,6 @@ It knows no MLflow: the epochs are in the run folder's `events.jsonl`, from wher
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 
 from tasks.execution.child import run_child  # isort: skip - `tasks` switches telemetry off before prefect is imported
@@ -18,8 +17,6 @@ from prefect.states import Completed, Failed
 from hgt.device.probe import probe_device
 from hgt.errors import HgtError, OutOfMemory
 from hgt.memory.plan import plan_memory
-from hgt.run.program import planned_device
-from hgt.whole_file import written_whole
 from tasks.home import find_run, run_folder
 from tasks.reporting import TrainingProgress
 
@@ -35,11 +32,11 @@ def train_on_cpu(run: str) -> State[None]:
         name = find_run(Path(run).name)  # a folder is the host's path: here the run lies elsewhere
         folder = run_folder(name)
         with contextlib.ExitStack() as held:
-            if planned_device(folder) != "cpu":  # nobody handed the run over: it was planned for the device of another machine
+            known = folder.load_plan()
+            if known is None or known.device != "cpu":  # nobody handed the run over: it was planned for the device of another machine
                 held.enter_context(folder.led())
                 plan = plan_memory(folder.load_graph(), folder.load_config(), probe_device("cpu"))
-                with written_whole(folder.plan) as new:
-                    new.write_text(json.dumps(plan.as_dict(), indent=2) + "\n")
+                plan.save(folder.plan)
             progress = held.enter_context(TrainingProgress())
             run_child("train", folder, progress)
     except OutOfMemory as error:

@@ -19,22 +19,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hgt.config import RunConfig
-from hgt.device.limits import prepare_device
 from hgt.device.memory_use import DeviceMemory
-from hgt.device.probe import probe_device
 from hgt.evaluation.ranking import FactIndex, rank_facts, sample_facts
 from hgt.evaluation.validation import shortened
 from hgt.graph.facts import edge_type_name
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import TEST, TRAIN, VAL, EdgeSplit
-from hgt.memory.plan import memory_limit
 from hgt.messages.message_graph import MessageGraph
 from hgt.model.model import Decoder
 from hgt.model.shallow import ShallowModel
 from hgt.run.events import epochs_by_number
 from hgt.run.folder import RunFolder
 from hgt.run.identity import Identity
-from hgt.run.program import OnEvent, planned_device, planned_form, planned_phases, run_program
+from hgt.run.opened import OpenRun, open_run
+from hgt.run.program import OnEvent, run_program
 from hgt.run.report import read_report
 from hgt.seeds import Stream, torch_seed
 from hgt.train import batches_ahead, evaluate_val, stop_without_parent
@@ -102,53 +100,35 @@ class Comparison:
         return f"against the best baseline: HGT has {told[0]}, {told[1]}, and is ahead on {ahead} of {len(edge_types)} edge types"
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What every baseline works on."""
-
-    config: RunConfig
-    graph: KnowledgeGraph
-    split: EdgeSplit
-    device: torch.device
-    memory: DeviceMemory
-    index: FactIndex
-    accumulation_steps: int | None
-
-    def mrr(self, embeddings: Tensor, decoder: Decoder) -> Mrr:
-        """Of the test facts, as HGT's are ranked."""
-        with self.memory.phase("evaluation"):
-            report = rank_facts(embeddings.to(self.device), decoder.to(self.device), self.split.of(TEST), self.index)
-        by_edge_type = {edge_type_name(e): m.mrr for e, m in report.by_edge_type.items()}
-        return {"all nodes": report.all_nodes.mrr, "typed": report.typed.mrr, **by_edge_type}
-
-
 def compare_run(folder: RunFolder, on_event: OnEvent) -> None:
     """Write the comparison of an evaluated run; none where there was nothing to rank."""
-    config, graph = folder.load_config(), folder.load_graph()
-    split = folder.load_split(graph)
-    hgt = _hgt_mrr(folder, Identity.of(graph, split, config))
+    run = open_run(folder)
+    hgt = _hgt_mrr(folder, run.identity)
     if hgt is None:
         on_event("compared", message="no baselines: nothing was held out that could be ranked")
         return
-    limit = memory_limit(config)
-    probe = probe_device(planned_device(folder), limit)
-    device = prepare_device(probe.type, limit)
-    memory = DeviceMemory(probe.type, planned_phases(folder), limit)
-    form = planned_form(folder)
-    parts = form.accumulation_steps if form else None
-    run = _Run(config, graph, split, device, memory, FactIndex(graph), parts)
-    seconds = _training_seconds(folder, run)
-    comparison = Comparison(hgt, seconds, tuple(_baseline(name, run, seconds) for name in config.baseline.baselines))
+    index, seconds = FactIndex(run.graph), _training_seconds(run)
+    baselines = tuple(_baseline(name, run, index, seconds) for name in run.config.baseline.baselines)
+    comparison = Comparison(hgt, seconds, baselines)
     for name, text in (("baselines.json", json.dumps(comparison.as_dict(), indent=2)), ("baselines.txt", comparison.table())):
         with written_whole(folder.report / name) as new:
             new.write_text(text + "\n")
-    on_event("compared", message=comparison.verdict(), **memory.as_dict())
+    on_event("compared", message=comparison.verdict(), **run.memory.as_dict())
 
 
-def _training_seconds(folder: RunFolder, run: _Run) -> float:
+def _test_mrr(run: OpenRun, index: FactIndex, embeddings: Tensor, decoder: Decoder) -> Mrr:
+    """Of the test facts, ranked as HGT's are."""
+    with run.memory.phase("evaluation"):
+        facts = run.split.of(TEST)
+        report = rank_facts(embeddings.to(run.device), decoder.to(run.device), facts, index)
+    by_edge_type = {edge_type_name(e): m.mrr for e, m in report.by_edge_type.items()}
+    return {"all nodes": report.all_nodes.mrr, "typed": report.typed.mrr, **by_edge_type}
+
+
+def _training_seconds(run: OpenRun) -> float:
     """Of all of HGT's steps, wherever they were made."""
     largest_edge_type = int(torch.bincount(run.split.of(TRAIN)[1]).max())
-    sum_of_means = sum(epoch["step_seconds"] for epoch in epochs_by_number(folder.events, "step_seconds").values())
+    sum_of_means = sum(epoch["step_seconds"] for epoch in epochs_by_number(run.folder.events, "step_seconds").values())
     return float(sum_of_means * num_batches_per_epoch(largest_edge_type, run.config))
 
 
@@ -165,14 +145,16 @@ def _hgt_mrr(folder: RunFolder, identity: Identity) -> Mrr | None:
     return {"all nodes": ranking["all_nodes"]["mrr"], "typed": ranking["typed"]["mrr"], **by_edge_type}
 
 
-def _baseline(name: str, run: _Run, hgt_seconds: float) -> Baseline:
+def _baseline(name: str, run: OpenRun, index: FactIndex, hgt_seconds: float) -> Baseline:
     num_relations, dim = len(run.graph.edge_types), run.config.model.embedding_dim
     if name == "random":
         torch.manual_seed(torch_seed(run.config.split.seed, Stream.RANDOM_VECTORS))
-        return Baseline(name, run.mrr(torch.randn(run.graph.total_nodes, dim), Decoder(num_relations, dim, "distmult")))
+        vectors = torch.randn(run.graph.total_nodes, dim)
+        return Baseline(name, _test_mrr(run, index, vectors, Decoder(num_relations, dim, "distmult")))
     if name == "degree":
-        return Baseline(name, run.mrr(training_degrees(run.graph, run.split), DegreeScores(num_relations)))
-    return _train_shallow(name, run, run.config.baseline.baseline_time * hgt_seconds)
+        degrees = training_degrees(run.graph, run.split)
+        return Baseline(name, _test_mrr(run, index, degrees, DegreeScores(num_relations)))
+    return _train_shallow(name, run, index, run.config.baseline.baseline_time * hgt_seconds)
 
 
 def training_degrees(graph: KnowledgeGraph, split: EdgeSplit) -> Float[Tensor, "num_nodes _"]:
@@ -241,13 +223,14 @@ def n3_weight(num_nodes: int, num_facts: int) -> float:
     return min(_N3 * num_nodes / num_facts, _MOST_N3)
 
 
-def _train_shallow(name: str, run: _Run, limit_seconds: float) -> Baseline:
+def _train_shallow(name: str, run: OpenRun, index: FactIndex, limit_seconds: float) -> Baseline:
     """Train all epochs, or until the time is up; the best epoch's figures count.
 
     Without early stopping: with N3 the validation MRR of a table of vectors falls for dozens of epochs before it rises again, above what it
     was (demo graph, ComplEx: 0.41 after 3 epochs, 0.38 after 13, 0.45 after 38).
     """
-    trainee = shallow_trainee(name, run.config, run.graph, run.split, run.device, run.accumulation_steps)
+    parts = run.form.accumulation_steps if run.form else None
+    trainee = shallow_trainee(name, run.config, run.graph, run.split, run.device, parts)
     train = run.config.train
     facts = sample_facts(run.split.of(VAL), train.num_val_edges, run.config.split.seed)
     best, best_epoch, num_steps, seconds, state = -1.0, 0, 0, 0.0, {}
@@ -255,7 +238,7 @@ def _train_shallow(name: str, run: _Run, limit_seconds: float) -> Baseline:
         steps, spent = _train_epoch(trainee, epoch, limit_seconds - seconds, run.memory)
         num_steps, seconds = num_steps + steps, seconds + spent
         with run.memory.phase("evaluation"):
-            mrr = evaluate_val(trainee, facts, run.index).mrr
+            mrr = evaluate_val(trainee, facts, index).mrr
         if mrr > best:
             best, best_epoch = mrr, epoch
             with trainee.averaged():
@@ -267,7 +250,8 @@ def _train_shallow(name: str, run: _Run, limit_seconds: float) -> Baseline:
     with torch.no_grad():
         embeddings = trainee.model.encoder.encode(trainee.messages)
     ended = f"its time was up after epoch {epoch + 1}" if seconds >= limit_seconds else f"ended after epoch {epoch + 1}"
-    return Baseline(name, run.mrr(embeddings, trainee.model.decoder), num_steps, seconds, f"{ended}, the best is {best_epoch + 1}")
+    test_mrr = _test_mrr(run, index, embeddings, trainee.model.decoder)
+    return Baseline(name, test_mrr, num_steps, seconds, f"{ended}, the best is {best_epoch + 1}")
 
 
 def _train_epoch(trainee: Trainee, epoch: int, limit_seconds: float, memory: DeviceMemory) -> tuple[int, float]:

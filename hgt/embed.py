@@ -8,48 +8,41 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hgt.device.limits import prepare_device
-from hgt.device.memory_use import DeviceMemory
-from hgt.device.probe import probe_device
 from hgt.embeddings.table import Embeddings, infer_layerwise
-from hgt.memory.plan import memory_limit
 from hgt.messages.message_graph import training_message_graph
 from hgt.model.model import HGTModel
 from hgt.run.checkpoint import best_checkpoint, load_model
 from hgt.run.folder import RunFolder
-from hgt.run.identity import Identity
-from hgt.run.program import OnEvent, planned_device, planned_phases, run_program
+from hgt.run.opened import open_run
+from hgt.run.program import OnEvent, run_program
 
 OVERWRITE = "--overwrite"
 
 
 def embed_run(folder: RunFolder, on_event: OnEvent, csv: Path | None = None, overwrite: bool = False) -> None:
     """Write the embeddings of a trained run folder, and to `csv` what may be replaced there."""
-    config, graph = folder.load_config(), folder.load_graph()
-    split = folder.load_split(graph)
-    messages, identity = training_message_graph(graph, split), Identity.of(graph, split, config)
+    run = open_run(folder)
     checkpoint = best_checkpoint(folder.checkpoints)
-    identity.check(vars(checkpoint), folder.checkpoints)
-    limit = memory_limit(config)
-    probe = probe_device(planned_device(folder), limit)
-    device = prepare_device(probe.type, limit)
-    model = HGTModel(graph, config.model)
+    run.identity.check(vars(checkpoint), folder.checkpoints)
+    messages = training_message_graph(run.graph, run.split)
+    model = HGTModel(run.graph, run.config.model)
     load_model(model, "model", checkpoint.tensors)
-    memory = DeviceMemory(probe.type, planned_phases(folder), limit)
-    with memory.phase("inference"):
-        vectors = infer_layerwise(model.encoder.to(device), messages.to(device), config.train.node_batch_size).cpu()
+    with run.memory.phase("inference"):
+        encoder, chunk = model.encoder.to(run.device), run.config.train.node_batch_size
+        vectors = infer_layerwise(encoder, messages.to(run.device), chunk).cpu()
     origin = {
-        **identity.as_dict(),
-        "decoder": config.model.decoder,
+        **run.identity.as_dict(),
+        "decoder": run.config.model.decoder,
         "best_epoch": checkpoint.progress.best_epoch,
-        "parameters": config.to_flat(),
+        "parameters": run.config.to_flat(),
     }
     relations = model.decoder.relation_vectors().detach()
-    embeddings = Embeddings(graph.node_table(), vectors, tuple(graph.edge_types), relations, origin)
+    nodes, edge_types = run.graph.node_table(), tuple(run.graph.edge_types)
+    embeddings = Embeddings(nodes, vectors, edge_types, relations, origin)
     embeddings.save(folder.embeddings)
     if csv is not None:
         embeddings.save_csv(csv, overwrite, folder.outputs)
-    on_event("embedded", num_nodes=len(vectors), embedding_dim=vectors.shape[1], **memory.as_dict())
+    on_event("embedded", num_nodes=len(vectors), embedding_dim=vectors.shape[1], **run.memory.as_dict())
 
 
 def _embed(folder: RunFolder, on_event: OnEvent, csv: str | None = None, *more: str) -> None:

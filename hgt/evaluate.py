@@ -30,39 +30,34 @@ from hgt.evaluation.validation import Measured, ValidationReport, validate
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.leakage import audit_split
 from hgt.graph.split import TEST, EdgeSplit, split_facts
-from hgt.memory.plan import memory_limit
 from hgt.reading.edge_table import read_edge_table
 from hgt.run.events import epochs_by_number
 from hgt.run.folder import RunFolder
-from hgt.run.identity import Identity
-from hgt.run.program import OnEvent, planned_device, planned_phases, run_program
+from hgt.run.opened import open_run
+from hgt.run.program import OnEvent, run_program
 from hgt.run.report import write_report
 from hgt.whole_file import make_folder
 
 
 def evaluate_run(folder: RunFolder, on_event: OnEvent) -> None:
     """Write the report of a run whose embeddings are there."""
-    config, graph = folder.load_config(), folder.load_graph()
-    split = folder.load_split(graph)
-    on_event("audited", message=str(audit_split(graph, split, config.split, folder.split)))
-    identity, path = Identity.of(graph, split, config), folder.embeddings / "embeddings.parquet"
+    run = open_run(folder)
+    audit = audit_split(run.graph, run.split, run.config.split, folder.split)
+    on_event("audited", message=str(audit))
+    path = folder.embeddings / "embeddings.parquet"
     embeddings = Embeddings.load(path)
-    identity.check(embeddings.origin, path)
+    run.identity.check(embeddings.origin, path)
     if not embeddings.edge_types:
         raise InputError(f"{path}: has no relations.parquet beside it. Resume the run, which writes it anew.")
-    if not (embeddings.nodes.to_numpy() == graph.node_table().astype(str).to_numpy()).all():
+    if not (embeddings.nodes.to_numpy() == run.graph.node_table().astype(str).to_numpy()).all():
         raise InputError(f"{path}: its rows are not the nodes of the run's graph. Resume the run, which writes it anew.")
-    limit = memory_limit(config)
-    probe = probe_device(planned_device(folder), limit)
-    device = prepare_device(probe.type, limit)
-    memory = DeviceMemory(probe.type, planned_phases(folder), limit)
-    with memory.phase("evaluation"):
-        report = report_on(embeddings, graph, split, config, device)
+    with run.memory.phase("evaluation"):
+        report = report_on(embeddings, run.graph, run.split, run.config, run.device)
     make_folder(folder.report)
-    write_report(report, folder.report, identity)
+    write_report(report, folder.report, run.identity)
     plot_losses([e for _, e in sorted(epochs_by_number(folder.events, *LOSSES, "val_mrr").items())], folder.report / "losses.png")
     plot_plane(report.geometry, folder.report / "pca.png")
-    on_event("evaluated", accepted=report.accepted, **memory.as_dict())
+    on_event("evaluated", accepted=report.accepted, **run.memory.as_dict())
 
 
 def evaluate_table(path: Path, kg: Path, tell: Callable[[str], None] = lambda sentence: None) -> ValidationReport:

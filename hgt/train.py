@@ -17,13 +17,9 @@ import safetensors
 import torch
 from torch import Tensor
 
-from hgt.device.limits import prepare_device
-from hgt.device.memory_use import DeviceMemory
-from hgt.device.probe import probe_device
 from hgt.errors import DiskFull, HgtError, TrainingDiverged, is_disk_full
 from hgt.evaluation.ranking import FactIndex, RankingMetrics, rank_typed, sample_facts
 from hgt.graph.split import VAL
-from hgt.memory.plan import memory_limit
 from hgt.run.checkpoint import (
     Checkpoint,
     Progress,
@@ -37,8 +33,9 @@ from hgt.run.checkpoint import (
 )
 from hgt.run.events import epochs_by_number
 from hgt.run.folder import RunFolder
+from hgt.run.opened import open_run
 from hgt.run.parent import Parent
-from hgt.run.program import OnEvent, planned_device, planned_form, planned_phases, run_program
+from hgt.run.program import OnEvent, run_program
 from hgt.seeds import Stream, torch_seed
 from hgt.training.batches import Batch, Batches
 from hgt.training.step import Steps, Trainee, build_trainee
@@ -69,18 +66,13 @@ class Training:
     """One training of a run folder: steps, checkpoints, events. `run()` does all of it."""
 
     def __init__(self, folder: RunFolder, on_event: OnEvent):
-        self.folder, self.on_event = folder, on_event
-        self.config = folder.load_config()
-        self.graph = folder.load_graph()
-        self.split = folder.load_split(self.graph)
-        limit = memory_limit(self.config)
-        self.probe = probe_device(planned_device(folder), limit)
-        device = prepare_device(self.probe.type, limit)
-        self.memory = DeviceMemory(self.probe.type, planned_phases(folder), limit)
+        run = open_run(folder)
+        self.folder, self.on_event, self.identity = folder, on_event, run.identity
+        self.config, self.memory, self.device = run.config, run.memory, run.device
         with self.memory.phase("step"):
-            self.trainee = build_trainee(self.config, self.graph, self.split, device, planned_form(folder))
-        self.val_facts = sample_facts(self.split.of(VAL), self.config.train.num_val_edges, self.config.split.seed)
-        self.index = FactIndex(self.graph)
+            self.trainee = build_trainee(run.config, run.graph, run.split, run.device, run.form)
+        self.val_facts = sample_facts(run.split.of(VAL), self.config.train.num_val_edges, self.config.split.seed)
+        self.index = FactIndex(run.graph)
         self.progress = Progress(seed=self.config.split.seed)
         self.saved_at = time.monotonic()
 
@@ -88,7 +80,7 @@ class Training:
         """Train to the last epoch, or until the validation MRR has not risen for `patience` epochs."""
         self._resume()
         self.on_event(
-            "start", device=self.probe.type, epoch=self.progress.epoch, batch=self.progress.batch,
+            "start", device=self.device.type, epoch=self.progress.epoch, batch=self.progress.batch,
             num_epochs=self.config.train.num_epochs, num_batches=self.trainee.batches.num_batches,
             contrastive=self.trainee.batches.contrast is not None, contrastive_weight=self.config.train.contrastive_weight,
         )  # fmt: skip
@@ -102,7 +94,8 @@ class Training:
         )  # fmt: skip
 
     def _resume(self) -> None:
-        checkpoint, skipped = load_newest(self.folder.checkpoints, self.graph.hash, self.config.fingerprint(), self.split.hash)
+        made_of = self.identity
+        checkpoint, skipped = load_newest(self.folder.checkpoints, made_of.graph_hash, made_of.config_fingerprint, made_of.split_hash)
         for sentence in skipped:
             self.on_event("checkpoint_skipped", message=sentence)
         if checkpoint is None:
@@ -171,7 +164,7 @@ class Training:
             "step_seconds": train_seconds / max(num_steps, 1),
             "val_seconds": time.monotonic() - started,
             **self.memory.as_dict(),
-            "device": self.probe.type,
+            "device": self.device.type,
         }
         self.progress = replace(self.progress, epoch=epoch, batch=0, sums={}, history=(*self.progress.history, record))
         self._save()
@@ -180,7 +173,7 @@ class Training:
 
     def _save(self) -> None:
         tensors = weight_tensors(self.trainee) | optimizer_tensors(self.trainee.optimizer)
-        checkpoint = Checkpoint(tensors, self.progress, self.graph.hash, self.config.fingerprint(), self.split.hash)
+        checkpoint = Checkpoint(tensors, self.progress, **self.identity.as_dict())
         try:
             path = save_checkpoint(self.folder.checkpoints, checkpoint)
         except (OSError, safetensors.SafetensorError) as error:

@@ -9,35 +9,34 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from hgt.errors import OutOfMemory
-from tasks.execution.ladder import run_or_move_to_cpu
-from tasks.home import run_folder
+from tasks.execution.placement import run_or_move_to_cpu
+from tasks.led_run import LedRun
 from tasks.reporting import say
 from tasks.tracking.tracker import Tracker
 
 
 @task(name="baselines", cache_policy=NO_CACHE)
-def baselines(run: str, tracker: Tracker) -> str:
-    """Write the comparison into the run's report and log it. Returns the run id.
+def baselines(run: LedRun, tracker: Tracker) -> None:
+    """Write the comparison into the run's report and log it.
 
     A baseline that no memory is to be had for costs the run its comparison, not its embeddings.
     """
-    folder = run_folder(run)
+    folder = run.folder
     json_file, text_file = folder.report / "baselines.json", folder.report / "baselines.txt"
     for file in (json_file, text_file):
         file.unlink(missing_ok=True)  # of the run before it was resumed
-    wanted = folder.load_config().baseline.baselines
+    wanted = run.config.baseline.baselines
     if wanted == ("none",):
-        return run
+        return
     try:
-        run_or_move_to_cpu("baselines", folder, lambda event: None)
+        run_or_move_to_cpu("baselines", folder, run.planner, lambda event: None)
     except OutOfMemory as error:
         say(f"WARNING: memory ran out, so there is no comparison with {', '.join(wanted)}: {error}")
-        return run
+        return
     if json_file.is_file():
         tracker.metrics(_figures(json.loads(json_file.read_text())))
         for file in (json_file, text_file):
             tracker.artifacts(file, "report")
-    return run
 
 
 def _figures(comparison: dict[str, Any]) -> dict[str, float]:

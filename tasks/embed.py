@@ -8,26 +8,22 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from hgt.embed import OVERWRITE
-from tasks.execution.ladder import run_or_move_to_cpu
-from tasks.home import run_folder
+from tasks.execution.placement import run_or_move_to_cpu
+from tasks.led_run import LedRun
 from tasks.reporting import say
 from tasks.tracking.tracker import Tracker
 
 
 @task(name="embed", cache_policy=NO_CACHE)
-def embed(run: str, csv: tuple[str, bool] | None, tracker: Tracker) -> str:
-    """Write the embeddings' files into the run folder and to MLflow. Returns the run id.
-
-    csv: where else to write them, and whether a file that is there may be replaced
-    """
-    folder = run_folder(run)
+def embed(run: LedRun, tracker: Tracker) -> None:
+    """Write the embeddings' files into the run folder and to MLflow, and to `run.csv` if it is given."""
+    folder = run.folder
 
     def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "embedded":
             say(f"embeddings: {event['num_nodes']:,} nodes x {event['embedding_dim']} dimensions in {folder.embeddings}")
             tracker.metrics({"embed_peak_memory_bytes": event["peak_memory_bytes"]})
 
-    arguments = [] if csv is None else [csv[0], *([OVERWRITE] if csv[1] else [])]
-    run_or_move_to_cpu("embed", folder, on_event, *arguments)
+    arguments = [] if run.csv is None else [str(run.csv[0]), *([OVERWRITE] if run.csv[1] else [])]
+    run_or_move_to_cpu("embed", folder, run.planner, on_event, *arguments)
     tracker.artifacts(folder.embeddings, "embeddings")
-    return run

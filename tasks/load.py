@@ -10,10 +10,12 @@ from prefect.cache_policies import NO_CACHE
 from hgt.config import RunConfig
 from hgt.graph.facts import edge_type_name
 from hgt.graph.knowledge_graph import KnowledgeGraph
-from hgt.graph.leakage import audit_split
+from hgt.graph.leakage import Audit, audit_split
 from hgt.graph.split import EdgeSplit, holdout_edge_types, split_facts
 from hgt.reading.edge_table import read_edge_table
-from tasks.home import check_new_run, run_folder
+from hgt.run.opened import LoadedRun
+from tasks.home import check_new_run
+from tasks.led_run import LedRun
 from tasks.reporting import say
 from tasks.tracking.tracker import Tracker
 
@@ -23,39 +25,57 @@ _WORST = 5
 
 
 @task(name="load", cache_policy=NO_CACHE)
-def load(kg: str | None, run: str, config: RunConfig, tracker: Tracker) -> str:
-    """Read the file into the run folder, or, when it resumes (no `kg`), check what is there. Returns the run id."""
-    folder = run_folder(run)
-    if kg is None:
-        graph = folder.load_graph()
-        audit = audit_split(graph, folder.load_split(graph), config.split, folder.split)
+def load(run: LedRun, tracker: Tracker) -> None:
+    """Read a new run's file into its run folder; of a run that is resumed, check what is there.
+
+    Leaves graph and split in `run.loaded`.
+    """
+    if run.kg is None:
+        graph = run.folder.load_graph()
+        split = run.folder.load_split(graph)
+        audit = audit_split(graph, split, run.config.split, run.folder.split)
+        run.loaded = LoadedRun(run.folder, run.config, graph, split)
     else:
-        table = read_edge_table(Path(kg))
-        for counts in table.counts[:_MOST_FILES]:
-            say(str(counts))
-        graph = KnowledgeGraph.from_edge_table(table, config.graph)
-        split = split_facts(graph, config.split)
-        audit = audit_split(graph, split, config.split)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        with folder.locked():
-            check_new_run(run)  # of two runs that were given one name at once, the first to get here has it
-            graph.save(folder.graph)
-            split.save(folder.split, graph)
-            tracker.remember()
-            config.save(folder.config)  # last: from now on this is a run folder
-        say(graph.table(_MOST_EDGE_TYPES))
-        for note in graph.notes:
-            say(note)
-        for warning in [*_not_held_out(graph, split, config), *audit.twins]:
-            say(f"WARNING: {warning}")
+        audit = _read(run, run.kg, tracker)
+    assert run.loaded is not None
+    graph = run.loaded.graph
     with tracker.of_a_new_run():
         tracker.text(graph.table(), "graph.txt")
-        tracker.dataset(graph, Path(kg) if kg else None)
-        tracker.artifacts(folder.config)
+        tracker.dataset(graph, run.kg)
+        tracker.artifacts(run.folder.config)
     say(str(audit))
-    tracker.configuration(config, Path(kg) if kg else None)
-    tracker.tags({"run_folder": str(folder.path), "leakage_audit": str(audit)})
-    return run
+    tracker.configuration(run.config, run.kg)
+    tracker.tags({"run_folder": str(run.folder.path), "leakage_audit": str(audit)})
+
+
+def _read(run: LedRun, kg: Path, tracker: Tracker) -> Audit:
+    """From now on the folder is a run's, which this flow leads."""
+    table = read_edge_table(kg)
+    for counts in table.counts[:_MOST_FILES]:
+        say(str(counts))
+    graph = KnowledgeGraph.from_edge_table(table, run.config.graph)
+    split = split_facts(graph, run.config.split)
+    audit = audit_split(graph, split, run.config.split)
+    _make_folder(run, graph, split, tracker)
+    run.loaded = LoadedRun(run.folder, run.config, graph, split)
+    say(graph.table(_MOST_EDGE_TYPES))
+    for note in graph.notes:
+        say(note)
+    for warning in [*_not_held_out(graph, split, run.config), *audit.twins]:
+        say(f"WARNING: {warning}")
+    return audit
+
+
+def _make_folder(run: LedRun, graph: KnowledgeGraph, split: EdgeSplit, tracker: Tracker) -> None:
+    folder = run.folder
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.locked():
+        check_new_run(run.name)  # of two runs given one name at once, the first to get here has it
+        graph.save(folder.graph)
+        split.save(folder.split, graph)
+        tracker.remember()
+        run.config.save(folder.config)  # last: from now on this is a run folder
+    run.lead()
 
 
 def _not_held_out(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> list[str]:

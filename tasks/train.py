@@ -14,11 +14,12 @@ from prefect.client.schemas import State, TaskRun
 from hgt.device.probe import DeviceProbe
 from hgt.errors import OutOfMemory
 from hgt.run.events import EventReader
-from hgt.run.folder import RunFolder
-from tasks.execution import container, dispatch, ladder
+from tasks.execution import container, pool
 from tasks.execution.child import run_child
 from tasks.execution.outcome import OnEvent
-from tasks.home import run_folder
+from tasks.execution.placement import container_memory, step_down
+from tasks.execution.segments import DOCKER, Segment, read_segments
+from tasks.led_run import LedRun
 from tasks.reporting import TrainingProgress, say
 from tasks.tracking.tracker import Tracker
 
@@ -31,17 +32,16 @@ def only_out_of_memory(task: Task[Any, Any], task_run: TaskRun, state: State[Any
 
 
 @task(name="train", cache_policy=NO_CACHE, retry_condition_fn=only_out_of_memory)
-def train(run: str, found: DeviceProbe, tracker: Tracker) -> str:
-    """Train the run folder from its newest checkpoint to the end. Returns the run id.
+def train(run: LedRun, found: DeviceProbe, tracker: Tracker) -> None:
+    """Train the run from its newest checkpoint to the end.
 
     Raises OutOfMemory when the next attempt has somewhere to go on, MemoryExhausted when not.
     """
-    folder = run_folder(run)
-    config = folder.load_config()
+    folder = run.folder
     for event in EventReader(folder.events).new():  # epochs that a killed parent did not log
         if event["event"] == "epoch":
             tracker.epoch(event)
-    known = ladder.segments(folder)
+    known = read_segments(folder)
     number, segment = len(known), known[-1]
     tracker.segment(number, segment, folder.plan)
     with TrainingProgress() as progress:
@@ -54,15 +54,14 @@ def train(run: str, found: DeviceProbe, tracker: Tracker) -> str:
                 tracker.metrics({"best_epoch": event["best_epoch"], "train_peak_memory_bytes": event["peak_memory_bytes"]})
 
         try:
-            _run(segment, folder, on_event)
+            _run(segment, run, on_event)
         except OutOfMemory as error:
             tracker.tags({f"segment.{number}.ended": str(error)[:500]})
-            following = ladder.step_down(folder, config, error, found)
+            following = step_down(folder, run.planner, error, found)
             say(f"OUT OF MEMORY: {error}\ngoing on from the last checkpoint {following.where}")
             raise
     tracker.tags({f"segment.{number}.ended": "trained to the end"})
     tracker.artifacts(folder.events)
-    return run
 
 
 def attempts(max_shrinks: int) -> int:
@@ -70,18 +69,18 @@ def attempts(max_shrinks: int) -> int:
     return max_shrinks + _RUNGS_AFTER_SHRINKS
 
 
-def _run(segment: ladder.Segment, folder: RunFolder, on_event: OnEvent) -> None:
-    if segment.place != ladder.DOCKER:
-        run_child("train", folder, on_event)
+def _run(segment: Segment, run: LedRun, on_event: OnEvent) -> None:
+    if segment.place != DOCKER:
+        run_child("train", run.folder, on_event)
         return
-    memory = ladder.container_memory(folder.load_config())
-    problem = dispatch.unavailable() if dispatch.has_server() else "no server"
+    memory = container_memory(run.config)
+    problem = pool.unavailable() if pool.has_server() else "no server"
     if problem is None:
         try:
-            dispatch.run_on_pool(folder, on_event, memory)
+            pool.run_on_pool(run.folder, on_event, memory)
             return
-        except dispatch.NotStarted as error:
+        except pool.NotStarted as error:
             problem = str(error)
-    if dispatch.has_server():
+    if pool.has_server():
         say(f"WARNING: {problem} The container is started without it.")
-    container.run_container("train", folder, on_event, memory)
+    container.run_container("train", run.folder, on_event, memory)

@@ -11,7 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from hgt.run.report import read_report
-from tasks.home import run_folder
+from tasks.led_run import LedRun
 from tasks.reporting import NO_ANSWER, say
 from tasks.tracking.tracker import Tracker
 
@@ -29,20 +29,20 @@ class Verdict:
 
 
 @task(name="validate", cache_policy=NO_CACHE)
-def validate(run: str, tracker: Tracker) -> Verdict:
+def validate(run: LedRun, tracker: Tracker) -> Verdict:
     """Show the report, log its figures, and say whether the embeddings can be trusted."""
-    folder = run_folder(run)
+    folder = run.folder
     report = read_report(folder.report / "validation.json")
     table = (folder.report / "validation.txt").read_text()
     if (folder.report / "baselines.txt").is_file():
         table = (folder.report / "baselines.txt").read_text() + "\n" + table
     say(table)
     with contextlib.suppress(*NO_ANSWER):
-        create_markdown_artifact(f"{_FENCE}\n{table}\n{_FENCE}", key="validation-report", description=f"Validation of run {run}")
+        create_markdown_artifact(f"{_FENCE}\n{table}\n{_FENCE}", key="validation-report", description=f"Validation of run {run.name}")
     tracker.metrics(_figures(report))
     failed = tuple(c["name"] for c in report["checks"] if c["required"] and not c["passed"])
     tracker.tags({"accepted": str(report["accepted"]).lower(), "failed_checks": "; ".join(failed)})
-    return Verdict(run, report["accepted"], failed)
+    return Verdict(run.name, report["accepted"], failed)
 
 
 def _check_name(name: str) -> str:

@@ -25,7 +25,7 @@ from urllib.error import HTTPError
 from flows.services.background import Background
 from hgt.errors import InputError
 from tasks.execution.engine import engine_address
-from tasks.home import hgt_home, own_store
+from tasks.home import check_home, hgt_home, own_store
 
 HOST = "127.0.0.1"
 PREFECT_PORT = 4200
@@ -208,6 +208,7 @@ def _open(request: urllib.request.Request, seconds: float) -> Any:
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """One `hgt up` or `hgt down` at a time. Raises InputError while another one works."""
+    check_home()
     services_folder().mkdir(parents=True, exist_ok=True)
     with (services_folder() / "lock").open("w") as lock:
         try:

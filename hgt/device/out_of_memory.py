@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from hgt.device.traits import DEVICES, traits_of
 from hgt.errors import OutOfMemory, TrainingDiverged
 
@@ -124,6 +122,8 @@ def out_of_memory_device(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or no_memory:
         return "cpu"
     if isinstance(error, RuntimeError):  # torch.OutOfMemoryError among them
+        import torch  # not at the top: judging a container's end must not wait for it
+
         named = (t.type for t in DEVICES.values() if t.out_of_memory.search(str(error)))
         unnamed = _raises_own_error() if isinstance(error, torch.OutOfMemoryError) else None
         return next(named, unnamed)

@@ -6,19 +6,24 @@ In: a graph, the configuration, the device's limit. Out: a `MemoryPlan`. What ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from hgt.config import RunConfig, parse_bytes
 from hgt.device.probe import DeviceProbe, probe_device
-from hgt.errors import InputError
+from hgt.device.traits import DEVICES
+from hgt.errors import InputError, quoted
 from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.input_file import read_json
 from hgt.memory.counts import Counts
 from hgt.memory.moments import worst_moments
 from hgt.training.step_form import StepForm
+from hgt.whole_file import written_whole
 
 _PHASES = {
     "step": "forward, loss and backward of one optimizer step",
@@ -26,6 +31,7 @@ _PHASES = {
     "inference": "embeddings of all nodes, layer by layer",
     "evaluation": "ranks of held-out facts",
 }
+_PLAN_ANEW = "Remove it, then resume: the run is planned anew."
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,32 @@ class MemoryPlan:
         """With a tenth of the limit left over: no allocator packs without gaps (8 % on an H100)."""
         return self.required_bytes <= 0.9 * self.limit_bytes
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def save(self, path: Path) -> None:
+        """Write the plan as JSON, whole or not at all."""
+        with written_whole(path) as new:
+            new.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> MemoryPlan:
+        """Read what `save` wrote. Raises InputError for a file that is missing or no such plan."""
+        values: dict[str, Any] = read_json(path, dict, _PLAN_ANEW)
+        try:
+            plan = cls(**{**values, "form": StepForm.from_dict(values["form"])})
+            plan._check_types()
+        except (LookupError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: is no memory plan ({error}). {_PLAN_ANEW}") from error
+        return plan
+
+    def _check_types(self) -> None:
+        if self.device not in DEVICES:
+            raise ValueError(f"device {quoted(self.device)}")
+        for name in ("limit_bytes", "required_bytes"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name} {quoted(getattr(self, name))}")
+        for name in ("phases", "parts"):
+            sizes = getattr(self, name)
+            if not isinstance(sizes, dict) or not all(type(n) is int for n in sizes.values()):
+                raise ValueError(f"{name} {quoted(sizes)}")
 
     def table(self) -> str:
         lines = [f"memory plan for {self.device}: {self.form}"]
@@ -58,19 +88,36 @@ class MemoryPlan:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Planner:
+    """Plans one run for several devices, from counts alone: small, and needs the graph no more.
+
+    counts: by type of device
+    """
+
+    config: RunConfig
+    counts: Mapping[str, Counts]
+
+    @classmethod
+    def of(cls, graph: KnowledgeGraph, config: RunConfig, *devices: str) -> Planner:
+        """devices: the types of all devices that the run may be planned for."""
+        return cls(config, {device: Counts.of(graph, config, device) for device in {*devices}})
+
+    def plan(self, probe: DeviceProbe, form: StepForm | None = None) -> MemoryPlan:
+        """The plan of one form, whether it fits or not; by default of the largest form that fits,
+        or the smallest where none does."""
+        counts, candidate = self.counts[probe.type], form or StepForm.of(self.config)
+        while True:
+            plan = _plan(counts, candidate, probe)
+            smaller = candidate.smaller()
+            if form is not None or plan.fits or smaller is None:
+                return plan
+            candidate = smaller
+
+
 def plan_memory(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe) -> MemoryPlan:
     """The plan with the largest form that fits the limit; with the smallest form where none does."""
-    counts = Counts.of(graph, config, probe.type)
-    form: StepForm | None = StepForm.of(config)
-    while form is not None:
-        plan = _plan(counts, form, probe)
-        form = None if plan.fits else form.smaller()
-    return plan
-
-
-def plan_of_form(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe, form: StepForm) -> MemoryPlan:
-    """The plan of one form, whether it fits or not."""
-    return _plan(Counts.of(graph, config, probe.type), form, probe)
+    return Planner.of(graph, config, probe.type).plan(probe)
 
 
 def _plan(counts: Counts, form: StepForm, probe: DeviceProbe) -> MemoryPlan:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hgt.errors import InputError
+from hgt.errors import InputError, quoted
 from hgt.reading.csv_dialect import Dialect, without_backslashes
 
 _QUOTE, _LF, _CR = b'"'[0], b"\n"[0], b"\r"[0]
@@ -156,6 +156,7 @@ class QuotedText:
         text, place, column = self.text, start, 0
         opened: tuple[int, int, int] | None = None  # the first value of several lines: column, opening, closing quote
         while True:
+            begin = place
             if text[place : place + 1] == b'"':
                 close = self._closing(place + 1)
                 if close < 0 and blocks is not None and not self._takes_in_rows(column, place, len(text)):
@@ -168,6 +169,8 @@ class QuotedText:
                 place = close + 1
             found = self.dialect.rest_of_field.match(text, place)
             assert found is not None
+            if place > begin and found[0].strip():
+                raise InputError(self._goes_on(column, begin, found.end()))
             place, column = found.end(), column + 1
             if text[place : place + 1] != self.dialect.delimiter:
                 break
@@ -225,11 +228,16 @@ class QuotedText:
         said = self._says(column, opening, "that nothing closes")
         return f"{said} If the file is cut off there, copy or write it again." if cut else said
 
-    def _says(self, column: int, opening: int, what: str) -> str:
+    def _goes_on(self, column: int, opening: int, end: int) -> str:
+        """The message about a value that goes on behind its closing quote; Arrow joins the two in silence."""
+        cell = quoted(self.text[opening:end].decode(errors="replace"))
+        return self._says(column, opening, f"that is closed before the value ends ({cell})", "Put the whole value in quotes")
+
+    def _says(self, column: int, opening: int, what: str, remedy: str = "") -> str:
         line = self.first_line + self._line_at(opening)
         said = (
             f'{self.path}: line {line:,}, column {self.dialect.name(column)} opens a quote (") {what}. '
-            f'Close it in line {line:,}; a quote that belongs to the value is doubled ("") within quotes.'
+            f'{remedy or f"Close it in line {line:,}"}; a quote that belongs to the value is doubled ("") within quotes.'
         )
         if self.dialect.backslash_line is None:
             return said

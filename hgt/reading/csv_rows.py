@@ -21,7 +21,7 @@ def whole_rows(path: Path, blocks: Iterator[bytes], dialect: Dialect, first_line
 
     blocks: the text below the header; first_line: the number of its first line in the file
 
-    Raises InputError for a quote that takes in rows, or that nothing closes, and BackslashQuotes.
+    Raises InputError for a quote that takes in rows, that nothing closes or that is closed within a value, and BackslashQuotes.
     """
     line, checked, rest = first_line, b"", b""
     for block in blocks:

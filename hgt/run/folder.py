@@ -13,6 +13,7 @@ from hgt.config import RunConfig
 from hgt.errors import InputError, RunLocked
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import EdgeSplit
+from hgt.memory.plan import MemoryPlan
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,10 @@ class RunFolder:
 
     def load_split(self, graph: KnowledgeGraph) -> EdgeSplit:
         return EdgeSplit.load(self.split, graph)
+
+    def load_plan(self) -> MemoryPlan | None:
+        """The memory plan of the stretch that the run is in; None where nothing was planned."""
+        return MemoryPlan.load(self.plan) if self.plan.exists() else None
 
     def locked(self) -> AbstractContextManager[None]:
         """One program at a time writes here. The lock goes with the process, however that ends. Raises RunLocked."""

@@ -12,19 +12,15 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, Concatenate
+from typing import Concatenate
 
 from hgt.device.limits import configure_threads
 from hgt.device.out_of_memory import translating_out_of_memory
-from hgt.device.traits import DEVICES
-from hgt.errors import HgtError, InputError, OutOfMemory, explaining_full_disk, quoted
-from hgt.input_file import read_json
+from hgt.errors import HgtError, OutOfMemory, explaining_full_disk
 from hgt.run.events import EventWriter
 from hgt.run.folder import RunFolder
-from hgt.training.step_form import StepForm
 
 OnEvent = Callable[..., None]
-_PLAN_ANEW = "Remove it, then resume: the run is planned anew."
 
 
 def run_program(name: str, arguments: list[str], work: Callable[Concatenate[RunFolder, OnEvent, ...], None]) -> int:
@@ -57,42 +53,6 @@ def run_program(name: str, arguments: list[str], work: Callable[Concatenate[RunF
 
 def _stop_at_once(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)
-
-
-def planned_phases(folder: RunFolder) -> dict[str, int]:
-    """{phase: bytes} of the run's memory plan; empty where there is none, as in a folder made by hand."""
-    phases: dict[str, int] = (_plan(folder) or {}).get("phases", {})
-    return phases
-
-
-def planned_device(folder: RunFolder) -> str | None:
-    """The device that the run was last planned for, or else the one asked for; None for whatever there is."""
-    device = (_plan(folder) or {}).get("device")
-    return folder.load_config().train.compute_device if device is None else str(device)
-
-
-def planned_form(folder: RunFolder) -> StepForm | None:
-    """How the run's memory plan works steps off; None where there is no plan."""
-    form = (_plan(folder) or {}).get("form")
-    return None if form is None else StepForm.from_dict(form)
-
-
-def _plan(folder: RunFolder) -> dict[str, Any] | None:
-    """What was planned last; None where nothing was. Raises InputError for a file that is no plan."""
-    if not folder.plan.exists():
-        return None
-    plan: dict[str, Any] = read_json(folder.plan, dict, _PLAN_ANEW)
-    form, device, phases = plan.get("form"), plan.get("device"), plan.get("phases", {})
-    try:
-        if form is not None:
-            StepForm.from_dict(form)
-        if device not in (None, *DEVICES):
-            raise ValueError(f"device {quoted(device)}")
-        if not isinstance(phases, dict) or not all(type(n) is int for n in phases.values()):
-            raise ValueError(f"phases {quoted(phases)}")
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{folder.plan}: is no memory plan ({error}). {_PLAN_ANEW}") from error
-    return plan
 
 
 def _tell(error: Exception, on_event: OnEvent) -> int:

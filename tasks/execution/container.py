@@ -15,8 +15,9 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import docker
 from docker.errors import DockerException, ImageNotFound, NotFound
@@ -24,21 +25,15 @@ from docker.models.containers import Container
 from docker.types import LogConfig, Mount
 
 from hgt.device.out_of_memory import MemoryDeath, ProgramEnd, memory_death
-from hgt.errors import HgtError
+from hgt.errors import HgtError, InputError
 from hgt.run.events import EventReader
-from hgt.run.folder import RunFolder
 from tasks.execution.container_guard import GUARD_LABEL
 from tasks.execution.engine import EngineError, connect, engine_address, remove, user_in_containers
 from tasks.execution.image import SOURCE_LABEL, image_name, source_hash
-from tasks.execution.outcome import (
-    MAX_OUTPUT,
-    Event,
-    OnEvent,
-    failure,
-    follow,
-    killed_container,
-    killed_for_memory,
-)
+
+if TYPE_CHECKING:  # with torch: 2 s, which nobody waits for who is told that there is no engine
+    from hgt.run.folder import RunFolder
+    from tasks.execution.outcome import Event, OnEvent
 
 RUN_LABEL = "kg-hgt-embeddings.run"
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -73,6 +68,12 @@ def unavailable(required_bytes: int | None = None) -> str | None:
     return None
 
 
+def refuse_unavailable() -> None:
+    """Raises InputError where no container of the CPU worker can be started now."""
+    if problem := unavailable():
+        raise InputError(f"The CPU worker in Docker cannot be started: {problem}")
+
+
 def engine_memory_bytes() -> int:
     """Memory of the machine that containers run on: this one, or Docker Desktop's virtual one. Raises HgtError without an engine."""
     with _engine() as client:
@@ -86,7 +87,9 @@ def run_container(program: str, folder: RunFolder, on_event: OnEvent, memory_byt
     Raises OutOfMemory, InputError or HgtError with the program's own message, or HgtError with what Docker said. Any exception here
     (Ctrl-C, a cancelled flow) removes the container within 10 s; its last checkpoint is whole.
     """
-    folder = RunFolder(folder.path.resolve())
+    from tasks.execution.outcome import MAX_OUTPUT, follow
+
+    folder = replace(folder, path=folder.path.resolve())
     remove_leftovers(folder.path.name)
     events = EventReader(folder.events)
     events.skip_to_end()
@@ -96,7 +99,7 @@ def run_container(program: str, folder: RunFolder, on_event: OnEvent, memory_byt
             return bool(_state(container)["Running"])
 
         error = follow(events, is_running, on_event)
-        state, output = _state(container), _output(container)
+        state, output = _state(container), _output(container)[-MAX_OUTPUT:]
     if state["ExitCode"]:
         raise _failure(program, folder, _end(state, error, output), memory_bytes)
 
@@ -104,12 +107,18 @@ def run_container(program: str, folder: RunFolder, on_event: OnEvent, memory_byt
 def _end(state: dict[str, Any], error: Event | None, output: str) -> ProgramEnd:
     """state: see `_state`"""
     return ProgramEnd(
-        int(state["ExitCode"]), output, error, in_container=True, over_limit=bool(state["OOMKilled"])
-    )  # fmt: skip
+        exit_code=int(state["ExitCode"]),
+        output=output,
+        error=error,
+        in_container=True,
+        over_limit=bool(state["OOMKilled"]),
+    )
 
 
 def _failure(program: str, folder: RunFolder, end: ProgramEnd, limit_bytes: int) -> HgtError:
     """The exception for a container that ended in this way."""
+    from tasks.execution.outcome import failure, killed_container, killed_for_memory
+
     how = memory_death(end)
     if how not in (MemoryDeath.OVER_LIMIT, MemoryDeath.KILLED):
         return failure(program, folder, end)
@@ -209,7 +218,7 @@ def _state(container: Container) -> dict[str, Any]:
 
 
 def _output(container: Container) -> str:
-    return str(_asked(container.logs, tail=2_000).decode(errors="replace"))[-MAX_OUTPUT:]
+    return str(_asked(container.logs, tail=2_000).decode(errors="replace"))
 
 
 @contextmanager

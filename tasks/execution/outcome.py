@@ -13,7 +13,6 @@ from hgt.device.out_of_memory import MemoryDeath, ProgramEnd, memory_death
 from hgt.errors import HgtError, InputError, OutOfMemory, TrainingDiverged
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
-from hgt.run.program import planned_phases
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
@@ -60,8 +59,9 @@ def failure(program: str, folder: RunFolder, end: ProgramEnd) -> HgtError:
 
 def killed_for_memory(program: str, folder: RunFolder, message: str, device: str | None = None) -> OutOfMemory:
     """OutOfMemory of a program that could not say so itself: in the phase that it is mostly busy with, and what was planned for it."""
-    phase = _PHASES.get(program)
-    return OutOfMemory(message, device=device, phase=phase, planned_bytes=planned_phases(folder).get(phase or ""))
+    phase, plan = _PHASES.get(program), folder.load_plan()
+    planned_bytes = plan.phases.get(phase or "") if plan else None
+    return OutOfMemory(message, device=device, phase=phase, planned_bytes=planned_bytes)
 
 
 def killed_container(how: MemoryDeath, limit_bytes: int) -> str:

@@ -27,7 +27,7 @@ from sqlalchemy.engine import make_url
 from hgt.errors import is_disk_full
 from hgt.input_file import check_file
 from hgt.run.folder import RunFolder
-from tasks.home import hgt_home, own_store
+from tasks.home import hgt_home, store_uri
 from tasks.tracking.tracked_name import MAX_PARAMETER, MAX_TAG, REAL, tracked_name, tracked_text
 
 EXPERIMENT = "hgt-embeddings"
@@ -50,11 +50,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # 7 take four min
 
 class StoreLocked(Exception):
     """Another program holds the SQLite store."""
-
-
-def store_uri() -> str:
-    """The tracking store: the user's, or the product's SQLite file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or own_store()
 
 
 def is_passing(error: Exception) -> bool:

@@ -39,7 +39,8 @@ from hgt.run.checkpoint import best_checkpoint, state_of
 from hgt.run.folder import RunFolder
 from hgt.run.identity import Identity
 from hgt.run.report import read_report
-from tasks.home import hgt_home, run_folder
+from tasks.home import hgt_home
+from tasks.led_run import LedRun
 from tasks.reporting import say
 from tasks.tracking.mlflow_run import MlflowRun
 from tasks.tracking.tracked_name import MAX_TAG, tracked_text
@@ -111,22 +112,20 @@ class Registered:
 
 
 @task(name="register", cache_policy=NO_CACHE)
-def register(run: str, tracker: Tracker) -> str:
-    """Register an accepted run. Returns the run id."""
-    made = tracker.decide("register", _digest(run_folder(run).embeddings))
+def register(run: LedRun, tracker: Tracker) -> None:
+    """Register an accepted run."""
+    made = tracker.decide("register", _digest(run.folder.embeddings))
     if made is None:
         say("ACCEPTED: MLflow's registry does not answer: the run is registered, and compared with the champion, once it does")
     else:
         say(f"ACCEPTED: registered as {made.name}, version {made.version}, {made.alias} ({made.reason})")
-    return run
 
 
 @task(name="withdraw", cache_policy=NO_CACHE)
-def withdraw(run: str, tracker: Tracker) -> str:
-    """A rejected run's embeddings lose the alias that they had when they were accepted, by other thresholds. Returns the run id."""
-    for alias in tracker.decide("withdraw", _digest(run_folder(run).embeddings)) or ():
+def withdraw(run: LedRun, tracker: Tracker) -> None:
+    """A rejected run's embeddings lose the alias that they had when they were accepted, by other thresholds."""
+    for alias in tracker.decide("withdraw", _digest(run.folder.embeddings)) or ():
         say(f"The registered version of these embeddings is {alias} no longer")
-    return run
 
 
 def decide(kind: str, folder: RunFolder, tracker: MlflowRun, digest: str) -> Registered | list[str] | None:

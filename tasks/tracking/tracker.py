@@ -25,11 +25,11 @@ from hgt.errors import InputError, explaining_full_disk, is_disk_full
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
-from tasks.execution.ladder import Segment
-from tasks.home import hgt_home
+from tasks.execution.segments import Segment
+from tasks.home import hgt_home, store_uri
 from tasks.reporting import say
 from tasks.tracking.delivery import Delivery, Patience
-from tasks.tracking.mlflow_run import in_words, store_uri
+from tasks.tracking.mlflow_run import in_words
 from tasks.tracking.outbox import Entry, Outbox
 
 _EPOCH_METRICS = (

@@ -22,12 +22,12 @@ from hgt.device.probe import probe_device
 from hgt.embeddings.table import infer_layerwise
 from hgt.evaluation.ranking import FactIndex, sample_facts
 from hgt.graph.split import VAL, split_facts
-from hgt.memory.plan import plan_of_form
 from hgt.train import evaluate_val
 from hgt.training.step import build_trainee, train_step
 from hgt.training.step_form import StepForm
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import bench_config, header
+from tests.planned import plan_of_form
 
 # nodes, facts, parameters of the run, fields of the step's form
 CASES = {

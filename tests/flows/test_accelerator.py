@@ -7,12 +7,12 @@ import pytest
 
 from hgt.device.probe import probe_device
 from hgt.graph.demo_graph import write_demo_graph
-from hgt.memory.plan import plan_of_form
 from hgt.training.step_form import StepForm
-from tasks.execution.ladder import segments
+from tasks.execution.segments import read_segments
 from tests.conftest import LAX, options
 from tests.flows.conftest import train_alone
 from tests.flows.failures import assert_one_whole_mlflow_run, embeddings, events, run_of
+from tests.planned import plan_of_form
 
 pytestmark = [
     pytest.mark.skipif(probe_device(None).type == "cpu", reason="no accelerator on this machine"),
@@ -43,9 +43,9 @@ def test_the_allocator_refuses_the_first_plan(hgt, environment, injected, kg, un
     assert "Traceback" not in done.stdout + done.stderr
     assert done.stdout.count("OUT OF MEMORY") == too_large, done.stdout
     folder, probe = run_of(environment), probe_device(None)
-    assert [s.place for s in segments(folder)] == places
+    assert [s.place for s in read_segments(folder)] == places
     graph, config = folder.load_graph(), folder.load_config()
-    forms = [s.form or StepForm.of(config) for s in segments(folder) if s.place == "native"]
+    forms = [s.form or StepForm.of(config) for s in read_segments(folder) if s.place == "native"]
     planned = [plan_of_form(graph, config, probe, form).required_bytes for form in forms]
     assert [size > cap for size in planned] == [True] * too_large + [False] * (3 - too_large), planned
     assert [e["epoch"] for e in events(folder, "start")] == list(range(len(places))), "each from the last whole epoch's checkpoint"

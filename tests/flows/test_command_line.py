@@ -19,12 +19,12 @@ import pytest
 
 from flows import session
 from flows.cli import _prepare_environment, main
-from flows.hgt_embeddings import _taken_back_when_refused
+from hgt.config import RunConfig
 from hgt.errors import HgtError, InputError
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
-from hgt.run.program import planned_form, planned_phases
 from hgt.training.step_form import StepForm
+from tasks.led_run import LedRun
 from tests.conftest import CHECKOUT, HGT, LAX, SMALL, data_file, living_processes, options, runs_of, wait_for
 
 SHORT = SMALL | {"num_epochs": 1, "baselines": "none"}
@@ -87,11 +87,12 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt_here, environment, small_
     assert client.get_model_version_by_alias(model.name, "champion").run_id == run.info.run_id
     assert run.data.tags["registered_alias"] == "champion"
 
-    form = planned_form(RunFolder(folder))
+    plan = RunFolder(folder).load_plan()
+    form = plan.form
     assert form == StepForm.of(RunFolder(folder).load_config()), "this machine has memory enough for the largest form"
     assert str(form) in done.stdout
     assert run.data.tags["plan.form"] == str(form)
-    assert run.data.metrics["planned_memory_bytes"] == max(planned_phases(RunFolder(folder)).values())
+    assert run.data.metrics["planned_memory_bytes"] == max(plan.phases.values())
 
     parquet = folder / "embeddings" / "embeddings.parquet"
     num_nodes = len(pd.read_parquet(parquet))
@@ -288,15 +289,17 @@ def test_a_refused_resume_leaves_configuration_place_and_plan(monkeypatch, tmp_p
     monkeypatch.setenv("HGT_HOME", str(tmp_path))
     folder = RunFolder(tmp_path / "runs" / "mine")
     folder.path.mkdir(parents=True)
+    run = LedRun(folder, RunConfig.from_flat({"num_epochs": 7}))
     folder.config.write_text("as it was")
     folder.plan.write_text("as planned")
-    with pytest.raises(InputError, match="too little"), _taken_back_when_refused("mine"):
+    with pytest.raises(InputError, match="too little"), run.taken_back_when_refused():
+        assert folder.load_config().train.num_epochs == 7
         for file in (folder.config, folder.plan, folder.segments):
             file.write_text("as asked for")
         raise InputError("too little memory")
     assert [p.read_text() for p in (folder.config, folder.plan)] == ["as it was", "as planned"]
     assert not folder.segments.exists()
-    with pytest.raises(HgtError), _taken_back_when_refused("mine"):
+    with pytest.raises(HgtError), run.taken_back_when_refused():
         folder.plan.write_text("as asked for")
         raise HgtError("it failed later")
     assert folder.plan.read_text() == "as asked for"

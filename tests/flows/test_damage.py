@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hgt.run.checkpoint import load_newest
-from tasks.execution.ladder import segments
+from tasks.execution.segments import read_segments
 from tests.conftest import QUIET, options
 from tests.flows.failures import (
     FOUR,
@@ -89,7 +89,7 @@ def test_the_cpu_worker_goes_on_from_the_checkpoint_before_a_damaged_one(
     done = hgt_here("train", "--kg", small_kg, *options(FOUR | {"max_shrinks": 0}), **extra)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = run_of(environment)
-    assert [s.place for s in segments(folder)] == ["native", "docker"]
+    assert [s.place for s in read_segments(folder)] == ["native", "docker"]
     assert f"WARNING: {folder.checkpoints / 'checkpoint-00002-00000.safetensors'}: is damaged" in done.stdout
     assert "going on after epoch 1, batch 0" in done.stdout
     assert_one_whole_mlflow_run(environment, 4)
@@ -124,7 +124,7 @@ def test_a_full_disk_is_told_and_costs_nothing(hgt_here, environment, injected, 
     assert_told_of_a_full_disk(done)
     assert "a checkpoint could not be written" in done.stderr
     folder = run_of(environment)
-    assert len(segments(folder)) == len(events(folder, "start")) == 1, "neither made smaller nor moved to the CPU"
+    assert len(read_segments(folder)) == len(events(folder, "start")) == 1, "neither made smaller nor moved to the CPU"
     assert_checkpoint(folder, epoch=1)
     assert_one_whole_mlflow_run(environment, 1, "FAILED")
 
@@ -152,7 +152,7 @@ def test_a_disk_without_any_room_is_told_of_all_the_same(hgt_here, environment, 
     done = hgt_here("train", "--kg", small_kg, *options(FOUR), **injected("full 3 1"), **ballast)
     assert_told_of_a_full_disk(done)
     folder = run_of(environment)
-    assert len(segments(folder)) == len(events(folder, "start")) == 1
+    assert len(read_segments(folder)) == len(events(folder, "start")) == 1
     assert_checkpoint(folder, epoch=1)
     again = hgt_here("train", "--resume", folder.path.name, **NO_DOCKER)
     assert_told_of_a_full_disk(again)

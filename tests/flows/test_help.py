@@ -1,5 +1,7 @@
 """`hgt --help` is there at once, and a slip of the keyboard is answered with what was meant."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +10,16 @@ import pytest
 
 from flows import session
 from flows.cli import _IN_SESSION
+from hgt.config import RunConfig
 from tests.conftest import CHECKOUT
 
 HEAVY = (
     *("prefect", "mlflow", "torch", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "jaxtyping"),
     *("docker", "pydantic", "rich", "psutil", "sqlite3", "asyncio", "multiprocessing", "flows.session"),
 )
+STORED = ("train --kg {}/kg.csv", "track in-docker", "ui")
+IN_DOCKER = ("train --kg {}/kg.csv --device docker-cpu", "train --resume in-docker", "compare --kg {}/kg.csv --devices cpu,docker-cpu")
+SERVICES = ("up", "down", "status")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["trian"]])
@@ -38,19 +44,49 @@ sys.stderr.write("imported: " + " ".join(m for m in {HEAVY} if m in sys.modules)
 def test_a_small_file_is_refused_before_what_takes_seconds_to_import(tmp_path, arguments):
     kg = tmp_path / "kg.csv"
     kg.write_text("x_type,x_id,relation,y_type,y_id\ndrug,1,interacts,drug,1\n")
+    assert "1 connect a node with itself" in refused_without_imports([*arguments, "--kg", str(kg)], {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        *((c, {}, "The CPU worker in Docker cannot be started: The Docker engine does not answer at unix://{}") for c in IN_DOCKER),
+        ("track nope", {}, "nope: no such run in {}/runs; the newest are in-docker."),
+        (f"track {'x' * 300}", {}, "no such run in {}/runs"),
+        ("train --resume nope", {}, "nope: no such run in {}/runs"),
+        *((c, {"MLFLOW_TRACKING_URI": "htp://there"}, "htp://there: MLflow knows no stores that begin so") for c in STORED),
+        ("ui", {"MLFLOW_TRACKING_URI": "http://there"}, "http://there: is a server, with a UI of its own at that address"),
+        *((c, {"HGT_HOME": "{}/kg.csv"}, "HGT_HOME {}/kg.csv: is no folder, and none can be made there") for c in (*STORED, *SERVICES)),
+        ("up", {"HGT_HOME": "{}/kg.csv/below"}, "none can be made there ({}/kg.csv is a file). Give another one."),
+    ],
+)
+def test_what_the_environment_lacks_is_told_before_what_takes_seconds_to_import(tmp_path, arguments, environment, words):
+    (tmp_path / "kg.csv").write_text("x_type,x_id,relation,y_type,y_id\ndrug,1,interacts,drug,2\n")
+    (tmp_path / "runs" / "in-docker").mkdir(parents=True)
+    RunConfig.from_flat({"device": "docker-cpu"}).save(tmp_path / "runs" / "in-docker" / "config.json")
+    with socket.socket(socket.AF_UNIX) as ended:
+        ended.bind(str(tmp_path / "docker.sock"))
+    given = {"HGT_HOME": "{}", "MLFLOW_TRACKING_URI": "", "DOCKER_HOST": "unix://{}/docker.sock"} | environment
+    given = {name: value.format(tmp_path) for name, value in given.items()}
+    assert words.format(tmp_path) in refused_without_imports(arguments.format(tmp_path).split(), given)
+
+
+def refused_without_imports(arguments, environment):
+    """The one sentence that a command line is refused with."""
     code = f"""
 import sys
 from flows.cli import main
-sys.argv = ["hgt", *{arguments}, "--kg", {str(kg)!r}]
+sys.argv = ["hgt", *{arguments}]
 try:
     main()
 except SystemExit as end:
     sys.stderr.write(f"code {{end.code}}, imported: " + " ".join(m for m in ("torch", "prefect", "mlflow") if m in sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+    env = os.environ | {"HGT_SESSION_PARENT": str(os.getpid())} | environment
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, env=env)
     said, end = done.stderr.splitlines()
-    assert "1 connect a node with itself" in said
     assert end == "code 2, imported: "
+    return said
 
 
 def test_asking_the_services_imports_nothing_that_takes_long():

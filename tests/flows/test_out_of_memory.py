@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flows.services.local import ask
-from tasks.execution.ladder import segments
+from tasks.execution.segments import read_segments
 from tests.conftest import options, runs_of
 from tests.flows.failures import (
     FOUR,
@@ -42,8 +42,8 @@ def test_training_is_made_smaller_and_goes_on(hgt_here, environment, injected, k
     assert "Traceback" not in done.stdout + done.stderr
     assert done.stdout.count("OUT OF MEMORY") == 2
     folder = run_of(environment)
-    assert [(s.place, s.shrinks) for s in segments(folder)] == [("native", 0), ("native", 1), ("native", 2)]
-    sizes = [s.form and (s.form.table_rows, s.form.keep_projections) for s in segments(folder)]
+    assert [(s.place, s.shrinks) for s in read_segments(folder)] == [("native", 0), ("native", 1), ("native", 2)]
+    sizes = [s.form and (s.form.table_rows, s.form.keep_projections) for s in read_segments(folder)]
     assert sizes == [None, (65_536, False), (16_384, False)]
     assert group is None or group.num_killed() == 2, "the kernel killed, and nothing else"
     assert [e["epoch"] for e in events(folder, "start")] == [0, 1, 2], "each from the checkpoint of the last whole epoch"
@@ -62,13 +62,13 @@ def test_nothing_is_left_to_try(hgt_here, environment, injected, small_kg):
     assert "Traceback" not in done.stdout + done.stderr
     assert "Nothing is left to try" in done.stderr
     assert "--fallback docker" in done.stderr
-    assert len(segments(run_of(environment))) == 2
+    assert len(read_segments(run_of(environment))) == 2
     _, (run,) = runs_of(environment)
     assert run.info.status == "FAILED"
     gone_on = hgt_here("train", "--resume", run_of(environment).path.name)
     assert gone_on.returncode == 0, gone_on.stdout + gone_on.stderr
     assert_one_whole_mlflow_run(environment, 3)
-    assert [s.shrinks for s in segments(run_of(environment))] == [0, 1], "it goes on in the form that the ladder chose"
+    assert [s.shrinks for s in read_segments(run_of(environment))] == [0, 1], "it goes on in the form that the ladder chose"
 
 
 def test_without_docker_it_is_said_before_training(hgt_here, environment, injected, small_kg):
@@ -82,7 +82,7 @@ def test_what_is_not_out_of_memory_fails_at_once(hgt_here, environment, injected
     done = hgt_here("train", "--kg", small_kg, *options(RUN), **injected("error 2 9"))
     assert done.returncode == 1
     assert "shapes [3, 4] and [5] do not fit" in done.stderr
-    assert len(segments(run_of(environment))) == 1
+    assert len(read_segments(run_of(environment))) == 1
     assert len(events(run_of(environment), "start")) == 1, "it was not tried again"
 
 
@@ -112,7 +112,7 @@ def test_training_goes_on_in_docker(worker_image, hgt_here, environment, injecte
     assert "Traceback" not in done.stdout + done.stderr
     assert group is None or group.num_killed() == 3, "the kernel killed, and nothing else"
     folder = run_of(environment)
-    assert [(s.place, s.shrinks) for s in segments(folder)] == [("native", 0), ("native", 1), ("native", 2), ("docker", 2)]
+    assert [(s.place, s.shrinks) for s in read_segments(folder)] == [("native", 0), ("native", 1), ("native", 2), ("docker", 2)]
     _, run = assert_one_whole_mlflow_run(environment, 4)
     assert [run.data.tags[f"segment.{n}.place"] for n in (1, 2, 3, 4)] == ["native"] * 3 + ["docker"]
     assert run.data.tags["segment.4.ended"] == "trained to the end"
@@ -137,6 +137,6 @@ def test_a_trainer_that_outgrows_its_limit_goes_on_in_docker(
     assert done.returncode == 0, done.stdout + done.stderr
     assert group.num_killed() == 3
     folder = run_of(environment)
-    assert [(s.place, s.shrinks) for s in segments(folder)] == [("native", 0), ("native", 1), ("native", 2), ("docker", 2)]
+    assert [(s.place, s.shrinks) for s in read_segments(folder)] == [("native", 0), ("native", 1), ("native", 2), ("docker", 2)]
     assert_one_whole_mlflow_run(environment, 4)
     np.testing.assert_allclose(embeddings(folder), uninterrupted, atol=1e-5)

@@ -14,8 +14,8 @@ import pytest
 
 from flows.services.local import heartbeat_ages
 from hgt.run.events import EventReader
-from tasks.execution.dispatch import SILENT_SECONDS
-from tasks.execution.ladder import segments
+from tasks.execution.pool import SILENT_SECONDS
+from tasks.execution.segments import read_segments
 from tests.conftest import CHECKOUT, wait_for
 from tests.flows.pool import ENDLESS, FINAL, RUN
 
@@ -39,7 +39,7 @@ def test_out_of_memory_goes_on_as_a_sub_flow(pool, tmp_path):
     run = training.run
     pool.ended(run, "FINISHED", parent="COMPLETED", cpu="COMPLETED")
     pool.is_whole(run, 2)
-    assert [s.place for s in segments(pool.folder(run))] == ["native", "docker"]
+    assert [s.place for s in read_segments(pool.folder(run))] == ["native", "docker"]
     flows = pool.flow_runs(run)
     (link,) = pool.ask("task_runs/filter", {"task_runs": {"id": {"any_": [flows["cpu"]["parent_task_run_id"]]}}})
     assert link["flow_run_id"] == flows["parent"]["id"], "the CPU run is a sub-flow of the run"

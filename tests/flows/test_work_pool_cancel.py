@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import CHECKOUT, wait_for
 from tests.flows.pool import ENDLESS
-from tests.tasks.test_container import checkpoint_is_whole
+from tests.tasks.execution.test_container import checkpoint_is_whole
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from hgt.model.model import Decoder
 from hgt.run.events import EventWriter
 from hgt.run.folder import RunFolder
 from hgt.run.identity import Identity
+from hgt.run.opened import OpenRun
 from hgt.training.losses import micro_batch_loss
 from hgt.training.step import train_step
 
@@ -42,8 +44,9 @@ def test_a_candidates_degree_score_is_its_number_of_training_facts_on_that_side(
 
 
 def test_degrees_rank_better_than_random_vectors_and_these_like_chance(graph, split, config):
-    run = baselines._Run(config, graph, split, CPU, DeviceMemory("cpu", {}), FactIndex(graph), None)
-    degree, random = (baselines._baseline(name, run, 0.0).mrr for name in ("degree", "random"))
+    run = OpenRun(RunFolder(Path()), config, graph, split, None, CPU, DeviceMemory("cpu", {}))
+    names, index = ("degree", "random"), FactIndex(graph)
+    degree, random = (baselines._baseline(name, run, index, 0.0).mrr for name in names)
     nothing = Decoder(len(graph.edge_types), 1, "distmult")
     chance = rank_facts(torch.zeros(graph.total_nodes, 1), nothing, split.of(TEST), FactIndex(graph)).typed.chance_mrr
     assert degree["typed"] > 1.5 * chance

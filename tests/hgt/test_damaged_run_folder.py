@@ -17,9 +17,8 @@ from hgt.evaluate import evaluate_run, evaluate_table
 from hgt.memory.plan import plan_memory, probe_for_plan
 from hgt.run.events import EventWriter
 from hgt.run.folder import RunFolder
-from hgt.run.program import planned_device, planned_form, planned_phases
 from hgt.train import train_run
-from tasks.execution.ladder import Segment, _append, segments
+from tasks.execution.segments import Segment, append_segment, read_segments
 from tests.hgt.test_train import make_run
 
 DEEP = "[" * 100_000
@@ -32,8 +31,8 @@ def whole(tmp_path_factory, small_kg):
     folder = make_run(tmp_path_factory.mktemp("run") / "whole", small_kg, **values)
     config = folder.load_config()
     plan = plan_memory(folder.load_graph(), config, probe_for_plan(config))
-    folder.plan.write_text(json.dumps(plan.as_dict()))
-    _append(folder, Segment("native", "cpu", 0, None, "asked for"))
+    plan.save(folder.plan)
+    append_segment(folder, Segment("native", "cpu", 0, None, "asked for"))
     for work in (train_run, embed_run, evaluate_run, compare_run):
         worked(work, folder)
     return folder
@@ -75,10 +74,8 @@ def agree(folder):
 
 
 def place(folder):
-    segments(folder)
-    planned_phases(folder)
-    planned_form(folder)
-    planned_device(folder)
+    read_segments(folder)
+    folder.load_plan()
 
 
 def refusal(work, folder, file):

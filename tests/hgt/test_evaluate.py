@@ -12,6 +12,7 @@ from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
 from hgt.evaluate import evaluate_run, evaluate_table, report_on
 from hgt.graph.split import TRAIN, EdgeSplit
+from hgt.run import opened
 from hgt.run.events import EventWriter
 from hgt.run.folder import RunFolder
 from hgt.run.identity import Identity
@@ -154,9 +155,9 @@ def embedded_run(embeddings, graph, split, make_config, tmp_path):
 
 def test_a_run_is_evaluated_on_its_device_within_its_limit(embedded_run, monkeypatch):
     asked, prepared = [], []
-    probe, prepare = evaluate.probe_device, evaluate.prepare_device
-    monkeypatch.setattr(evaluate, "probe_device", lambda *a: asked.append(a) or probe(*a))
-    monkeypatch.setattr(evaluate, "prepare_device", lambda *a: prepared.append(a) or prepare(*a))
+    probe, prepare = opened.probe_device, opened.prepare_device
+    monkeypatch.setattr(opened, "probe_device", lambda *a: asked.append(a) or probe(*a))
+    monkeypatch.setattr(opened, "prepare_device", lambda *a: prepared.append(a) or prepare(*a))
     evaluate_run(embedded_run, lambda *event, **values: None)
     assert asked == prepared == [("cpu", 2 * 10**9)]
 

@@ -1,6 +1,5 @@
 """The trainer program: resumed equals uninterrupted, kills at any moment, damaged and foreign checkpoints."""
 
-import dataclasses
 import json
 import os
 import random
@@ -23,11 +22,12 @@ from hgt.reading.edge_table import read_edge_table
 from hgt.run.checkpoint import best_checkpoint, load_checkpoint, load_newest
 from hgt.run.events import EventReader, EventWriter, epochs_by_number
 from hgt.run.folder import RunFolder
-from hgt.run.program import planned_form, run_program
+from hgt.run.program import run_program
 from hgt.train import Training, train_run
 from hgt.training.step import Steps, learning_rate
 from hgt.training.step_form import StepForm
 from tests.conftest import CHECKOUT, SMALL, wait_for
+from tests.planned import made_up_plan
 
 
 def make_run(path, kg, **values):
@@ -155,8 +155,7 @@ def test_steps_are_worked_off_as_planned(tmp_path, small_kg, uninterrupted):
     """The form that the plan chose is what the trainer takes, and changes nothing in what it learns."""
     folder = make_run(tmp_path / "run", small_kg)
     form = StepForm(accumulation_steps=7, table_rows=64, group_edges=200, recompute_layers=True, keep_projections=False)
-    folder.plan.write_text(json.dumps({"phases": {}, "form": dataclasses.asdict(form)}))
-    assert planned_form(folder) == form
+    made_up_plan(form=form).save(folder.plan)
     trainee = Training(folder, lambda event, **values: None).trainee
     assert len(trainee.batches.draw(0, 0).micro_batches) == 7
     assert all(layer.recompute and not layer.keep_projections for layer in trainee.model.encoder.layers)

@@ -8,6 +8,7 @@ from hgt.config import RunConfig
 from hgt.errors import HgtError, OutOfMemory
 from hgt.run.folder import RunFolder
 from tasks import baselines as task
+from tasks.led_run import LedRun
 
 FIGURES = {"name": "degree", "mrr": {"typed": 0.2, "all nodes": 0.1, "a - b - c": 0.3}, "ratio": {"typed": 2.0, "all nodes": 0.5}}
 
@@ -29,14 +30,14 @@ def run(tmp_path, monkeypatch):
 
     def make(program, **values):
         folder = RunFolder(tmp_path)
-        RunConfig.from_flat(values).save(folder.config)
+        run = LedRun(folder, RunConfig.from_flat(values))
+        run.planner = None
         folder.report.mkdir(exist_ok=True)
         (folder.report / "baselines.txt").write_text("of an earlier evaluation")
         said, tracker = [], Tracker()
-        monkeypatch.setattr(task, "run_folder", lambda run: folder)
         monkeypatch.setattr(task, "say", said.append)
-        monkeypatch.setattr(task, "run_or_move_to_cpu", lambda name, folder, on_event: program(folder))
-        assert task.baselines.fn("r", tracker) == "r"
+        monkeypatch.setattr(task, "run_or_move_to_cpu", lambda name, folder, planner, on_event: program(folder))
+        task.baselines.fn(run, tracker)
         return tracker, said, sorted(f.name for f in folder.report.iterdir())
 
     return make

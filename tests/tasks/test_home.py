@@ -1,10 +1,13 @@
 """Where runs lie, and which names of them are understood."""
 
+from importlib.metadata import EntryPoint
+
 import pytest
 
 from hgt.config import RunConfig
 from hgt.errors import InputError
-from tasks.home import check_store, find_run, hgt_home
+from tasks import home as home_module
+from tasks.home import check_home, check_store, find_run, hgt_home
 
 
 @pytest.fixture
@@ -51,6 +54,8 @@ def test_odd_homes_that_work(monkeypatch, tmp_path):
     [
         ("file:///nowhere/mlruns", "maintenance mode"),
         ("mlruns", "maintenance mode"),
+        ("htp://127.0.0.1:5000", "knows no stores that begin so"),
+        ("postgre://there/mlflow", "knows no stores that begin so"),
         ("sqlite:///{}/notes.txt", "file is not a database"),
         ("sqlite:///{}", "unable to open database file"),
     ],
@@ -62,8 +67,33 @@ def test_a_store_that_will_never_answer_is_refused_before_anything_starts(tmp_pa
         check_store()
 
 
-@pytest.mark.parametrize("uri", ["", "http://127.0.0.1:9", "sqlite:///{}/new.db", "databricks", "postgresql://there/mlflow"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "http://127.0.0.1:9",
+        "sqlite:///{}/new.db",
+        "databricks",
+        "databricks://mine",
+        "HTTPS://there",
+        "postgresql+psycopg2://there/mlflow",
+        "postgresql://there/mlflow",
+    ],
+)
 def test_a_store_that_may_answer_is_not_refused(tmp_path, monkeypatch, uri):
     monkeypatch.setenv("HGT_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(tmp_path))
     check_store()
+
+
+def test_a_store_of_another_package_is_not_refused(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "theirs://there")
+    entry = EntryPoint("theirs", "package:Store", "mlflow.tracking_store")
+    monkeypatch.setattr(home_module, "entry_points", lambda group: [entry] if group == entry.group else [])
+    check_store()
+
+
+def test_a_home_that_can_be_made_is_not_there_yet(monkeypatch, tmp_path):
+    monkeypatch.setenv("HGT_HOME", str(tmp_path / "new" / "home"))
+    check_home()
+    assert not list(tmp_path.iterdir())

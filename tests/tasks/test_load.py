@@ -7,6 +7,7 @@ import pytest
 from hgt.config import RunConfig
 from hgt.errors import InputError
 from tasks.home import run_folder
+from tasks.led_run import LedRun
 from tasks.load import load
 
 
@@ -21,9 +22,9 @@ def test_of_two_runs_of_one_name_the_second_leaves_the_first_alone(small_kg, tmp
     """Both were started before the folder was there."""
     monkeypatch.setenv("HGT_HOME", str(tmp_path))
     monkeypatch.setattr("tasks.load.say", print)  # outside of a flow
-    load.fn(str(small_kg), "twin", RunConfig.from_flat({"seed": 1}), Untold())
     folder = run_folder("twin")
+    load.fn(LedRun(folder, RunConfig.from_flat({"seed": 1}), small_kg), Untold())
     before = folder.config.read_bytes(), folder.split.read_bytes()
     with pytest.raises(InputError, match="there is a run of this name already"):
-        load.fn(str(small_kg), "twin", RunConfig.from_flat({"seed": 2}), Untold())
+        load.fn(LedRun(folder, RunConfig.from_flat({"seed": 2}), small_kg), Untold())
     assert (folder.config.read_bytes(), folder.split.read_bytes()) == before

@@ -5,6 +5,8 @@ import contextlib
 import pytest
 
 from hgt.config import RunConfig
+from tasks.home import run_folder
+from tasks.led_run import LedRun
 from tasks.load import load
 
 
@@ -25,7 +27,7 @@ def said(tmp_path, monkeypatch):
         monkeypatch.setenv("HGT_HOME", str(tmp_path))
         monkeypatch.setattr("tasks.load.say", lines.append)
         (tmp_path / "kg.csv").write_text("x_type,x_id,relation,y_type,y_id\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
-        load.fn(str(tmp_path / "kg.csv"), "run", RunConfig(), Untold())
+        load.fn(LedRun(run_folder("run"), RunConfig(), tmp_path / "kg.csv"), Untold())
         return lines
 
     return loading

@@ -15,7 +15,7 @@ from tasks.tracking import tracker as tracking
 from tasks.tracking.delivery import Patience
 from tasks.tracking.tracker import catch_up, tracked
 from tests.conftest import free_port
-from tests.tasks.test_tracking import EPOCH
+from tests.tasks.tracking.test_tracker import EPOCH
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from hgt.graph.split import TEST, VAL, split_facts
 from hgt.kernels.edges import ChunkedKernels, FusedKernels
 from hgt.kernels.nodes import CpuNodeKernels, NodeKernels
 from hgt.memory import moments as memory_moments
-from hgt.memory.plan import MemoryPlan, memory_limit, plan_memory, plan_of_form, probe_for_plan, refuse_what_cannot_fit
+from hgt.memory.plan import MemoryPlan, memory_limit, plan_memory, probe_for_plan, refuse_what_cannot_fit
 from hgt.messages.message_graph import EdgeList, edges_into, training_message_graph
 from hgt.model import attention, layer
 from hgt.model.model import HGTModel
@@ -34,6 +34,7 @@ from hgt.training.step_form import StepForm
 from tests.bench.graphs import PRIMEKG_SIZE, primekg_like, write_csv
 from tests.hgt.live_bytes import LiveBytes, tensors_in
 from tests.hgt.pairwise import pairwise
+from tests.planned import plan_of_form
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 GPU = DeviceProbe("cuda", "a GPU", 80 << 30, "made for this test", torch.__version__, "x86_64")
@@ -474,5 +475,5 @@ def test_the_plan_for_people_and_for_the_file(graph, config):
     text = plan.table()
     assert all(name in text for name in [*plan.phases, *plan.parts, str(plan.form)])
     assert f"{plan.required_bytes / 2**20:,.0f} MiB  at the peak, of {80 << 10:,} MiB available" in text
-    told = json.loads(json.dumps(plan.as_dict()))
+    told = json.loads(json.dumps(dataclasses.asdict(plan)))
     assert MemoryPlan(**told | {"form": StepForm(**told["form"])}) == plan

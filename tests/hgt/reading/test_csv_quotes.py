@@ -116,6 +116,41 @@ def test_a_quote_within_a_field_is_a_character(read):
     assert (names(table)["2"], names(table)["4"], table.node_name[3]) == ('5" wound', 'a 5" and 6" wound', 'mor"phine')
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ('"D"0', "'\"D\"0'"),
+        ('"5\'-"dehydro', "'\"5\\'-\"dehydro'"),
+        ('""stiff"" man', '\'""stiff"" man\''),
+        ('"stiff"man"', '\'"stiff"man"\''),
+        ('"stiff" man', "'\"stiff\" man'"),
+        ('"a ""b"" c"d', '\'"a ""b"" c"d\''),
+    ],
+)
+def test_text_after_a_closing_quote_is_refused(refusal, cell, shown, end):
+    """Arrow and pandas join the two in silence: another name, or another node."""
+    assert refusal(text_of({4: f"drug,3,treats,disease,3,{cell},cough"}, end)).endswith(
+        f'line 4, column x_name opens a quote (") that is closed before the value ends ({shown}). '
+        'Put the whole value in quotes; a quote that belongs to the value is doubled ("") within quotes.'
+    )
+    assert "line 4, column y_name opens" in refusal(text_of({4: f"drug,3,treats,disease,3,codeine,{cell}"}, end))
+    assert "line 4, column x_id opens" in refusal(text_of({4: f"drug,{cell},treats,disease,3,codeine,cough"}, end))
+    assert "line 8, column y_name opens" in refusal(text_of({8: f"drug,7,treats,disease,7,insulin,{cell}"}, end).removesuffix(end))
+
+
+def test_text_after_a_closing_quote_in_a_column_that_is_not_read(refusal):
+    lines = [line + ',"none"' for line in LINES]
+    lines[2] = LINES[2] + ',"seen"in 1990'
+    assert "line 4, column note opens a quote" in refusal(HEADER.replace("\n", ",note\n") + "\n".join(lines))
+
+
+def test_blanks_after_a_closing_quote_do_not_count(read):
+    table = read(text_of({4: 'drug,"3" ,treats,disease,"3"  ,"codeine" ,"dry cough" '}))
+    assert names(table)["3"] == "dry cough"
+    assert table.node_name[table.node_type == 0][2] == "codeine"
+
+
 BACKSLASHES = {3: r'drug,2,treats,disease,2,ibuprofen,"so-called \"stiff man\""', 4: r'drug,3,treats,disease,3,codeine,"wound over 5\""'}
 
 

@@ -1,7 +1,5 @@
 """How programs end: what they tell of an error, with which exit code, and in which phase memory ran out."""
 
-import json
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -14,13 +12,12 @@ from hgt.run.checkpoint import Checkpoint, Progress
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
 from hgt.run.identity import Identity
-from hgt.run.program import planned_device, planned_form, planned_phases, run_program
-from hgt.training.step_form import StepForm
+from hgt.run.program import run_program
 from tests.hgt.test_train import make_run
+from tests.planned import made_up_plan
 
 pytestmark = pytest.mark.usefixtures("keeping_signals")
 PHASES = {"step": 1000, "inference": 2000, "evaluation": 3000}
-PLAN = {"device": "cpu", "phases": PHASES, "form": asdict(StepForm.of(RunConfig()))}
 
 
 @pytest.fixture
@@ -66,7 +63,7 @@ def test_other_errors(folder, capfd, error, exit_code, traceback):
 
 def test_the_phases_of_embedding_and_evaluation(tmp_path, small_kg, monkeypatch):
     folder = make_run(tmp_path / "run", small_kg)
-    folder.plan.write_text(json.dumps(PLAN))
+    made_up_plan(phases=PHASES).save(folder.plan)
     graph = folder.load_graph()
     made_of = Identity.of(graph, folder.load_split(graph), folder.load_config()).as_dict()
     monkeypatch.setattr(embed, "best_checkpoint", lambda path: Checkpoint({}, Progress(0), **made_of))
@@ -84,17 +81,3 @@ def test_the_phases_of_embedding_and_evaluation(tmp_path, small_kg, monkeypatch)
     assert run_program("evaluate", [str(folder.path)], evaluate.evaluate_run) == 4
     event = error_of(folder)
     assert (event["phase"], event["planned_bytes"]) == ("evaluation", 3000)
-
-
-def test_a_run_without_a_plan_has_none_and_a_damaged_one_is_named(folder):
-    assert planned_phases(folder) == {}
-    assert planned_form(folder) is None
-    for text in ("", "[]", '{"phases": 3, "form": 3}', '{"form": {"unknown": 1}}', "[" * 10_000, json.dumps(PLAN | {"device": 3})):
-        folder.plan.write_text(text)
-        for planned in (planned_phases, planned_form, planned_device):
-            with pytest.raises(InputError, match=r"plan\.json: .*Remove it, then resume"):
-                planned(folder)
-    folder.plan.write_text(json.dumps(PLAN))
-    assert planned_phases(folder) == PHASES
-    assert planned_form(folder) == StepForm.of(RunConfig())
-    assert planned_device(folder) == "cpu"

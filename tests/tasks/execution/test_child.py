@@ -10,6 +10,7 @@ from hgt.errors import HgtError, InputError, OutOfMemory
 from hgt.run.folder import RunFolder
 from tasks.execution import child
 from tasks.execution.child import run_child
+from tests.planned import made_up_plan
 
 ASSERTION = "MPSNDArray.mm:850: failed assertion `[MPSNDArray initWithDevice:descriptor:] Error: total bytes of NDArray > 2**32'"
 METAL = "Error: command buffer exited with error status. Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
@@ -20,7 +21,7 @@ def folder(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     RunConfig().save(folder.config)
-    folder.plan.write_text(json.dumps({"device": "mps", "phases": {"step": 1000, "inference": 2000}}))
+    made_up_plan("mps", {"step": 1000, "inference": 2000}).save(folder.plan)
     return folder
 
 

@@ -9,7 +9,7 @@ from prefect.states import Cancelled, Crashed, Failed
 from hgt.device.out_of_memory import MemoryDeath, ProgramEnd
 from hgt.errors import HgtError, InputError, OutOfMemory, TrainingDiverged
 from hgt.run.folder import RunFolder
-from tasks.execution import container, dispatch
+from tasks.execution import container, pool
 from tasks.execution.outcome import failure, killed_container
 
 METAL = "failed assertion `Error: total bytes of NDArray > 2**32'"
@@ -96,5 +96,5 @@ NAMED = Failed(name="OutOfMemory", message="The host ran out.")
 )  # fmt: skip
 def test_of_a_run_on_the_work_pool(tmp_path, state, error, killed, is_memory, sentence):
     run = FlowRun(flow_id=uuid4(), run_count=1)
-    found = dispatch._failure(RunFolder(tmp_path), run, state, error, killed)
+    found = pool._failure(RunFolder(tmp_path), run, state, error, killed)
     assert (isinstance(found, OutOfMemory), str(found)) == (is_memory, sentence)

@@ -1,0 +1,75 @@
+"""A run, opened once per process and handed on.
+
+In: a run folder. Out: its configuration, graph and split, and for a program that computes also
+the memory plan and the device. Nobody who has an opened run reads the folder again for these.
+Knows neither the tasks that lead a run nor MLflow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from hgt.config import RunConfig
+from hgt.device.limits import prepare_device
+from hgt.device.memory_use import DeviceMemory
+from hgt.device.probe import probe_device
+from hgt.graph.knowledge_graph import KnowledgeGraph
+from hgt.graph.split import EdgeSplit
+from hgt.memory.plan import MemoryPlan, memory_limit
+from hgt.run.folder import RunFolder
+from hgt.run.identity import Identity
+from hgt.training.step_form import StepForm
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """What a run was made from, as the flow that leads it needs it."""
+
+    folder: RunFolder
+    config: RunConfig
+    graph: KnowledgeGraph
+    split: EdgeSplit
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run on its device, as one of the four programs needs it.
+
+    plan: None where nothing was planned, as in a folder made by hand
+    memory: measures what the program takes on the device, phase by phase
+    """
+
+    folder: RunFolder
+    config: RunConfig
+    graph: KnowledgeGraph
+    split: EdgeSplit
+    plan: MemoryPlan | None
+    device: torch.device
+    memory: DeviceMemory
+
+    @property
+    def form(self) -> StepForm | None:
+        """How the plan works steps off; None without a plan."""
+        return None if self.plan is None else self.plan.form
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The hashes that everything made by this run carries."""
+        return Identity.of(self.graph, self.split, self.config)
+
+
+def open_run(folder: RunFolder) -> OpenRun:
+    """Read the run and prepare its device: the one that it was planned for, or else asked for.
+
+    Raises InputError where a file is missing or damaged, or the device is not there.
+    """
+    config, graph, plan = folder.load_config(), folder.load_graph(), folder.load_plan()
+    split = folder.load_split(graph)
+    limit = memory_limit(config)
+    wanted = plan.device if plan else config.train.compute_device
+    device = prepare_device(probe_device(wanted, limit).type, limit)
+    memory = DeviceMemory(device.type, plan.phases if plan else {}, limit)
+    return OpenRun(folder, config, graph, split, plan, device, memory)

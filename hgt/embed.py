@@ -12,7 +12,7 @@ from hgt.device.device import DeviceMemory, prepare_device, probe_device
 from hgt.embeddings.table import Embeddings, infer_layerwise
 from hgt.memory.plan import memory_limit
 from hgt.messages.message_graph import training_message_graph
-from hgt.model.model import HGTModel
+from hgt.model.hgt_model import HGTModel
 from hgt.run.checkpoint import best_checkpoint, load_model
 from hgt.run.folder import RunFolder
 from hgt.run.identity import Identity

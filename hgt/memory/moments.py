@@ -258,7 +258,7 @@ def _decoder(c: Counts, b: _Bytes, form: StepForm, saved: int) -> list[dict[str,
     own = (rows - shared) * (_LONG + state + (0 if first else dim))
     some = min(c.batch.competing(form.accumulation_steps), rows_at_a_time(c.device))
     losses = (
-        facts * 6 * dim * c.complex,  # relations and queries of both sides, and products of parts where numbers are complex
+        facts * c.query_tensors * dim,  # while the decoder makes the queries of both sides
         # Relations, queries and their gradients of both sides; the pools' gradient; filters in the heads' order; some facts' scores.
         facts * (6 * dim + width) + shared * dim + some * width * _FLOAT,
         (rows - shared) * dim + facts * 5 * dim,  # gradients of all rows by section, and those of queries

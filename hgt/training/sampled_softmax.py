@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hgt.kernels.nodes import MAX_REDUCTION_ROWS
-from hgt.training.batches import Layout
+from hgt.training.layout import Layout
 
 FILTERED = -1e30
 # Facts at a time: scores that the CPU's cache holds; elsewhere few kernels, but no reduction over more rows than MPS gets right.

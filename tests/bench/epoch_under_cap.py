@@ -14,7 +14,8 @@ from hgt.config import parse_bytes
 from hgt.device.device import peak_memory, prepare_device, probe_device
 from hgt.graph.split import split_facts
 from hgt.memory.plan import plan_memory
-from hgt.training.step import Steps, build_trainee
+from hgt.training.steps import Steps
+from hgt.training.trainee import build_trainee
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import bench_config, header, nodes_and_facts, synchronize
 

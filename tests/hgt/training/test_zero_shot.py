@@ -5,7 +5,8 @@ import torch
 
 from hgt.graph.split import TRAIN, holdout_edge_types, split_facts
 from hgt.messages.message_graph import edge_list
-from hgt.training.step import build_trainee, removed_edges
+from hgt.training.step import removed_edges
+from hgt.training.trainee import build_trainee
 
 CPU = torch.device("cpu")
 HOLDOUTS = [
@@ -66,7 +67,7 @@ def test_an_asked_node_is_as_a_held_out_one(graph, make_config, values, num_neig
     held = graph.type_range(config.holdout_type)
     asked = torch.cat([head[of_type], tail[of_type]])
     asked = asked[(asked >= held.start) & (asked < held.stop)]
-    messages = batch.messages or trainee.messages
+    messages = batch.messages
     edges, removed = edge_list(messages), removed_edges(trainee, batch)
     names = [messages.edge_types[r] for r in edges.relation.tolist()]
     concerned = torch.tensor(

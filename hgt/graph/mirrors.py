@@ -1,4 +1,4 @@
-"""Mirrors: pairs of facts that say the same in both directions, (a, relation, b) and (b, relation, a).
+"""Mirrors: pairs of facts in both directions, (a, relation, b) and (b, relation, a).
 
 In: facts by number. Out: each fact's mirror. It does not know what becomes of them.
 """

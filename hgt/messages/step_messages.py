@@ -1,8 +1,9 @@
-"""Where the messages of an optimizer step come from: all training edges, or a few drawn for the step.
+"""Where the messages of a step come from: all training edges, or a few drawn for the step.
 
-In: the training facts, the parameter `num_neighbors` and a device. Out: for each batch the edges that
-its messages pass along. The step, the batches and the memory plan ask here and nowhere else whether
-edges are drawn. It does not know which facts a batch supervises: those are masked in the step.
+In: the training facts, the parameter `num_neighbors` and a device. Out: for each batch the edges
+that its messages pass along. The step, the batches and the memory plan ask here and nowhere else
+whether edges are drawn. It does not know which facts a batch supervises: those are masked in the
+step.
 """
 
 from __future__ import annotations
@@ -93,11 +94,14 @@ def no_messages(graph: KnowledgeGraph) -> MessageGraph:
 
 
 def draws_edges(num_neighbors: int | None) -> bool:
-    """Whether each step draws its edges. For the memory plan, which is made before any are laid out."""
+    """Whether each step draws its edges. The memory plan asks before any are laid out."""
     return num_neighbors is not None
 
 
 def num_step_edges(in_degrees: Tensor, num_neighbors: int | None) -> int:
-    """Edges of one message edge type in a step. in_degrees: of the type's targets, may be expected ones."""
+    """Edges of one message edge type in a step.
+
+    in_degrees: of the type's targets; they may be expected values.
+    """
     most = math.inf if num_neighbors is None else num_neighbors
     return math.ceil(in_degrees.clamp(max=most).sum())

@@ -1,8 +1,8 @@
 """Decoders: how a fact (head, relation, tail) is scored from the embeddings of its two ends.
 
 In: embeddings. Out: queries, whose inner products with candidates' embeddings are scores. They know
-neither the encoder nor the loss. A new decoder is one class and one entry in `DECODERS`; its name is
-to be added to the choices of the parameter `decoder`.
+neither the encoder nor the loss. A new decoder is one class and one entry in `DECODERS`; its name
+is to be added to the choices of the parameter `decoder`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Decoder(nn.Module, ABC):
     Ranking needs the two queries alone. Decoders that are trained have the other methods too, and
     `relation`: [num_relations, dim] what they learn.
 
-    query_tensors: most tensors of [facts, dim] that live at once while the queries of both sides are
-        computed in a training step, for the memory plan.
+    query_tensors: most tensors of [facts, dim] that live at once while the queries of both sides
+        are computed in a training step, for the memory plan.
     """
 
     query_tensors: ClassVar[int]
@@ -35,11 +35,11 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def tail_query(self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
-        """Its product with a tail's embedding is the score. One relation for all, or one for each."""
+        """Its product with a tail's embedding is the score. relation: one for all or for each."""
 
     @abstractmethod
     def head_query(self, tail: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
-        """Its product with a head's embedding is the score. One relation for all, or one for each."""
+        """Its product with a head's embedding is the score. relation: one for all or for each."""
 
     def relation_vectors(self) -> Float[Tensor, "num_relations dim"]:
         """The vectors of all relations that facts are scored with."""
@@ -51,7 +51,10 @@ class Decoder(nn.Module, ABC):
 
 
 class DistMult(Decoder):
-    """score = sum_d h_d r_d t_d (Yang et al. 2015). Every relation scores as if it had no direction."""
+    """score = sum_d h_d r_d t_d (Yang et al. 2015).
+
+    It scores (a, r, b) as (b, r, a).
+    """
 
     query_tensors = 4  # relations and queries of both sides
 
@@ -73,11 +76,13 @@ class DistMult(Decoder):
 
 
 class ComplEx(Decoder):
-    """score = Re(sum_d h_d r_d conj(t_d)) (Trouillon et al. 2016), which tells (a, r, b) from (b, r, a).
+    """score = Re(sum_d h_d r_d conj(t_d)) (Trouillon et al. 2016).
+
+    It tells (a, r, b) from (b, r, a).
 
     The first half of the dimensions are real parts, the second half imaginary ones. A symmetric
-    relation's vector is real, so that (a, r, b) scores as (b, r, a). Such a fact is stored once, and
-    would be learned and ranked in the direction that its nodes' numbers happen to give it.
+    relation's vector is real, so that (a, r, b) scores as (b, r, a). Such a fact is stored once,
+    and would be learned and ranked in the direction that its nodes' numbers happen to give it.
     """
 
     query_tensors = 6  # relations and queries of both sides, and products of parts

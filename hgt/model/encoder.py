@@ -20,9 +20,9 @@ from hgt.messages.message_graph import MessageGraph, build_message_graph
 from hgt.model.layer import HGTLayer, linear_by_rows
 from hgt.model.length_bound import MOST_BETWEEN_LAYERS, bounded
 
-# Standard deviation of a node's own part of its input. A smaller one learns more slowly but overfits
-# later: on an excerpt of Hetionet, 0.3 ended at a typed MRR of 0.074 and rising where 1 had turned at
-# 0.069 (tests/bench/README.md).
+# Standard deviation of a node's own part of its input. A smaller one learns more slowly but
+# overfits later: on an excerpt of Hetionet, 0.3 ended at a typed MRR of 0.074 and rising where 1
+# had turned at 0.069 (tests/bench/README.md).
 _SPREAD = 0.3
 
 
@@ -53,7 +53,10 @@ class HGTEncoder(nn.Module):
         nn.init.zeros_(self.projection.bias)
 
     def encode(self, graph: MessageGraph, removed: Bool[Tensor, " num_edges"] | None = None) -> Float[Tensor, "num_nodes dim"]:
-        """The embeddings of all nodes, from their learned inputs. removed: edges that are masked."""
+        """The embeddings of all nodes, from their learned inputs.
+
+        removed: True for edges that are masked.
+        """
         return bounded(self.project(self.hidden(graph, removed)))
 
     def hidden(
@@ -112,7 +115,8 @@ class HGTEncoder(nn.Module):
     def _check_edges(self, edge_index_dict: dict[EdgeType, Tensor]) -> None:
         unknown = [str(e) for e in edge_index_dict if e not in self.edge_types]
         if unknown:
-            raise InputError(f"The encoder knows no edge type {', '.join(unknown)}; it was made for {len(self.edge_types)} others.")
+            names, others = ", ".join(unknown), len(self.edge_types)
+            raise InputError(f"The encoder knows no edge type {names}; it was made for {others} others.")
         for edge_type, index in edge_index_dict.items():
             heads, tails = (self.num_nodes[node_type] for node_type in edge_type[::2])
             sizes = torch.tensor([[heads], [tails]], device=index.device)
@@ -125,7 +129,8 @@ class HGTEncoder(nn.Module):
     def _joined_inputs(self, x_dict: dict[str, Tensor]) -> Tensor:
         unknown = [t for t in x_dict if t not in self.num_nodes]
         if unknown:
-            raise InputError(f"The encoder knows no node type {', '.join(unknown)}; it was made for {', '.join(self.num_nodes)}.")
+            names, others = ", ".join(unknown), ", ".join(self.num_nodes)
+            raise InputError(f"The encoder knows no node type {names}; it was made for {others}.")
         dim = self.node_embedding.shape[1]
         for node_type, n in self.num_nodes.items():
             if node_type not in x_dict or x_dict[node_type].shape != (n, dim):
@@ -156,7 +161,7 @@ class HGTEncoder(nn.Module):
 def _initial_inputs(num_nodes: Mapping[str, int], hidden_dim: int) -> Float[Tensor, "num_nodes hidden"]:
     """Each type's nodes spread around a point of its own, of unit variance.
 
-    Measured on the demo graph: without the points, nearest neighbours in the PCA plane had the right
-    type for 0.23 of the nodes instead of 0.38, at the same MRR.
+    Measured on the demo graph: without the points, nearest neighbours in the PCA plane had the
+    right type for 0.23 of the nodes instead of 0.38, at the same MRR.
     """
     return torch.cat([torch.randn(hidden_dim) + _SPREAD * torch.randn(n, hidden_dim) for n in num_nodes.values()])

@@ -1,4 +1,4 @@
-"""Draws what each optimizer step supervises: any batch can be drawn again from (seed, epoch, batch).
+"""Draws the batches of a run. Any one can be drawn again from (seed, epoch, batch).
 
 In: the training facts. Out: `Batch`es of the same shapes. An epoch supervises every training fact
 exactly once, a batch at most `edge_sample_size` facts of each edge type. Nothing here runs on the
@@ -96,7 +96,10 @@ class Batches:
         )
 
     def _dealt(self, epoch: int, batch: int, pools: dict[str, Pool]) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-        """Facts [parts, num_facts], and the filters of tails and of heads [parts, num_facts, width]."""
+        """The facts of all parts, and the filters of their tails and heads.
+
+        Returns [parts, num_facts], and twice [parts, num_facts, width].
+        """
         fact = np.full((self.num_parts, self.layout.num_facts), -1)
         tail_known, head_known = (np.repeat(never[None], self.num_parts, 0) for never in (self._no_tail, self._no_head))
         for relation, rows in zip(self.relations, self.layout.relations, strict=True):

@@ -1,6 +1,7 @@
 """Draws the next batch while the device works on the one before.
 
-In: the batches of a run. Out: some of an epoch's, in order. It does not know what is done with them.
+In: the batches of a run. Out: some of an epoch's, in order. It does not know what is done with
+them.
 """
 
 from __future__ import annotations

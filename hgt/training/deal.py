@@ -1,7 +1,8 @@
 """How one relation's training facts are dealt out over the batches of an epoch.
 
 In: the training facts. Out: for (seed, epoch, batch) the batch's share of the relation, with the
-filters of its negatives. Each epoch supervises every fact once. It does not know the other relations.
+filters of its negatives. Each epoch supervises every fact once. It does not know the other
+relations.
 """
 
 from __future__ import annotations
@@ -31,13 +32,19 @@ class DealtFacts:
 
 
 class RelationDeal:
-    """One relation's training facts, in an order of each epoch's own, in even shares for its batches.
+    """One relation's training facts: shuffled each epoch, in even shares for its batches.
 
     part_size: rows of the relation in a micro-batch; size: in a batch.
     """
 
     def __init__(self, graph: KnowledgeGraph, facts: np.ndarray, number: int, num_batches: int, num_parts: int):
-        """facts: [3, num_train] all training facts. number: the relation's. num_parts: micro-batches."""
+        """Finds the facts of one relation.
+
+        facts: [3, num_train] all training facts.
+        number: number of the relation.
+        num_batches: batches of an epoch.
+        num_parts: micro-batches of a batch.
+        """
         self.number = number
         self.num_batches = num_batches
         edge_type = graph.edge_types[number]
@@ -53,7 +60,10 @@ class RelationDeal:
         self._order: tuple[tuple[int, int], np.ndarray] | None = None  # (seed, epoch) and its order
 
     def draw(self, seed: int, epoch: int, batch: int, pools: dict[str, Pool]) -> DealtFacts:
-        """The facts of one batch with the filters of their negatives. pools: {node type: its pool}"""
+        """The facts of one batch with the filters of their negatives.
+
+        pools: {node type: its pool}.
+        """
         places = self._places(seed, epoch, batch)
         heads, tails = self.head[places], self.tail[places]
         return DealtFacts(

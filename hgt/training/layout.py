@@ -1,4 +1,4 @@
-"""The shapes that all micro-batches of a run share: which rows hold which relation's facts and pools.
+"""The shapes of all micro-batches of a run: which rows hold which facts and which pools.
 
 In: the sizes of relations and pools. Out: a `Layout`. It knows no batch and no embedding.
 """
@@ -23,7 +23,8 @@ class RelationRows:
     """Where one relation's rows stand in every micro-batch.
 
     facts: range among the micro-batch's facts.
-    tail_pool, head_pool: sections of `nodes` with the sampled nodes of the tail's and the head's type.
+    tail_pool, head_pool: sections of `nodes` with the sampled nodes of the tail's and the head's
+        type.
     """
 
     relation: int
@@ -50,7 +51,8 @@ class Layout:
     """The shapes that all micro-batches of a run share.
 
     relations: in the order of their facts, which is that of their tails' types.
-    tail_groups: (pool, number of facts) of consecutive facts that compete with the same pool of tails.
+    tail_groups: (pool, number of facts) of consecutive facts that compete with the same pool of
+        tails.
     head_groups: the same for heads, of the facts in `MicroBatch.head_order`.
     contrast: None without a contrastive loss.
     sections: the lengths into which `nodes` splits, pools first.
@@ -186,7 +188,10 @@ def _by_head(relations: Sequence[RelationRows]) -> list[RelationRows]:
 
 
 def _groups(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """(pool, number of facts) of neighbours that share a pool, at most MAX_REDUCTION_ROWS facts each."""
+    """Joins neighbours that share a pool, up to MAX_REDUCTION_ROWS facts.
+
+    sizes: (pool, number of facts), as the result.
+    """
     groups: list[tuple[int, int]] = []
     for pool, members in itertools.groupby(sizes, key=lambda pool_and_facts: pool_and_facts[0]):
         num_facts = sum(n for _, n in members)

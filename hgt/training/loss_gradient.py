@@ -1,7 +1,7 @@
 """The gradient of a batch's loss by the encoder's last layer, micro-batch by micro-batch.
 
-In: the hidden states of all nodes, and a batch's parts. Out: their gradient, and the losses. It knows
-no layer and no message: one forward and one backward pass of the layers serve all parts.
+In: the hidden states of all nodes, and a batch's parts. Out: their gradient, and the losses. It
+knows no layer and no message: one forward and one backward pass of the layers serve all parts.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class _Rows:
 
     @torch.no_grad()
     def shorten_(self, longest: Tensor | None = None) -> Tensor | None:
-        """Shortens long embeddings, see `length_bound`. Returns the greatest length, None without one.
+        """Shortens long embeddings, see `length_bound`. Returns the greatest length, if any.
 
         longest: the greatest length; computed from these rows when not given.
         """

@@ -1,7 +1,7 @@
 """The losses of a batch, from the embeddings of its nodes alone.
 
-In: embeddings, a micro-batch, a decoder. Out: `(1 - contrastive_weight) * link + contrastive_weight *
-contrastive`, and N3 where it has a weight. Every weight is 1 / (rows of the whole batch), so the
+In: embeddings, a micro-batch, a decoder. Out: `(1 - contrastive_weight) * link + contrastive_weight
+* contrastive`, and N3 where it has a weight. Every weight is 1 / (rows of the whole batch), so the
 parts of all micro-batches add up to the batch's loss. The isotropy loss is computed once a batch.
 It knows no encoder.
 """
@@ -21,8 +21,8 @@ from hgt.training.batch import MicroBatch
 from hgt.training.layout import Layout
 from hgt.training.sampled_softmax import FILTERED, sampled_softmax_loss
 
-# The isotropy loss is 0 below these. Validation rejects later: from a mean cosine of 0.5 on, and with
-# fewer than 15 components for 90 % of the variance.
+# The isotropy loss is 0 up to this mean cosine and from this many components on. Validation rejects
+# later: from a mean cosine of 0.5 on, and with fewer than 15 components for 90 % of the variance.
 _MEAN_COSINE = 0.3
 _COMPONENTS = 22
 _LEAST_VARIANCE = 1e-3
@@ -72,9 +72,10 @@ def isotropy_loss(rows: Float[Tensor, "num_rows dim"], layout: Layout, config: T
 
 
 def _n3(head: Tensor, tail: Tensor, micro: MicroBatch, decoder: Decoder) -> Tensor:
-    """The facts' mean nuclear 3-norm (Lacroix et al. 2018): sum of |x|^3 over a fact's three vectors.
+    """The facts' mean nuclear 3-norm (Lacroix et al. 2018).
 
-    Complex numbers count by their modulus. It holds back embeddings that nothing else limits.
+    A fact's norm is the sum of |x|^3 over its three vectors. Complex numbers count by their
+    modulus. It holds back embeddings that nothing else limits.
     """
     relation = decoder.relation_vectors().index_select(0, micro.relation)
     vectors = (head, relation, tail)
@@ -95,8 +96,8 @@ def _link_loss(
     Sampled nodes that make a true fact are left out. A sampled node of the end's type counts for
     those that were not sampled, too (`Layout.log_weights`), so that the sum estimates that of the
     softmax over all nodes of the type (Bengio & Senecal 2003; Jean et al. 2015). Without it a true
-    end that outscores the sampled ones learns no more, though of 20,000 nodes some 40 may still rank
-    before it (20,000 / 512).
+    end that outscores the sampled ones learns no more, though of 20,000 nodes some 40 may still
+    rank before it (20,000 / 512).
     """
     tail_query = decoder.tail_query(head, micro.relation)
     head_query = decoder.head_query(tail, micro.relation).index_select(0, micro.head_order)
@@ -124,7 +125,7 @@ def anisotropy(by_type: Sequence[Float[Tensor, "_ dim"]], shares: Sequence[float
 
 
 def concentration(by_type: Sequence[Float[Tensor, "_ dim"]], shares: Sequence[float]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """(mean cosine, 1 / participation ratio) of all nodes' directions, from a sample of each type's.
+    """(mean cosine, 1 / participation ratio) of all nodes' directions, from samples.
 
     The participation ratio of the directions' covariance, (sum of eigenvalues)^2 / sum of their
     squares (Gao et al. 2017), is the number of components where all of them have the same variance.

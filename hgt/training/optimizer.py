@@ -19,7 +19,10 @@ _LEAST_RATE = 0.02  # of the learning rate, once it has fallen
 
 
 def adam(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW without weight decay of its own, see `update`. Fused: this kernel is known to run on MPS."""
+    """AdamW without weight decay of its own, see `update`.
+
+    Fused: this kernel is known to run on MPS.
+    """
     return torch.optim.AdamW(
         model.parameters(),
         lr=config.learning_rate,
@@ -46,10 +49,10 @@ def learning_rate(config: TrainConfig, epoch: int, num_batches: int) -> float:
 
 @torch.no_grad()
 def update(model: HGTModel | ShallowModel, optimizer: torch.optim.AdamW, config: TrainConfig) -> None:
-    """Decoupled weight decay (Loshchilov & Hutter 2019) of the attention's matrices, then Adam's step.
+    """Weight decay of the attention's matrices, then Adam's step.
 
-    AdamW itself would decay whole parameters, and a layer's values lie in one tensor with its keys
-    and queries.
+    The decay is decoupled (Loshchilov & Hutter 2019).     AdamW itself would decay whole
+    parameters, and a layer's values lie in one tensor with its keys and queries.
     """
     if config.weight_decay:
         kept = 1 - config.weight_decay * optimizer.param_groups[0]["lr"]

@@ -26,8 +26,8 @@ class RecordedStep:
         torch.cuda.empty_cache()
         self.inputs = inputs
         self.graph = torch.cuda.CUDAGraph()
-        # thread_local: a thread draws the next batch meanwhile. With "global" its pinned memory would
-        # make the recording fail.
+        # thread_local: a thread draws the next batch meanwhile. With "global" its pinned memory
+        # would make the recording fail.
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.losses = step_on_device(trainee, inputs)
 

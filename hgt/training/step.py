@@ -1,8 +1,8 @@
 """One optimizer step: what a batch brings to the device, and the step itself.
 
-In: a trainee and a batch. Out: losses, and changed weights. The same code runs on every device: shapes
-are the same from step to step, and nothing in it waits for the host. So CUDA can record a step once
-and replay it.
+In: a trainee and a batch. Out: losses, and changed weights. The same code runs on every device:
+shapes are the same from step to step, and nothing in it waits for the host. So CUDA can record a
+step once and replay it.
 """
 
 from __future__ import annotations
@@ -36,18 +36,17 @@ class StepInputs:
 def step_inputs(trainee: Trainee, batch: Batch) -> StepInputs:
     """Brings all of a batch to the device before the step's first operation.
 
-    On MPS a copy amid the step would wait for everything before it.
+    On MPS a copy amid the step would wait for everything before it. So copies come first, and the
+    edges to mask, which are looked up on the device, last.
     """
     device, pins = trainee.device, trainee.batches.pins
+    messages = trainee.batches.step_messages.on_device(batch.messages)
+    micro_batches = tuple(m.to(device, non_blocking=pins) for m in batch.micro_batches)
     seeds = trainee.model.encoder.draw_seeds()
     if pins:
         seeds = seeds.pin_memory()  # or the copy would wait for the step before
-    return StepInputs(
-        micro_batches=tuple(m.to(device, non_blocking=pins) for m in batch.micro_batches),
-        messages=trainee.batches.step_messages.on_device(batch.messages),
-        removed=removed_edges(trainee, batch),
-        seeds=seeds.to(device, non_blocking=pins),
-    )
+    seeds = seeds.to(device, non_blocking=pins)
+    return StepInputs(micro_batches, messages, removed_edges(trainee, batch), seeds)
 
 
 def removed_edges(trainee: Trainee, batch: Batch) -> Tensor:

@@ -16,7 +16,7 @@ from hgt.training.trainee import Trainee
 
 
 class Steps:
-    """`steps(batch)` is `train_step` at the epoch's learning rate; the average of the weights follows.
+    """`steps(batch)` is `train_step` at the epoch's learning rate; the average follows.
 
     On CUDA the second step is recorded as a graph and replayed from then on (66,903 nodes, 200,000
     facts on an H100: 0.021 s a step instead of 0.054). A recording takes some 100 MB of its own for

@@ -49,7 +49,7 @@ class Trainee:
 
     @property
     def messages(self) -> MessageGraph:
-        """All training message edges. On the CPU where each step draws its own, else on the device."""
+        """All training message edges. On the CPU where each step draws its own."""
         return self.batches.step_messages.all_edges
 
     def averaged(self) -> AbstractContextManager[None]:

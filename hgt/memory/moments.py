@@ -1,5 +1,8 @@
-"""Bytes at the worst moment of each phase: the sum of the tensors that live then, moment by moment as the code in `layer.py`,
-`attention.py`, `step.py`, `embeddings.py` and `ranking.py` makes and drops them. Whoever changes what lives there changes it here.
+"""Bytes at the worst moment of each phase: the sum of the tensors that live then.
+
+In: counts and a form of the step. Out: bytes, moment by moment as the code in `layer_pass.py`,
+`attention.py`, `step.py`, `loss_gradient.py`, `table.py` and `ranking.py` makes and drops tensors.
+Whoever changes what lives there changes it here.
 """
 
 from __future__ import annotations

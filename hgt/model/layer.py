@@ -1,10 +1,9 @@
 """One layer of Hu et al., "Heterogeneous Graph Transformer", WWW 2020, equations 3 to 5.
 
 In: an input for every node, and the message graph. Out: an output for every node, exactly as PyG's
-`HGTConv` computes it with the same parameters. Forward and backward are written out by hand, so
-that only the layer's input, its messages and one number per edge and head are kept in between;
-keys, queries and values are kept too or computed again. The attention over groups of edges is in
-`attention.py`. It knows nothing of facts, losses or devices.
+`HGTConv` computes it with the same parameters. The forward and the backward pass are in
+`layer_pass.py`, the attention over groups of edges in `attention.py`. It knows nothing of facts,
+losses or devices.
 
 Shapes: N nodes (global numbering), E edges, T node types, R message edge types, H heads, D
 dimensions of a head (hidden_dim / H).
@@ -13,8 +12,7 @@ dimensions of a head (hidden_dim / H).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,7 +21,8 @@ from torch import Tensor, nn
 from hgt.kernels.dropout import draw_seeds, kept_elements
 from hgt.kernels.nodes import KEY, MAX_REDUCTION_ROWS, QUERY, VALUE, Nodes, Weights, node_kernels
 from hgt.messages.message_graph import MessageGraph
-from hgt.model.attention import Attention, Tables, sum_backward
+from hgt.model.attention import Attention
+from hgt.model.layer_pass import InputDropout, LayerPass, layer_pass
 
 if TYPE_CHECKING:
     from torch_geometric.nn import HGTConv
@@ -102,11 +101,11 @@ class HGTLayer(nn.Module):
         if seeds is None and self.training:
             seeds = draw_seeds(2).to(x.device)
         of_input = self._kept(x, self.input_dropout, seeds, 0)
-        dropped = None if of_input is None else _Dropped(of_input, 1 / (1 - self.input_dropout))
+        dropped = None if of_input is None else InputDropout(of_input, 1 / (1 - self.input_dropout))
         kept = self._kept(x, self.dropout, seeds, 1)
         nodes = Nodes(graph.ranges, kept, 1 / (1 - self.dropout), self._dtype(x), spend_gradient)
-        how = _How(graph, nodes, removed, self.recompute, self.keep_projections, dropped)
-        return _Layer.apply(x, how, *self._weights())
+        how = LayerPass(graph, nodes, removed, self.recompute, self.keep_projections, dropped)
+        return layer_pass(x, how, *self._weights())
 
     def _kept(self, x: Tensor, share: float, seeds: Tensor | None, number: int) -> Tensor | None:
         """True for the elements that dropout keeps; None where it keeps all."""
@@ -179,128 +178,6 @@ class HGTLayer(nn.Module):
             self.skip[i] = conv.skip[node_type].item()
         for i, edge_type in enumerate(conv.edge_types):
             self.prior[i] = conv.p_rel["__".join(edge_type)][0]
-
-
-@dataclass(frozen=True)
-class _Dropped:
-    """Dropout of a layer's input. The backward pass applies it again, so only `kept` is kept.
-
-    kept: [N, hidden] True for elements that stay.
-    scale: their factor.
-    """
-
-    kept: Tensor
-    scale: float
-
-    def of(self, x: Tensor) -> Tensor:
-        return (x * self.kept).mul_(self.scale)
-
-    def gradient_(self, grad: Tensor) -> Tensor:
-        """Turns the gradient by the dropped input into that by x, in place."""
-        return grad.mul_(self.kept).mul_(self.scale)
-
-
-@dataclass(frozen=True)
-class _How:
-    """What a pass through a layer depends on, apart from its input and parameters."""
-
-    graph: MessageGraph
-    nodes: Nodes
-    removed: Tensor | None
-    recompute: bool
-    keep_projections: bool
-    dropped: _Dropped | None
-
-    def input(self, x: Tensor) -> Tensor:
-        return x if self.dropped is None else self.dropped.of(x)
-
-
-class _Layer(torch.autograd.Function):
-    """Keeps x and, unless `recompute`, an `_Attended`. The backward pass may run once only."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, how: _How, *parameters: Tensor) -> Tensor:
-        w, read = Weights(*parameters), how.input(x)
-        attended = _attend(read, w, how)
-        out = node_kernels(x.device.type).update(read, attended.message, w, how.nodes)
-        ctx.how = how
-        ctx.save_for_backward(x, *parameters)
-        # Not by save_for_backward: the backward pass overwrites some and frees the rest early.
-        ctx.spent = [None if how.recompute else attended]
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        if not ctx.spent:
-            raise RuntimeError("The backward pass of an HGT layer can run once only; call the layer again.")
-        x, *parameters = ctx.saved_tensors
-        how, nodes, kernels = ctx.how, ctx.how.nodes, node_kernels(x.device.type)
-        x = how.input(x)
-        w, grads = Weights(*parameters), Weights(*map(torch.zeros_like, parameters))
-        attended = ctx.spent.pop() or _attend(x, w, how)
-        attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed)
-        grad_x, grad_message = kernels.update_backward(grad_out, x, attended.message, w, grads, nodes)
-        grad_sum, through_total = sum_backward(grad_message, attended.message, attended.total)
-        del grad_message, attended.message
-        value = kernels.project(x, w, VALUE, nodes) if attended.value is None else attended.value
-        tables = attended.value_tables
-        grad_value, grads.value_transform = attention.message_backward(attended.weights, grad_sum, through_total, value, tables)
-        del grad_sum, value, attended.value, tables, attended.value_tables
-        joined = kernels.joins and how.keep_projections
-        if not joined:
-            kernels.project_backward(grad_value, x, w, grads, VALUE, nodes, grad_x)
-            del grad_value
-        query = kernels.project(x, w, QUERY, nodes) if attended.query is None else attended.query
-        key = kernels.project(x, w, KEY, nodes) if attended.key is None else attended.key
-        grad_query, grad_key, grads.key_transform, grads.prior = attention.score_backward(attended.weights, query, key, attended.key_tables)
-        del query, key, attended
-        if joined:
-            kernels.project_backward_joined((grad_key, grad_query, grad_value), x, w, grads, nodes, grad_x)
-        else:
-            kernels.project_backward(grad_query, x, w, grads, QUERY, nodes, grad_x)
-            kernels.project_backward(grad_key, x, w, grads, KEY, nodes, grad_x)
-        if how.dropped is not None:
-            how.dropped.gradient_(grad_x)
-        of_parameters = (
-            *(grads.projection, grads.projection_bias, grads.out, grads.out_bias, grads.skip),
-            *(grads.prior, grads.key_transform, grads.value_transform),
-        )
-        return (grad_x, None, *of_parameters)
-
-
-@dataclass
-class _Attended:
-    """What the attention of a layer leaves for the backward pass.
-
-    weights: [E, H].
-    message: [N, hidden].
-    total: [N, H].
-    query, key, value: [N, hidden], or None where they are computed again.
-    key_tables, value_tables: the tables that `Attention.scores` and `Attention.messages` return.
-    """
-
-    weights: Tensor
-    message: Tensor
-    total: Tensor
-    query: Tensor | None
-    key: Tensor | None
-    value: Tensor | None
-    key_tables: list[Tables]
-    value_tables: list[Tables]
-
-
-def _attend(x: Tensor, w: Weights, how: _How) -> _Attended:
-    kernels, keep = node_kernels(x.device.type), how.keep_projections
-    attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed, keep)
-    query, key = kernels.project(x, w, QUERY, how.nodes), kernels.project(x, w, KEY, how.nodes)
-    weights, highest, key_tables = attention.scores(query, key)
-    kept_query, kept_key = (query, key) if keep else (None, None)
-    del query, key
-    value = kernels.project(x, w, VALUE, how.nodes)
-    message, total, value_tables = attention.messages(weights, highest, value)
-    kept_value = value if keep else None
-    kept = (kept_query, kept_key, kept_value, key_tables, value_tables)
-    return _Attended(weights, message, total, *kept)
 
 
 def _clipped(graph: MessageGraph, targets: tuple[int, int]) -> tuple[tuple[int, int], ...]:

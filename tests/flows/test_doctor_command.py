@@ -10,8 +10,8 @@ from flows.cli import main
 from hgt.device.device import DeviceProbe
 from hgt.diagnosis import doctor
 from hgt.diagnosis.comparison import compare_devices
+from tests.hgt.diagnosis.test_comparison import SMALL
 from tests.hgt.faulty_products import faulty_step
-from tests.hgt.test_comparison import SMALL
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 

@@ -11,8 +11,8 @@ from hgt.diagnosis import doctor
 from hgt.diagnosis.comparison import TOLERANCES, Difference, compare_devices
 from hgt.diagnosis.doctor import examine, facts, refusal, this_machine
 from hgt.errors import DeviceRefused, InputError
+from tests.hgt.diagnosis.test_comparison import SMALL
 from tests.hgt.faulty_products import faulty_step
-from tests.hgt.test_comparison import SMALL
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 

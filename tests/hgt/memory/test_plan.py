@@ -24,7 +24,7 @@ from hgt.memory import moments as memory_moments
 from hgt.memory.plan import MemoryPlan, memory_limit, plan_memory, plan_of_form, probe_for_plan, refuse_what_cannot_fit
 from hgt.messages.message_graph import EdgeList, edges_into, training_message_graph
 from hgt.messages.step_messages import DrawnEdges
-from hgt.model import attention, layer
+from hgt.model import attention, layer, layer_pass
 from hgt.model.hgt_model import HGTModel
 from hgt.reading.edge_table import read_edge_table
 from hgt.training import sampled_softmax
@@ -144,7 +144,8 @@ def measure(case, device="cuda"):
     form = dataclasses.replace(StepForm.of(config), **fields)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "edge_kernels", lambda _: KERNELS[device])
-        patch.setattr(layer, "node_kernels", lambda _: NODE_KERNELS[device])
+        for module in (layer, layer_pass):
+            patch.setattr(module, "node_kernels", lambda _: NODE_KERNELS[device])
         patch.setattr(memory_moments, "_READING_FACTOR", 1)  # Arrow's memory
         patch.setattr(memory_moments, "_GAPS", 0.0)
         planned_rows = sampled_softmax.rows_at_a_time(device)

@@ -12,8 +12,7 @@ from hgt.kernels.dropout import draw_seeds, kept_elements
 from hgt.kernels.edges import ChunkedKernels, FusedKernels
 from hgt.kernels.nodes import NodeKernels
 from hgt.messages.message_graph import GroupLimits, build_message_graph, edge_list
-from hgt.model import attention
-from hgt.model import layer as layer_module
+from hgt.model import attention, layer_pass
 from hgt.model.layer import HGTLayer, linear_by_rows
 from tests.hgt.interpreter import require_interpreter
 
@@ -184,7 +183,7 @@ def test_every_formulation_and_chunk_size_gives_the_same(monkeypatch, formulatio
 
     expected = outcome(copy.deepcopy(ours).double(), torch.float64)
     monkeypatch.setattr(attention, "edge_kernels", lambda device: edges)
-    monkeypatch.setattr(layer_module, "node_kernels", lambda device: nodes)
+    monkeypatch.setattr(layer_pass, "node_kernels", lambda device: nodes)
     for found, wanted in zip(outcome(ours, torch.float32), expected, strict=True):
         torch.testing.assert_close(found.double(), wanted, atol=2e-6 * wanted.abs().max().item(), rtol=1e-5)
 

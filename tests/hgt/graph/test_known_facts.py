@@ -1,4 +1,6 @@
-"""The matrix of a relation's facts holds each of them, in both directions where it has no direction."""
+"""The matrix of a relation's facts holds each of them, in both directions where it has no
+direction.
+"""
 
 import numpy as np
 

@@ -1,4 +1,6 @@
-"""Drawn message edges: of the graph, capped, every set equally likely, of the same shapes, repeatable; and what is computed along them."""
+"""Drawn message edges: of the graph, capped, every set equally likely, of the same shapes,
+repeatable; and what is computed along them.
+"""
 
 import dataclasses
 
@@ -31,7 +33,9 @@ LIMITS = {"few groups": GroupLimits(), "many edges": GroupLimits(rows=4_096, edg
 
 
 def random_edges(seed=0):
-    """A relation without edges, and one in which all 400 genes point at one disease: one row of 400 edges, and 400 of one."""
+    """A relation without edges, and one in which all 400 genes point at one disease: one row of
+    400 edges, and 400 of one.
+    """
     generator = torch.Generator().manual_seed(seed)
     sizes = {"treats": 300, "rev_treats": 300, "interacts": 3000, "empty": 0, "points_at": 7}
     edges = {}
@@ -74,7 +78,9 @@ def rows_of(messages):
 
 
 def check_sorted(edges, num_others):
-    """What the kernels rely on: segments that cover the edges, short, each of one row, ascending."""
+    """What the kernels rely on: segments that cover the edges, short, each of one row,
+    ascending.
+    """
     length = edges.ptr.diff()
     assert int(edges.ptr[0]) == 0
     assert int(edges.ptr[-1]) == len(edges.row)
@@ -87,7 +93,10 @@ def check_sorted(edges, num_others):
 
 @pytest.mark.parametrize(("name", "k", "limits"), pairwise(GRAPHS, [1, 5, 16, 10**9], [*LIMITS]))
 def test_what_is_drawn_is_of_the_graph_and_capped(drawn_from, name, k, limits):
-    """min(d, k) distinct edges of the d into a node, for every message edge type; each with its own fact; within the groups' limits."""
+    """min(d, k) distinct edges of the d into a node, for every message edge type.
+
+    Each with its own fact; within the groups' limits.
+    """
     messages, limits = drawn_from(name), LIMITS[limits]
     sampling = NeighborSampling(messages, k, limits)
     drawn = sampling.draw(0, 1, 2)
@@ -155,7 +164,9 @@ def hub(degree):
 
 
 def test_every_edge_of_a_hub_is_drawn_equally_often():
-    """Edges and pairs of them: chi squared stays near its degrees of freedom, 400 edges and their 79,800 pairs."""
+    """Edges and pairs of them: chi squared stays near its degrees of freedom, 400 edges and their
+    79,800 pairs.
+    """
     degree, k, num_draws = 400, 16, 1500
     sampling = NeighborSampling(hub(degree), k)
     times, together = torch.zeros(degree), torch.zeros(degree, degree)
@@ -175,7 +186,9 @@ def chi_squared(counts, expected):
 
 
 def test_rows_just_above_the_cap_leave_out_each_edge_equally_often():
-    """17 of which 16 are drawn: where drawing again until all are distinct would be slow, or a window would be uneven."""
+    """17 of which 16 are drawn: where drawing again until all are distinct would be slow, or a
+    window would be uneven.
+    """
     sampling = NeighborSampling(hub(17), 16)
     times = torch.zeros(17)
     for batch in range(1000):
@@ -196,7 +209,10 @@ def in_types(edges):
 
 @pytest.mark.parametrize("limits", LIMITS)
 def test_the_layer_along_drawn_edges_equals_pyg(limits):
-    """Outputs and the gradients of the input and the relation matrices, in float64; PyG gets the drawn edges by themselves."""
+    """Outputs and the gradients of the input and the relation matrices, in float64.
+
+    PyG gets the drawn edges by themselves.
+    """
     torch.manual_seed(0)
     conv = HGTConv(16, 16, (list(NUM_NODES), EDGE_TYPES), 4).double()
     ours = HGTLayer(list(NUM_NODES), len(EDGE_TYPES), 16, 4).double()
@@ -224,7 +240,9 @@ def test_the_layer_along_drawn_edges_equals_pyg(limits):
 
 
 def test_a_relation_is_transformed_on_the_side_that_is_less_work():
-    """50 sources and 100 targets: sources, unless a table of them must be made twice over or is too long."""
+    """50 sources and 100 targets: sources, unless a table of them must be made twice over or is
+    too long.
+    """
     source = torch.arange(1000) % 50
     pairs = torch.unique(torch.stack([source, torch.randint(100, (1000,), generator=torch.Generator().manual_seed(0))]), dim=1)
     e = ("a", "to", "b")

@@ -41,7 +41,9 @@ def test_no_messages_are_no_edges_between_the_graphs_nodes(graph):
 
 @pytest.mark.parametrize("form", [{}, {"table_rows": 64, "group_edges": 200}], ids=["few groups", "many groups"])
 def test_a_cap_above_all_degrees_changes_nothing(graph, split, make_config, form):
-    """Hidden states and all gradients of the encoder, in float64, with the step's supervised facts removed."""
+    """Hidden states and all gradients of the encoder, in float64, with the step's supervised
+    facts removed.
+    """
     results = []
     for values in ({}, {"num_neighbors": 100_000}):
         config = make_config(**values)
@@ -69,7 +71,9 @@ def test_without_a_cap_nothing_is_drawn(graph, split, config):
 
 
 def test_no_message_passes_along_a_supervised_fact(graph, split, make_config):
-    """Of what was drawn, exactly the edges that tell a fact of the batch or its mirror are removed, in both directions."""
+    """Of what was drawn, exactly the edges that tell a fact of the batch or its mirror are
+    removed, in both directions.
+    """
     trainee = build_trainee(make_config(num_neighbors=4), graph, split, CPU)
     batch = trainee.batches.draw(0, 0)
     removed = removed_edges(trainee, batch)
@@ -86,7 +90,9 @@ def test_no_message_passes_along_a_supervised_fact(graph, split, make_config):
 
 
 def test_a_step_depends_on_what_was_drawn_for_it(graph, split, make_config):
-    """And on nothing else of the message edges: a trainee whose graph with all edges is gone takes the same step."""
+    """And on nothing else of the message edges: a trainee whose graph with all edges is gone
+    takes the same step.
+    """
     results = {}
     for name in ("drawn", "all edges lost", "another draw"):
         trainee = build_trainee(make_config(num_neighbors=2), graph, split, CPU)

@@ -12,7 +12,9 @@ from hgt.model.hgt_model import HGTModel
 
 
 def with_reverses(data, graph):
-    """PyG's dictionary of edges, with what the encoder's message passing adds: reverses, and both directions of symmetric ones."""
+    """PyG's dictionary of edges, with what the encoder's message passing adds: reverses, and both
+    directions of symmetric ones.
+    """
     out = {}
     for (h, r, t), index in data.edge_index_dict.items():
         if (h, r, t) in graph.symmetric:

@@ -1,4 +1,6 @@
-"""The average of the weights: its formula, when it looks, that it is what is evaluated and kept, and that it goes on exactly."""
+"""The average of the weights: its formula, when it looks, that it is what is evaluated and kept,
+and that it goes on exactly.
+"""
 
 import itertools
 

@@ -10,7 +10,9 @@ from hgt.training.batches import Batches
 @pytest.mark.parametrize("values", [{}, {"edge_sample_size": 10, "min_batches_per_epoch": 1}, {"contrastive_weight": 0.0}])
 @pytest.mark.parametrize("num_parts", [1, 3, 64])
 def test_a_batch_is_planned_as_it_is_drawn(graph, split, make_config, values, num_parts):
-    """A small edge type is spread over as many batches as the largest needs: it must not be planned at full size."""
+    """A small edge type is spread over as many batches as the largest needs: it must not be
+    planned at full size.
+    """
     config = make_config(**values)
     sizes, layout = batch_sizes(graph, config), Batches(graph, split, config, num_parts).layout
     assert layout.num_facts <= sizes.facts(num_parts) <= 1.1 * layout.num_facts

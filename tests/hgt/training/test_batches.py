@@ -66,7 +66,10 @@ def test_shapes_are_the_same_from_batch_to_batch(graph, split, make_config, step
 
 
 def test_the_graph_has_all_kinds_of_relations(graph, split):
-    """What the other tests rely on: symmetric, between types, directed within a type; held-out facts."""
+    """What the other tests rely on: symmetric, between types, directed within a type.
+
+    Held-out facts.
+    """
     within = {e for e in graph.edge_types if e[0] == e[2]}
     assert graph.symmetric
     assert within - graph.symmetric
@@ -87,7 +90,9 @@ def test_weights_of_a_batch_add_up_to_one(graph, split, make_config):
 
 @pytest.mark.parametrize("directed", [(), ("paired",)], ids=["of one edge type", "of two edge types"])
 def test_a_supervised_facts_mirror_is_silent(make_graph, make_config, directed):
-    """(b, follows, a) beside (a, follows, b): the split holds the two out together, so no ranked fact has the other among its messages."""
+    """(b, follows, a) beside (a, follows, b): the split holds the two out together, so no ranked
+    fact has the other among its messages.
+    """
     rng, names = np.random.default_rng(0), [f"p{i:02}" for i in range(60)]
     ends = [(names[a], names[b]) for a, b in rng.integers(60, size=(300, 2)) if a != b]
     rows = [("person", a, "follows", "person", b) for a, b in ends] + [("person", b, "follows", "person", a) for a, b in ends[::5]]

@@ -7,7 +7,10 @@ from hgt.training.batches import Batches
 
 
 def test_contrastive_rows_equal_brute_force(graph, split, config):
-    """A positive reaches the threshold; the pool's nodes are marked where they do, or are the anchor itself."""
+    """A positive reaches the threshold.
+
+    The pool's nodes are marked where they do, or are the anchor itself.
+    """
     neighbours = {n: set() for n in range(graph.total_nodes)}
     for h, _, t in split.of(TRAIN).T.tolist():
         neighbours[h].add(t)

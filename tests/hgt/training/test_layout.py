@@ -1,4 +1,6 @@
-"""A layout divides a micro-batch's rows among pools, facts and anchors without gaps, and caps its groups."""
+"""A layout divides a micro-batch's rows among pools, facts and anchors without gaps, and caps its
+groups.
+"""
 
 import numpy as np
 import pytest

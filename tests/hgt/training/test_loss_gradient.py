@@ -12,7 +12,10 @@ FEW_ROWS = {"num_negatives": 2, "contrastive_weight": 0.0, "min_batches_per_epoc
 
 
 def shortened_row_by_row(rows, longest):
-    """As `length_bound` says, one row after the other; a row's lengthening gradient is left out by a hook."""
+    """As `length_bound` says, one row after the other.
+
+    A row's lengthening gradient is left out by a hook.
+    """
 
     def shortened(row):
         if row.norm() <= longest:
@@ -27,9 +30,10 @@ def shortened_row_by_row(rows, longest):
 
 @pytest.mark.parametrize("values", [{"accumulation_steps": 3}, FEW_ROWS], ids=["many rows", "few rows"])
 def test_gradients_equal_those_of_one_plain_backward(graph, split, make_config, values):
-    """The gradient collected on the embeddings is the gradient of the loss, not only the same for every number of parts.
+    """One backward pass of the whole loss gives the same, not only every number of parts.
 
-    Either all nodes are projected to embeddings at once, or the rows of each micro-batch, whichever is less work.
+    Either all nodes are projected to embeddings at once, or the rows of each micro-batch, whichever
+    is less work.
     """
     config = make_config(max_grad_norm=1e9, **values)
     stepped, plain = (build_trainee(config, graph, split, CPU) for _ in range(2))

@@ -1,4 +1,6 @@
-"""N3, InfoNCE and isotropy against loops, their optimum, and when the link loss is the whole loss."""
+"""N3, InfoNCE and isotropy against loops, their optimum, and when the link loss is the whole
+loss.
+"""
 
 import itertools
 import math
@@ -57,7 +59,9 @@ def test_info_nce_by_hand():
 
 
 def test_info_nce_is_best_at_cosine_one():
-    """Free vectors of two groups: within a group they attract, and those of the other group repel."""
+    """Free vectors of two groups: within a group they attract, and those of the other group
+    repel.
+    """
     torch.manual_seed(2)
     x = torch.randn(12, 6, requires_grad=True)
     group = torch.arange(12) % 2
@@ -171,7 +175,9 @@ def test_anisotropy_of_one_single_direction_is_finite():
 
 
 def test_the_isotropy_loss_spreads_what_points_one_way(graph, split, make_config):
-    """Descent along it alone: a cloud far from the origin in four of 64 dimensions comes to lie around it in many."""
+    """Descent along it alone: a cloud far from the origin in four of 64 dimensions comes to lie
+    around it in many.
+    """
     torch.manual_seed(0)
     config = make_config(isotropy_weight=7.0)
     layout = Batches(graph, split, config).layout

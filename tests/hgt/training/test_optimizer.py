@@ -32,7 +32,9 @@ def test_the_steps_of_an_epoch_are_made_at_its_rate(graph, split, make_config):
 
 
 def test_maps_of_keys_queries_and_relations_decay_beside_adams_step(graph, split, make_config):
-    """And nothing else does: values, outputs, biases, gates, input embeddings, projection and decoder are as without it."""
+    """And nothing else does: values, outputs, biases, gates, input embeddings, projection and
+    decoder are as without it.
+    """
     models = []
     for decay in (0.0, 40.0):
         trainee = build_trainee(make_config(weight_decay=decay, **FALLEN), graph, split, CPU)

@@ -21,8 +21,9 @@ def score(decoder, head, relation, tail):
 
 
 def naive_link_loss(embeddings, batch, facts, graph, batches, decoder, num_others, correction):
-    """Mean over the batch's facts and both sides of -log softmax among the pool and some nodes of each other type, true facts left out;
-    one fact at a time.
+    """Mean over the batch's facts and both sides of -log softmax, one fact at a time.
+
+    The softmax is over the pool and some nodes of each other type, without those of true facts.
     """
     true = set(map(tuple, split_both_ways(facts, graph)))
     pools = {}
@@ -46,7 +47,9 @@ def naive_link_loss(embeddings, batch, facts, graph, batches, decoder, num_other
 
 
 def competing(pools, node_type, num_others, graph, correction):
-    """All sampled nodes of the type, each as often as it counts, and the first ones of every other."""
+    """All sampled nodes of the type, each as often as it counts, and the first ones of every
+    other.
+    """
     own = pools[node_type]
     weight = (graph.num_nodes[node_type] / len(own)) ** correction
     return [(n, weight) for n in own] + [(n, 1.0) for other, pool in pools.items() if other != node_type for n in pool[:num_others]]

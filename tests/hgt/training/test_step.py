@@ -45,7 +45,9 @@ def test_accumulated_gradients_equal_the_whole_batchs(graph, split, make_config,
 
 @pytest.mark.parametrize("values", [{}, FEW_ROWS], ids=["many rows", "few rows"])
 def test_every_form_of_the_step_gives_the_same(graph, split, make_config, values):
-    """Smaller tables and groups, computing again, more micro-batches: losses and gradients stay, and dropout drops the same."""
+    """Smaller tables and groups, computing again, more micro-batches: losses and gradients stay,
+    and dropout drops the same.
+    """
     config = make_config(dropout=0.3, max_grad_norm=1e9, **values)
     planned = [StepForm.of(config)]
     while (smaller := planned[-1].smaller()) is not None:
@@ -69,8 +71,11 @@ def test_every_form_of_the_step_gives_the_same(graph, split, make_config, values
 
 
 def test_no_message_passes_along_a_supervised_fact(graph, split, trainee):
-    """Nor along its mirror. The masked embeddings are those of a message graph built from the other facts alone, and differ from the
-    whole one's."""
+    """Nor along its mirror.
+
+    The masked embeddings are those of a message graph built from the other facts alone, and differ
+    from those of the whole one.
+    """
     encoder = trainee.model.encoder.eval()
     batch = trainee.batches.draw(0, 0)
     facts = split.of(TRAIN)

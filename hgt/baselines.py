@@ -25,19 +25,24 @@ from hgt.evaluation.validation import shortened
 from hgt.graph.facts import edge_type_name
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import TEST, TRAIN, VAL, EdgeSplit
-from hgt.messages.message_graph import MessageGraph
-from hgt.model.model import Decoder
+from hgt.messages.step_messages import AllEdges, no_messages
+from hgt.model.decoders import Decoder, DistMult
 from hgt.model.shallow import ShallowModel
 from hgt.run.events import epochs_by_number
 from hgt.run.folder import RunFolder
 from hgt.run.identity import Identity
 from hgt.run.opened import OpenRun, open_run
+from hgt.run.parent import stop_without_parent
 from hgt.run.program import OnEvent, run_program
 from hgt.run.report import read_report
 from hgt.seeds import Stream, torch_seed
-from hgt.train import batches_ahead, evaluate_val, stop_without_parent
-from hgt.training.batches import Batches, num_batches_per_epoch
-from hgt.training.step import Steps, Trainee, adam
+from hgt.training.batch_sizes import num_batches_per_epoch
+from hgt.training.batches import Batches
+from hgt.training.batches_ahead import batches_ahead
+from hgt.training.optimizer import adam
+from hgt.training.steps import Steps
+from hgt.training.trainee import Trainee
+from hgt.training.val_metrics import evaluate_val
 from hgt.whole_file import written_whole
 
 # A table's row moves only in steps that its node is in, HGT's weights in every one. Tuned, ComplEx is best with a rate of 0.02 to 0.04 on
@@ -150,10 +155,10 @@ def _baseline(name: str, run: OpenRun, index: FactIndex, hgt_seconds: float) -> 
     if name == "random":
         torch.manual_seed(torch_seed(run.config.split.seed, Stream.RANDOM_VECTORS))
         vectors = torch.randn(run.graph.total_nodes, dim)
-        return Baseline(name, _test_mrr(run, index, vectors, Decoder(num_relations, dim, "distmult")))
+        return Baseline(name, _test_mrr(run, index, vectors, DistMult(num_relations, dim)))
     if name == "degree":
         degrees = training_degrees(run.graph, run.split)
-        return Baseline(name, _test_mrr(run, index, degrees, DegreeScores(num_relations)))
+        return Baseline(name, _test_mrr(run, index, degrees, DegreeScores()))
     return _train_shallow(name, run, index, run.config.baseline.baseline_time * hgt_seconds)
 
 
@@ -175,11 +180,11 @@ def training_degrees(graph: KnowledgeGraph, split: EdgeSplit) -> Float[Tensor, "
 class DegreeScores(Decoder):
     """On `training_degrees`: a candidate's score is its degree in the relation, on the side that is asked for, whatever the other end.
 
-    A `Decoder`, as that is what facts are ranked with; its own vectors are not used.
+    A `Decoder`, as that is what facts are ranked with; it learns nothing.
     """
 
-    def __init__(self, num_relations: int):
-        super().__init__(num_relations, 2, "distmult")
+    def __init__(self) -> None:
+        super().__init__(0, 0)
 
     def tail_query(self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
         return _picking(2 * relation, head)
@@ -209,13 +214,13 @@ def shallow_trainee(
     )  # fmt: skip
     config = replace(config, train=train, model=replace(config.model, edge_dropout=0.0))
     torch.manual_seed(torch_seed(config.split.seed, Stream.SHALLOW_WEIGHTS))
-    n3 = n3_weight(graph.total_nodes, graph.total_facts)
-    model = ShallowModel(graph, config.model.embedding_dim, config.model.dropout, kind, n3)
+    model = ShallowModel(graph, config.model.embedding_dim, config.model.dropout, kind)
     model.to(device)
     optimizer = adam(model, train, device)
-    ranges = {t: (graph.type_range(t).start, graph.type_range(t).stop) for t in graph.node_types}
-    no_messages = MessageGraph(ranges, (), (), torch.zeros(0, dtype=torch.int64)).to(device)
-    return Trainee(config, device, model, optimizer, no_messages, Batches(graph, split, config, accumulation_steps))
+    messages = AllEdges(no_messages(graph).to(device))
+    batches = Batches(graph, split, config, accumulation_steps, messages)
+    n3 = n3_weight(graph.total_nodes, graph.total_facts)
+    return Trainee(config, device, model, optimizer, batches, n3)
 
 
 def n3_weight(num_nodes: int, num_facts: int) -> float:

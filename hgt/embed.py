@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hgt.embeddings.table import Embeddings, infer_layerwise
 from hgt.messages.message_graph import training_message_graph
-from hgt.model.model import HGTModel
+from hgt.model.hgt_model import HGTModel
 from hgt.run.checkpoint import best_checkpoint, load_model
 from hgt.run.folder import RunFolder
 from hgt.run.opened import open_run

@@ -6,11 +6,8 @@ Reads the run folder's configuration, graph and split, goes on from the newest v
 
 from __future__ import annotations
 
-import functools
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import safetensors
@@ -18,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hgt.errors import DiskFull, HgtError, TrainingDiverged, is_disk_full
-from hgt.evaluation.ranking import FactIndex, RankingMetrics, rank_typed, sample_facts
+from hgt.evaluation.ranking import FactIndex, sample_facts
 from hgt.graph.split import VAL
 from hgt.run.checkpoint import (
     Checkpoint,
@@ -34,32 +31,13 @@ from hgt.run.checkpoint import (
 from hgt.run.events import epochs_by_number
 from hgt.run.folder import RunFolder
 from hgt.run.opened import open_run
-from hgt.run.parent import Parent
+from hgt.run.parent import stop_without_parent
 from hgt.run.program import OnEvent, run_program
 from hgt.seeds import Stream, torch_seed
-from hgt.training.batches import Batch, Batches
-from hgt.training.step import Steps, Trainee, build_trainee
-
-
-@torch.no_grad()
-def evaluate_val(trainee: Trainee, facts: Tensor, index: FactIndex) -> RankingMetrics:
-    """Ranks of held-out facts among nodes of the right type with the embeddings as they are now, from all message edges."""
-    trainee.model.eval()
-    with trainee.averaged():
-        embeddings = trainee.model.encoder.encode(trainee.messages.to(trainee.device))
-        return rank_typed(embeddings, trainee.model.decoder, facts, index)
-
-
-def batches_ahead(batches: Batches, epoch: int, numbers: range) -> Iterator[tuple[int, Batch]]:
-    """Some of an epoch's batches; while the device works on one, the next is drawn."""
-    draw = functools.partial(batches.draw, epoch)
-    with ThreadPoolExecutor(1, thread_name_prefix="draw") as drawer:
-        upcoming = drawer.submit(draw, numbers[0])
-        for number in numbers:
-            batch = upcoming.result()
-            if number + 1 in numbers:
-                upcoming = drawer.submit(draw, number + 1)
-            yield number, batch
+from hgt.training.batches_ahead import batches_ahead
+from hgt.training.steps import Steps
+from hgt.training.trainee import Trainee, build_trainee
+from hgt.training.val_metrics import evaluate_val
 
 
 class Training:
@@ -202,17 +180,6 @@ def load_weights(trainee: Trainee, tensors: dict[str, Tensor]) -> None:
 
 def _is_finite(value: float) -> bool:
     return abs(value) < float("inf")
-
-
-@functools.cache
-def _parent() -> Parent:
-    return Parent.from_environment()
-
-
-def stop_without_parent() -> None:
-    """A trainer whose parent was killed stops instead of training on unseen."""
-    if _parent().is_gone():
-        raise SystemExit("the process that started this training is gone; resume with `hgt train --resume`")
 
 
 def train_run(folder: RunFolder, on_event: OnEvent) -> None:

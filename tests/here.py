@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from hgt.training.step import Steps
+from hgt.training.steps import Steps
 from tests.conftest import without_shape_checks
 
 _INJECTED = Path(__file__).with_name("injected") / "sitecustomize.py"
@@ -99,7 +99,7 @@ def _run(module, patch):
         injected = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(injected)
         sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, injected.Finder)]
-        injected.wrap(importlib.import_module("hgt.training.step"))
+        injected.wrap(importlib.import_module("hgt.training.steps"))
     # jaxtyping 0.3.11 makes runpy keep the code with its checks where Python looks for the plain code: the product would load it.
     patch.setattr(sys, "dont_write_bytecode", True)
     runpy.run_module(module, run_name="__main__")

@@ -23,8 +23,11 @@ from hgt.errors import DeviceRefused
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import split_facts
 from hgt.seeds import Stream, generator, torch_seed
-from hgt.training.batches import Batch
-from hgt.training.step import Steps, Trainee, adam, build_trainee, train_step, update
+from hgt.training.batch import Batch
+from hgt.training.optimizer import adam, update
+from hgt.training.step import train_step
+from hgt.training.steps import Steps
+from hgt.training.trainee import Trainee, build_trainee
 
 Say = Callable[[str], None]
 Step = Callable[[Trainee, Batch], Mapping[str, Tensor]]

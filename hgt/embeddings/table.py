@@ -26,9 +26,10 @@ from hgt.errors import InputError, is_disk_full, listed, quoted
 from hgt.graph.facts import EdgeType, edge_type_name
 from hgt.input_file import check_file, check_table, parsed_json
 from hgt.messages.message_graph import MessageGraph, edge_list, edges_into
+from hgt.model.decoders import DECODERS, Decoder
+from hgt.model.encoder import HGTEncoder
 from hgt.model.layer import HGTLayer
 from hgt.model.length_bound import MOST_BETWEEN_LAYERS, bounded
-from hgt.model.model import Decoder, HGTEncoder
 from hgt.output_file import claim_csv, output_written_whole, relations_of, remember_outputs
 from hgt.whole_file import make_folder, written_whole
 
@@ -51,11 +52,14 @@ class Embeddings:
     origin: dict[str, Any]
 
     def decoder(self, edge_types: list[EdgeType]) -> Decoder:
-        """Scores facts of these edge types with the table's own relation embeddings; with ones (a plain inner product) where it has none.
+        """Scores facts of these edge types with the table's own relation embeddings.
+
+        A table without any scores by a plain inner product.
 
         Raises InputError when it has some, but not of every edge type.
         """
-        decoder = Decoder(len(edge_types), self.vectors.shape[1], self.origin.get("decoder", "distmult") if self.edge_types else "distmult")
+        name = self.origin.get("decoder", "distmult") if self.edge_types else "distmult"
+        decoder = DECODERS[name](len(edge_types), self.vectors.shape[1])
         place = {e: i for i, e in enumerate(self.edge_types)}
         missing = [edge_type_name(e) for e in edge_types if place and e not in place]
         if missing:
@@ -183,7 +187,7 @@ def _origin(table: pa.Table) -> dict[str, Any]:
     for key, kind in kinds.items():
         if origin and not isinstance(origin.get(key), kind):
             raise ValueError(f"its metadata {_METADATA_KEY.decode()} has {key} {quoted(origin.get(key))}")
-    if origin and origin["decoder"] not in ("distmult", "complex"):
+    if origin and origin["decoder"] not in DECODERS:
         raise ValueError(f"its metadata {_METADATA_KEY.decode()} has decoder {quoted(origin['decoder'])}")
     return origin
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hgt.evaluation.ranking import FactIndex
 from hgt.graph.facts import EdgeType
-from hgt.model.model import Decoder
+from hgt.model.decoders import Decoder
 from hgt.seeds import Stream, generator
 
 _VALUES_PER_CHUNK = 2_000_000  # embedding values of one end: 8 MB, four such at a time

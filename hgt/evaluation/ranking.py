@@ -18,9 +18,9 @@ from torch import Tensor
 
 from hgt.graph.facts import EdgeType
 from hgt.graph.knowledge_graph import KnowledgeGraph
-from hgt.model.model import Decoder
+from hgt.graph.known_facts import known_matrix
+from hgt.model.decoders import Decoder
 from hgt.seeds import Stream, generator
-from hgt.training.batches import known_matrix
 
 SCORES_PER_CHUNK = 16_000_000  # 64 MB of float32; fewer make the matrix product slower
 _QUERY_TENSORS = 4  # as large as the queries, while they are made: against few candidates they, not the scores, take the memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import ceil
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from hgt.config import RunConfig, SplitConfig
 from hgt.device.traits import DeviceTraits, traits_of
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import least_held_out
-from hgt.training.batches import BatchSizes, batch_sizes
+from hgt.messages.step_messages import draws_edges, num_step_edges
+from hgt.model.decoders import DECODERS
+from hgt.training.batch_sizes import BatchSizes, batch_sizes
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,12 @@ class Counts:
     relations: int
     facts: int  # of the whole graph
     message_types: tuple[MessageType, ...]  # of the training facts
-    step_types: tuple[MessageType, ...]  # of a training step: all, or the edges that `num_neighbors` leaves
+    step_types: tuple[MessageType, ...]  # of a training step, see `step_messages`
     chunk_types: tuple[MessageType, ...]  # into the chunk of nodes with the most edges (inference)
     draws_edges: bool
     dropout: bool
     input_dropout: bool
-    complex: bool
+    query_tensors: int  # see `Decoder`
     averages: bool
     item: int  # bytes of what is gathered along edges
     node_chunk: int
@@ -73,15 +75,15 @@ class Counts:
         m, t = config.model, config.train
         degrees = list(_degrees(graph, config.split))
         types = tuple(_message_type(source, target, share) for _, source, target, share in degrees)
-        most = t.num_neighbors or inf
-        drawn = (ceil((share * target).clamp(max=most).sum()) for _, _, target, share in degrees)
+        drawn = (num_step_edges(share * target, t.num_neighbors) for _, _, target, share in degrees)
         return cls(
             device=device, nodes=graph.total_nodes, node_types=len(graph.node_types), largest_type=max(graph.num_nodes.values()),
             hidden=m.hidden_dim, dim=m.embedding_dim, heads=m.num_heads, layers=m.num_layers, relations=len(graph.edge_types),
             facts=graph.total_facts, message_types=types,
             step_types=tuple(replace(of_type, edges=n) for of_type, n in zip(types, drawn, strict=True)),
-            chunk_types=_chunk_types(degrees, graph.total_nodes, t.node_batch_size), draws_edges=t.num_neighbors is not None,
-            dropout=m.dropout > 0, input_dropout=m.input_dropout > 0, complex=m.decoder == "complex", averages=t.average_decay > 0,
+            chunk_types=_chunk_types(degrees, graph.total_nodes, t.node_batch_size), draws_edges=draws_edges(t.num_neighbors),
+            dropout=m.dropout > 0, input_dropout=m.input_dropout > 0, query_tensors=DECODERS[m.decoder].query_tensors,
+            averages=t.average_decay > 0,
             item=2 if m.mixed_precision else 4, node_chunk=t.node_batch_size,
             ranked=_asked(graph, min(t.num_val_edges / graph.total_facts, config.split.val_fraction), typed_only=True),
             tested=_asked(graph, config.split.test_fraction, typed_only=False), batch=batch_sizes(graph, config),

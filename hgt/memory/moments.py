@@ -1,5 +1,8 @@
-"""Bytes at the worst moment of each phase: the sum of the tensors that live then, moment by moment as the code in `layer.py`,
-`attention.py`, `step.py`, `embeddings.py` and `ranking.py` makes and drops them. Whoever changes what lives there changes it here.
+"""Bytes at the worst moment of each phase: the sum of the tensors that live then.
+
+In: counts and a form of the step. Out: bytes, moment by moment as the code in `layer_pass.py`,
+`attention.py`, `step.py`, `loss_gradient.py`, `table.py` and `ranking.py` makes and drops tensors.
+Whoever changes what lives there changes it here.
 """
 
 from __future__ import annotations
@@ -260,7 +263,7 @@ def _decoder(c: Counts, b: _Bytes, form: StepForm, saved: int) -> list[dict[str,
     own = (rows - shared) * (_LONG + state + (0 if first else dim))
     some = min(c.batch.competing(form.accumulation_steps), rows_at_a_time(c.device))
     losses = (
-        facts * 6 * dim * c.complex,  # relations and queries of both sides, and products of parts where numbers are complex
+        facts * c.query_tensors * dim,  # while the decoder makes the queries of both sides
         # Relations, queries and their gradients of both sides; the pools' gradient; filters in the heads' order; some facts' scores.
         facts * (6 * dim + width) + shared * dim + some * width * _FLOAT,
         (rows - shared) * dim + facts * 5 * dim,  # gradients of all rows by section, and those of queries

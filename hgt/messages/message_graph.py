@@ -152,7 +152,7 @@ def message_edge_types(graph: KnowledgeGraph) -> tuple[EdgeType, ...]:
 
 
 def training_message_graph(graph: KnowledgeGraph, split: EdgeSplit, limits: GroupLimits | None = None) -> MessageGraph:
-    """Training facts in both directions; held-out facts are in it in neither (DESIGN.md 5.4)."""
+    """Training facts in both directions. Held-out facts are in it in neither: they would tell."""
     head, relation, tail = split.of(TRAIN)
     types = message_edge_types(graph)
     place = {e: i for i, e in enumerate(types)}

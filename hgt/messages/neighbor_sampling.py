@@ -1,8 +1,11 @@
-"""A cap on in-degrees: messages of an optimizer step pass along edges that are drawn for that step alone (GraphSAGE, Hamilton et al. 2017).
+"""Draws the edges of a step: at most k of each message edge type into a node.
 
-In: the training facts' message graph and a cap k. Out: for (seed, epoch, batch) a `MessageGraph` with min(d, k) of the d edges of each
-message edge type into each node, every set of them equally likely. All draws have the same shapes. Nothing here runs on the device.
-It knows of no supervised edges: those are masked in the step. Evaluation and inference use all edges and do not come here.
+The cap is that of GraphSAGE (Hamilton et al. 2017).
+
+In: the training facts' message graph and the cap k. Out: for (seed, epoch, batch) a `MessageGraph`
+with min(d, k) of the d edges of each message edge type into each node, every set of them equally
+likely. All draws have the same shapes. Nothing here runs on the device. It does not know which
+edges a step supervises: those are masked in the step. Evaluation and inference use all edges.
 """
 
 from __future__ import annotations
@@ -32,14 +35,20 @@ from hgt.seeds import Stream, generator
 
 
 class NeighborSampling:
-    """Each place among the drawn edges belongs to one (message edge type, target) for good; which of its edges stands there is drawn.
+    """Each slot is assigned to one (message edge type, target) for the whole training.
 
-    So groups, tables and `by_target` but for its other side are fixed. A draw brings sources, facts and `by_source`.
-    Arrays, all on the CPU: A edges in the graph, E edges in a draw.
+    A draw decides which of that target's edges fills the slot. So groups, tables and `by_target`
+    are fixed, except for its other side. A draw brings sources, facts and `by_source`. All arrays
+    are on the CPU. A edges in the graph, E edges in a draw.
     """
 
     def __init__(self, graph: MessageGraph, num_neighbors: int, limits: GroupLimits | None = None):
-        """graph: on the CPU; its own groups do not matter. limits: of the groups of drawn edges."""
+        """Lays out the slots.
+
+        graph: on the CPU; its own groups do not matter.
+        num_neighbors: most edges of one type into a node.
+        limits: of the groups of drawn edges.
+        """
         edges, order, starts, degree = _by_relation_and_target(graph)
         k = min(num_neighbors, int(degree.max(initial=1)))
         drawn = np.minimum(degree, k)
@@ -57,12 +66,18 @@ class NeighborSampling:
         self._start, self._degree, self._places = _capped_rows(row, starts, degree, k)
 
     def to(self, device: torch.device) -> NeighborSampling:
-        """Holds what is the same in all draws on this device; what a draw brings still comes from the CPU. Returns itself."""
+        """Moves what all draws have in common to the device. The rest of a draw stays on the CPU.
+
+        Returns itself.
+        """
         self.layout = dataclasses.replace(self.layout, groups=tuple(_fixed_on(group, device) for group in self.layout.groups))
         return self
 
     def draw(self, seed: int, epoch: int, batch: int) -> MessageGraph:
-        """The message graph of one step; the same for every call. What the draw brings is on the CPU, until `MessageGraph.to` moves it."""
+        """The message graph of one step; the same for every call.
+
+        What differs from draw to draw is on the CPU until `MessageGraph.to` moves it.
+        """
         rng = generator(seed, Stream.NEIGHBORS, epoch, batch)
         edge = self._edge.copy()
         edge[self._places] = self._start + _distinct(rng, self._degree, len(self._places))
@@ -78,7 +93,7 @@ class NeighborSampling:
 
 
 def _without_draw(group: EdgeGroup) -> EdgeGroup:
-    """`by_target.row` stands in for what each draw brings, so that it takes no memory."""
+    """With `by_target.row` in place of the tensors that each draw brings, as it takes no memory."""
     by_target = dataclasses.replace(group.by_target, other=group.by_target.row)
     return dataclasses.replace(group, by_target=by_target, by_source=by_target)
 
@@ -93,7 +108,9 @@ def _fixed_on(group: EdgeGroup, device: torch.device) -> EdgeGroup:
 class _SourceRows:
     """The rows on the source side of a group that can have edges.
 
-    rows: [S] ascending; num_rows: of that whole side; num_segments: enough for every draw
+    rows: [S] ascending.
+    num_rows: of that whole side.
+    num_segments: enough for every draw.
     """
 
     rows: np.ndarray
@@ -101,9 +118,10 @@ class _SourceRows:
     num_segments: int
 
     def sort(self, source: np.ndarray, target: np.ndarray) -> SortedEdges:
-        """Edges by source, in `num_segments` segments; those that a draw does not need are empty and spread evenly over the rows.
+        """Edges by source, in `num_segments` segments.
 
-        All of them on one row would have a GPU's additions to that row wait for one another.
+        Segments that a draw does not need are empty and spread evenly over the rows. If all of them
+        were on one row, a GPU's additions to that row would wait for one another.
         """
         edges = scipy.sparse.csr_array((np.arange(len(source), dtype=np.int32), source, [0, len(source)]), shape=(1, self.num_rows))
         by_source = edges.tocsc()  # a counting sort: a tenth of argsort's time
@@ -123,7 +141,10 @@ class _SourceRows:
 
 
 def _by_relation_and_target(graph: MessageGraph) -> tuple[EdgeList, np.ndarray, np.ndarray, np.ndarray]:
-    """Edges sorted by (relation, target) and where each stood in the graph; for each such row its first edge and its number of edges."""
+    """Edges sorted by (relation, target), and the place of each in the graph.
+
+    Then for each (relation, target) its first edge and its number of edges.
+    """
     edges = edge_list(graph)
     row = edges.relation * graph.num_nodes + edges.target
     order = torch.argsort(row, stable=True)
@@ -133,9 +154,10 @@ def _by_relation_and_target(graph: MessageGraph) -> tuple[EdgeList, np.ndarray, 
 
 
 def _pieces(slots: EdgeList, edges: EdgeList, limits: GroupLimits) -> Iterator[Piece]:
-    """Each relation, cut between targets where it exceeds the limits: how many edges a source has differs from draw to draw.
+    """Each relation's edges, cut between targets where they exceed the limits.
 
-    Transformed are the sources (in each piece all that the relation has) or the targets, whichever is less work within the limits.
+    Not between sources: how many edges a source has differs from draw to draw. A piece transforms
+    all of its relation's sources, or its own targets, whichever is less work within the limits.
     """
     start = first_edge = 0
     for relation in torch.unique_consecutive(edges.relation).tolist():
@@ -161,9 +183,11 @@ def _pieces(slots: EdgeList, edges: EdgeList, limits: GroupLimits) -> Iterator[P
 def _source_side(
     groups: tuple[EdgeGroup, ...], edges: EdgeList, degree: np.ndarray, row: np.ndarray, edge: np.ndarray
 ) -> tuple[np.ndarray, list[_SourceRows]]:
-    """[A] int32 what `by_target.other` is of each edge where it is drawn; and each group's rows on that side.
+    """Where edges stand on the source side, and each group's rows on that side.
 
-    row, edge: [E] of the draw that was laid out, in the groups' order
+    The first is [A] int32, the value of `by_target.other` for each edge when it is drawn.
+
+    row, edge: [E] of the draw that was laid out, in the groups' order.
     """
     group_of_row = np.zeros(len(degree), dtype=np.int64)
     for number, group in enumerate(groups):
@@ -186,14 +210,17 @@ def _source_side(
 
 
 def _place_among_sources(edges: EdgeList) -> np.ndarray:
-    """[A] of each edge's source, the place among all sources of its relation in ascending order."""
+    """[A] the place of each edge's source among all sources of its relation, in ascending order."""
     ends = np.flatnonzero(np.diff(edges.relation.numpy(), prepend=-1, append=-1))
     parts = [np.unique(edges.source[a:b], return_inverse=True)[1] for a, b in itertools.pairwise(ends.tolist())]
     return np.concatenate(parts or [np.zeros(0, dtype=np.int64)])
 
 
 def _capped_rows(row: np.ndarray, starts: np.ndarray, degree: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the R rows with more than k edges: their first edge and their number of edges [R], and their places in a draw [k, R]."""
+    """The R rows with more than k edges.
+
+    Returns their first edge [R], their number of edges [R], and their places in a draw [k, R].
+    """
     capped = np.flatnonzero(degree > k)
     places = np.flatnonzero(degree[row] > k)
     by_row = places[np.argsort(row[places], kind="stable")].reshape(len(capped), k if len(capped) else 0)
@@ -201,7 +228,10 @@ def _capped_rows(row: np.ndarray, starts: np.ndarray, degree: np.ndarray, k: int
 
 
 def _distinct(rng: np.random.Generator, degree: np.ndarray, k: int) -> np.ndarray:
-    """[k, R] distinct numbers below each of the R degrees (all above k), every set of k equally likely (Floyd; Bentley 1987)."""
+    """[k, R] for each degree k distinct numbers below it, every set equally likely.
+
+    Floyd's algorithm (Bentley 1987). degree: [R], all above k.
+    """
     out = np.empty((k, len(degree)), dtype=np.int32)
     for i in range(k):
         last = degree - k + i

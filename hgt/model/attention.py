@@ -1,11 +1,16 @@
-"""Heterogeneous mutual attention and messages (Hu et al. 2020, equations 3 and 4) over groups of edges, forward and backward.
+"""Heterogeneous mutual attention and messages (Hu et al. 2020, equations 3 and 4), group by group.
+
+In: queries, keys and values of all nodes. Out: their messages, and in the backward pass the
+gradients. It knows no projection and no dropout.
 
     score[e, h]  = prior[r, h] / sqrt(D) * query[target, h] . (key[source, h] @ key_transform[r, h])
     weight[e, h] = exp(score - highest of the target),  total[t, h] = sum of the weights into t
-    message[t, h] = sum over e of weight[e, h] * (value[source, h] @ value_transform[r, h]) / total[t, h]
+    message[t, h] = sum over e of weight[e, h] * (value[source, h] @ value_transform[r, h])
+                    / total[t, h]
 
-Keys and values are transformed on the side of an edge type that has fewer nodes; on the target's side that means queries before
-the inner product and sums of values after the sum. The softmax runs over all edges into a node, of whatever type.
+Keys and values are transformed on the side of an edge type that has fewer nodes. On the target's
+side that means queries before the inner product, and sums of values after the sum. The softmax runs
+over all edges into a node, of all edge types.
 
 Shapes: N nodes, E edges, R message edge types, H heads, D dimensions per head; hidden = H * D.
 """
@@ -31,9 +36,11 @@ _EMPTY = 1e-16  # as PyG: a node without incoming edges gets 0 / 1e-16
 class Attention:
     """The edges of a step with one layer's relation matrices.
 
-    key_transform, value_transform: [R, H, D, D]; prior: [R, H]; removed: [E] edges that take no part, or None
-    keep: `scores` and `messages` return the tables of each group, so that their backward passes need not compute them again; where the
-    device's kernels do so
+    key_transform, value_transform: [R, H, D, D].
+    prior: [R, H].
+    removed: [E] True for edges that are masked; None for no edge.
+    keep: whether `scores` and `messages` return the tables of each group, so that their backward
+        passes need not compute them again. Only where the device's kernels do so.
     """
 
     graph: MessageGraph
@@ -51,7 +58,7 @@ class Attention:
         return self.keep and kernels.keeps_tables(self.graph)
 
     def _tables(self, x: Tensor, group: EdgeGroup, blocks: Tensor, kept: Tables | None = None) -> Tables:
-        """A group's rows of x [N, hidden], as they are and transformed on the side that the group transforms."""
+        """A group's rows of x [N, hidden] on its transformed side: as they are, and transformed."""
         if kept is not None:
             return kept
         kernels = edge_kernels(x.device.type)
@@ -67,7 +74,10 @@ class Attention:
         return (sums.to(value.dtype),)
 
     def scores(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, list[Tables]]:
-        """Scores [E, H], the highest of each target [num_targets, H], and tables of keys or queries, as they are and transformed."""
+        """Scores [E, H], the highest of each target [num_targets, H], and the tables to keep.
+
+        These hold keys or queries, as they are and transformed.
+        """
         num_heads = self.prior.shape[1]
         kernels = edge_kernels(query.device.type)
         scores = kernels.per_edge_and_head(self.graph.num_edges, self.prior)
@@ -89,9 +99,10 @@ class Attention:
         return scores, highest, tables
 
     def messages(self, scores: Tensor, highest: Tensor, value: Tensor) -> tuple[Tensor, Tensor, list[Tables]]:
-        """Messages [num_targets, hidden], totals [num_targets, H], and tables: values, as they are and transformed, or sums of values.
+        """Messages [num_targets, hidden], totals [num_targets, H], and the tables to keep.
 
-        Overwrites the scores with the weights.
+        These hold values, as they are and transformed, or sums of values. Overwrites the scores
+        with the weights.
         """
         num_heads = highest.shape[1]
         kernels = edge_kernels(value.device.type)
@@ -125,9 +136,10 @@ class Attention:
     def message_backward(
         self, weights: Tensor, grad_sum: Tensor, through_total: Tensor, value: Tensor, tables: list[Tables]
     ) -> tuple[Tensor, Tensor]:
-        """Gradients of value and value_transform from `sum_backward`'s. Overwrites the weights with the gradient of the scores.
+        """Gradients of value and value_transform. Overwrites the weights with the scores' gradient.
 
-        tables: what `messages` returned
+        grad_sum, through_total: what `sum_backward` returned.
+        tables: what `messages` returned.
         """
         num_heads = weights.shape[1]
         kernels = edge_kernels(value.device.type)
@@ -160,7 +172,7 @@ class Attention:
     def score_backward(
         self, grad_scores: Tensor, query: Tensor, key: Tensor, tables: list[Tables]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of query, key, key_transform and prior. tables: what `scores` returned"""
+        """Gradients of query, key, key_transform and prior. tables: what `scores` returned."""
         num_heads = grad_scores.shape[1]
         kernels = edge_kernels(query.device.type)
         grad_query, grad_key = (grad_scores.new_zeros(t.shape) for t in (query, key))
@@ -188,7 +200,10 @@ class Attention:
 
 
 def sum_backward(grad_message: Tensor, message: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of the sums before they are divided by their totals [N, hidden], and of the totals [N, H]. Overwrites grad_message."""
+    """The gradient of the sums before they are divided by their totals, and that of the totals.
+
+    Overwrites grad_message. Returns [N, hidden] and [N, H].
+    """
     by_head = grad_message.view(*total.shape, -1).div_(total.unsqueeze(-1))
     return grad_message, (by_head * message.view_as(by_head)).sum(-1)
 

@@ -1,17 +1,18 @@
-"""One Heterogeneous Graph Transformer layer (Hu et al., "Heterogeneous Graph Transformer", WWW 2020, equations 3-5).
+"""One layer of Hu et al., "Heterogeneous Graph Transformer", WWW 2020, equations 3 to 5.
 
-Computes exactly what PyG's `HGTConv` computes with the same parameters. Forward and backward are written out by hand, so that
-nothing is kept from one to the other but the layer's input, its messages and one number per edge and head; keys, queries and
-values are kept too or computed again. The attention over groups of edges is in `attention.py`. Knows nothing of facts, losses or devices.
+In: an input for every node, and the message graph. Out: an output for every node, exactly as PyG's
+`HGTConv` computes it with the same parameters. The forward and the backward pass are in
+`layer_pass.py`, the attention over groups of edges in `attention.py`. It knows nothing of facts,
+losses or devices.
 
-Shapes: N nodes (global numbering), E edges, T node types, R message edge types, H heads, D = hidden_dim / H.
+Shapes: N nodes (global numbering), E edges, T node types, R message edge types, H heads, D
+dimensions of a head (hidden_dim / H).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,17 +22,26 @@ from hgt.kernels.choice import node_kernels
 from hgt.kernels.dropout import draw_seeds, kept_elements
 from hgt.kernels.nodes import KEY, MAX_REDUCTION_ROWS, QUERY, VALUE, Nodes, Weights
 from hgt.messages.message_graph import MessageGraph
-from hgt.model.attention import Attention, Tables, sum_backward
+from hgt.model.attention import Attention
+from hgt.model.layer_pass import InputDropout, LayerPass, layer_pass
 
 if TYPE_CHECKING:
     from torch_geometric.nn import HGTConv
 
 
 class HGTLayer(nn.Module):
-    """hidden_dim -> hidden_dim. A node without incoming edges gets `out(gelu(0))`, mixed with its input by the skip.
+    """hidden_dim -> hidden_dim.
 
-    projection: [T, 3, hidden, hidden] keys, queries, values (K-, Q-, V-Linear of equation 3); out: [T, hidden, hidden] (A-Linear)
-    skip: [T]; prior: [R, H] (mu); key_transform, value_transform: [R, H, D, D] (W_ATT, W_MSG)
+    A node without incoming edges gets `out(gelu(0))`, mixed with its input by the skip.
+
+    projection: [T, 3, hidden, hidden] keys, queries, values (K-, Q-, V-Linear of equation 3).
+    out: [T, hidden, hidden] (A-Linear).
+    skip: [T].
+    prior: [R, H] (mu).
+    key_transform, value_transform: [R, H, D, D] (W_ATT, W_MSG).
+    keep_projections: keep keys, queries and values for the backward pass instead of computing them
+        again: more memory, less time. On the CPU, where the graph is small, it also keeps the
+        tables that they are gathered and transformed in. False until somebody sets it.
     """
 
     def __init__(
@@ -45,12 +55,13 @@ class HGTLayer(nn.Module):
         recompute: bool = False,
         input_dropout: float = 0.0,
     ):
-        """compute_dtype: of the dense products and of what is gathered along edges; scores, softmax and sums stay as they are.
-        recompute: keep nothing but the input for the backward pass ("gradient checkpointing"): less memory, same result.
-        dropout, input_dropout: of its output and of its input, while training.
+        """Draws the weights.
 
-        The attribute `keep_projections`: keep keys, queries and values as well, instead of computing them again: more memory, less time.
-        On the CPU, where the graph is small, the tables that they are gathered and transformed in too.
+        compute_dtype: of the dense products and of what is gathered along edges. Scores, softmax
+            and sums keep the input's.
+        recompute: keep nothing but the input for the backward pass ("gradient checkpointing"): less
+            memory, same result.
+        dropout, input_dropout: of its output and of its input, while training.
         """
         super().__init__()
         num_types, head_dim = len(node_types), hidden_dim // num_heads
@@ -61,14 +72,17 @@ class HGTLayer(nn.Module):
         self.input_dropout = input_dropout
         self.keep_projections = False
         self.node_types = list(node_types)
-        self.projection = nn.Parameter(_xavier((num_types, 3, hidden_dim, hidden_dim), 1 / math.sqrt(2)))  # as one map to 3 hidden_dim
+        # The gain is that of one map to 3 hidden_dim.
+        self.projection = nn.Parameter(_xavier((num_types, 3, hidden_dim, hidden_dim), 1 / math.sqrt(2)))
         self.projection_bias = nn.Parameter(torch.zeros(num_types, 3, hidden_dim))
-        self.out = nn.Parameter(_xavier((num_types, hidden_dim, hidden_dim), 2.0))  # messages are means, through gelu
+        # The gain makes up for messages being means, and for gelu.
+        self.out = nn.Parameter(_xavier((num_types, hidden_dim, hidden_dim), 2.0))
         self.out_bias = nn.Parameter(torch.zeros(num_types, hidden_dim))
         self.skip = nn.Parameter(torch.ones(num_types))
         self.prior = nn.Parameter(torch.ones(num_edge_types, num_heads))
-        self.key_transform = nn.Parameter(_xavier((num_edge_types, num_heads, head_dim, head_dim), 1.0))
-        self.value_transform = nn.Parameter(_xavier((num_edge_types, num_heads, head_dim, head_dim), 1.0))
+        blocks = (num_edge_types, num_heads, head_dim, head_dim)
+        self.key_transform = nn.Parameter(_xavier(blocks, 1.0))
+        self.value_transform = nn.Parameter(_xavier(blocks, 1.0))
 
     def forward(
         self,
@@ -78,20 +92,24 @@ class HGTLayer(nn.Module):
         spend_gradient: bool = False,
         seeds: Int[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "num_nodes hidden"]:
-        """removed: edges that take no part; None for none. spend_gradient: whoever calls backward has no further use for the gradient
-        that it hands in, so it may be overwritten (one node-sized tensor less). seeds: of dropout, of the input and of the output, on x's
-        device; drawn when not given."""
+        """The outputs of all nodes.
+
+        removed: True for edges that are masked; None for no edge.
+        spend_gradient: the backward pass may overwrite the gradient that it is given, which saves a
+            node-sized tensor. Only if the caller does not use it afterwards.
+        seeds: of dropout of the input and of the output, on x's device; drawn when not given.
+        """
         if seeds is None and self.training:
             seeds = draw_seeds(2).to(x.device)
         of_input = self._kept(x, self.input_dropout, seeds, 0)
-        dropped = None if of_input is None else _Dropped(of_input, 1 / (1 - self.input_dropout))
+        dropped = None if of_input is None else InputDropout(of_input, 1 / (1 - self.input_dropout))
         kept = self._kept(x, self.dropout, seeds, 1)
         nodes = Nodes(graph.ranges, kept, 1 / (1 - self.dropout), self._dtype(x), spend_gradient)
-        how = _How(graph, nodes, removed, self.recompute, self.keep_projections, dropped)
-        return _Layer.apply(x, how, *self._weights())
+        how = LayerPass(graph, nodes, removed, self.recompute, self.keep_projections, dropped)
+        return layer_pass(x, how, *self._weights())
 
     def _kept(self, x: Tensor, share: float, seeds: Tensor | None, number: int) -> Tensor | None:
-        """What dropout leaves; None where it leaves all."""
+        """True for the elements that dropout keeps; None where it keeps all."""
         if seeds is None or not self.training or not share:
             return None
         return kept_elements(tuple(x.shape), share, seeds[number])
@@ -101,12 +119,21 @@ class HGTLayer(nn.Module):
 
     @torch.no_grad()
     def infer(
-        self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph, targets: tuple[int, int], key_value: tuple[Tensor, Tensor]
+        self,
+        x: Float[Tensor, "num_nodes hidden"],
+        graph: MessageGraph,
+        targets: tuple[int, int],
+        key_value: tuple[Tensor, Tensor],
     ) -> Float[Tensor, "num_targets hidden"]:
-        """Outputs of nodes targets[0]..targets[1] alone, without dropout. `graph` holds the edges into them, numbered from 0;
-        key_value: `keys_and_values` of all nodes."""
+        """Outputs of some nodes alone, without dropout.
+
+        graph: the edges into these nodes, which are numbered from 0 as targets.
+        targets: first node, and the one after the last.
+        key_value: `keys_and_values` of all nodes.
+        """
         w, x = Weights(*self._weights()), x[slice(*targets)]
-        kernels, nodes = node_kernels(x.device.type), self._undisturbed(x, _clipped(graph, targets))
+        nodes = self._without_dropout(x, _clipped(graph, targets))
+        kernels = node_kernels(x.device.type)
         attention = Attention(graph, w.key_transform, w.value_transform, w.prior, None)
         scores, highest, _ = attention.scores(kernels.project(x, w, QUERY, nodes), key_value[0])
         message, *_ = attention.messages(scores, highest, key_value[1])
@@ -114,12 +141,12 @@ class HGTLayer(nn.Module):
 
     @torch.no_grad()
     def keys_and_values(self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph) -> tuple[Tensor, Tensor]:
-        """Of every node; what `infer` reads."""
-        w, kernels, nodes = Weights(*self._weights()), node_kernels(x.device.type), self._undisturbed(x, graph.ranges)
+        """Keys and values of all nodes, for `infer`."""
+        w, kernels = Weights(*self._weights()), node_kernels(x.device.type)
+        nodes = self._without_dropout(x, graph.ranges)
         return kernels.project(x, w, KEY, nodes), kernels.project(x, w, VALUE, nodes)
 
-    def _undisturbed(self, x: Tensor, ranges: tuple[tuple[int, int], ...]) -> Nodes:
-        """Without dropout."""
+    def _without_dropout(self, x: Tensor, ranges: tuple[tuple[int, int], ...]) -> Nodes:
         return Nodes(ranges, None, 1.0, self._dtype(x), spend_gradient=False)
 
     def _weights(self) -> tuple[Tensor, ...]:
@@ -129,16 +156,17 @@ class HGTLayer(nn.Module):
         )
 
     def attention_maps(self) -> tuple[Tensor, ...]:
-        """Of keys and queries, by type, and of relations, which scores are made of; without prior and biases.
+        """The matrices that attention scores are computed with.
 
-        Views, each of adjacent memory: who changes them changes the layer.
+        They are those of keys and queries, and of relations, without prior and biases. They are
+        views: changing them changes the layer.
         """
         assert (KEY, QUERY) == (0, 1)
         return *self.projection.detach()[:, :VALUE], self.key_transform.detach()
 
     @torch.no_grad()
     def load_pyg(self, conv: HGTConv) -> None:
-        """Take the parameters of a PyG `HGTConv` with the same node types, edge types, width and heads."""
+        """Take the parameters of a PyG `HGTConv` of the same types, width and heads."""
         blocks = (self.num_heads, len(self.prior), -1, self.key_transform.shape[-1])
         self.key_transform.copy_(conv.k_rel.weight.view(*blocks).transpose(0, 1))
         self.value_transform.copy_(conv.v_rel.weight.view(*blocks).transpose(0, 1))
@@ -146,129 +174,17 @@ class HGTLayer(nn.Module):
             linear = conv.kqv_lin.lins[node_type]
             self.projection[i] = linear.weight.view_as(self.projection[i])
             self.projection_bias[i] = linear.bias.view_as(self.projection_bias[i])
-            self.out[i], self.out_bias[i] = conv.out_lin.lins[node_type].weight, conv.out_lin.lins[node_type].bias
+            out = conv.out_lin.lins[node_type]
+            self.out[i], self.out_bias[i] = out.weight, out.bias
             self.skip[i] = conv.skip[node_type].item()
         for i, edge_type in enumerate(conv.edge_types):
             self.prior[i] = conv.p_rel["__".join(edge_type)][0]
 
 
-@dataclass(frozen=True)
-class _Dropped:
-    """Dropout of a layer's input. Of the dropped input only `kept` outlives the forward pass: it is made again.
-
-    kept: [N, hidden] bool; scale: of what is kept
-    """
-
-    kept: Tensor
-    scale: float
-
-    def of(self, x: Tensor) -> Tensor:
-        return (x * self.kept).mul_(self.scale)
-
-    def gradient_(self, grad: Tensor) -> Tensor:
-        """By x from that by the dropped input, in its place."""
-        return grad.mul_(self.kept).mul_(self.scale)
-
-
-@dataclass(frozen=True)
-class _How:
-    """What a pass through a layer depends on besides its input and parameters."""
-
-    graph: MessageGraph
-    nodes: Nodes
-    removed: Tensor | None
-    recompute: bool
-    keep_projections: bool
-    dropped: _Dropped | None
-
-    def input(self, x: Tensor) -> Tensor:
-        return x if self.dropped is None else self.dropped.of(x)
-
-
-class _Layer(torch.autograd.Function):
-    """Keeps x and, unless `recompute`, what `_Attended` holds; the backward pass may run once only."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, how: _How, *parameters: Tensor) -> Tensor:
-        w, read = Weights(*parameters), how.input(x)
-        attended = _attend(read, w, how)
-        out = node_kernels(x.device.type).update(read, attended.message, w, how.nodes)
-        ctx.how = how
-        ctx.save_for_backward(x, *parameters)
-        # The backward pass overwrites some of it and frees the rest early, so it is not for save_for_backward.
-        ctx.spent = [None if how.recompute else attended]
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        if not ctx.spent:
-            raise RuntimeError("The backward pass of an HGT layer can run once only; call the layer again.")
-        x, *parameters = ctx.saved_tensors
-        how, nodes, kernels = ctx.how, ctx.how.nodes, node_kernels(x.device.type)
-        x = how.input(x)
-        w, grads = Weights(*parameters), Weights(*map(torch.zeros_like, parameters))
-        attended = ctx.spent.pop() or _attend(x, w, how)
-        attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed)
-        grad_x, grad_message = kernels.update_backward(grad_out, x, attended.message, w, grads, nodes)
-        grad_sum, through_total = sum_backward(grad_message, attended.message, attended.total)
-        del grad_message, attended.message
-        value = kernels.project(x, w, VALUE, nodes) if attended.value is None else attended.value
-        tables = attended.value_tables
-        grad_value, grads.value_transform = attention.message_backward(attended.weights, grad_sum, through_total, value, tables)
-        del grad_sum, value, attended.value, tables, attended.value_tables
-        joined = kernels.joins and how.keep_projections
-        if not joined:
-            kernels.project_backward(grad_value, x, w, grads, VALUE, nodes, grad_x)
-            del grad_value
-        query = kernels.project(x, w, QUERY, nodes) if attended.query is None else attended.query
-        key = kernels.project(x, w, KEY, nodes) if attended.key is None else attended.key
-        grad_query, grad_key, grads.key_transform, grads.prior = attention.score_backward(attended.weights, query, key, attended.key_tables)
-        del query, key, attended
-        if joined:
-            kernels.project_backward_joined((grad_key, grad_query, grad_value), x, w, grads, nodes, grad_x)
-        else:
-            kernels.project_backward(grad_query, x, w, grads, QUERY, nodes, grad_x)
-            kernels.project_backward(grad_key, x, w, grads, KEY, nodes, grad_x)
-        if how.dropped is not None:
-            how.dropped.gradient_(grad_x)
-        of_parameters = (
-            *(grads.projection, grads.projection_bias, grads.out, grads.out_bias, grads.skip),
-            *(grads.prior, grads.key_transform, grads.value_transform),
-        )
-        return (grad_x, None, *of_parameters)
-
-
-@dataclass
-class _Attended:
-    """weights: [E, H]; message: [N, hidden]; total: [N, H]; query, key, value: [N, hidden], or None if they are computed again
-    key_tables, value_tables: what `Attention.scores` and `Attention.messages` return to be kept
-    """
-
-    weights: Tensor
-    message: Tensor
-    total: Tensor
-    query: Tensor | None
-    key: Tensor | None
-    value: Tensor | None
-    key_tables: list[Tables]
-    value_tables: list[Tables]
-
-
-def _attend(x: Tensor, w: Weights, how: _How) -> _Attended:
-    kernels, keep = node_kernels(x.device.type), how.keep_projections
-    attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed, keep)
-    query, key = kernels.project(x, w, QUERY, how.nodes), kernels.project(x, w, KEY, how.nodes)
-    weights, highest, key_tables = attention.scores(query, key)
-    kept_query, kept_key = (query, key) if keep else (None, None)
-    del query, key
-    value = kernels.project(x, w, VALUE, how.nodes)
-    message, total, value_tables = attention.messages(weights, highest, value)
-    return _Attended(weights, message, total, kept_query, kept_key, value if keep else None, key_tables, value_tables)
-
-
 def _clipped(graph: MessageGraph, targets: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     """Each type's share of the targets, numbered from targets[0]."""
-    return tuple((max(a, targets[0]) - targets[0], max(min(b, targets[1]), targets[0]) - targets[0]) for a, b in graph.ranges)
+    first, end = targets
+    return tuple((max(a, first) - first, max(min(b, end), first) - first) for a, b in graph.ranges)
 
 
 def _xavier(shape: tuple[int, ...], gain: float) -> Tensor:
@@ -278,7 +194,7 @@ def _xavier(shape: tuple[int, ...], gain: float) -> Tensor:
 
 
 def linear_by_rows(x: Float[Tensor, "rows in_dim"], linear: nn.Module) -> Float[Tensor, "rows out_dim"]:
-    """`linear(x)`, in parts so that the weight's gradient reduces over at most MAX_REDUCTION_ROWS rows."""
+    """`linear(x)` in parts: the weight's gradient reduces over at most MAX_REDUCTION_ROWS rows."""
     if len(x) <= MAX_REDUCTION_ROWS:
         return linear(x)
     return torch.cat([linear(part) for part in x.split(MAX_REDUCTION_ROWS)])

@@ -1,11 +1,13 @@
-"""Rows of a matrix, none much longer than the typical one.
+"""Shortens the rows of a matrix that are much longer than the typical row.
 
-A step masks the messages of the facts that it supervises. A head that has given all its weight to one neighbour then gives it to another,
-whose values nothing has shaped; the node becomes long, its long key draws the attention of its neighbours in the next layer, and these
-become long too. A fact's score is a product of two embeddings: a few such nodes raised the loss of a step to 90 times the usual one
-(tests/bench/README.md, "Steps that explode").
+In: rows, one for a node. Out: the same rows, none longer than a multiple of their geometric mean
+length. The arithmetic mean would grow with the rows that are to be shortened. It knows no layer.
 
-Typical is the geometric mean: the arithmetic one grows with the rows that are to be shortened.
+Why: a step masks the messages of the facts that it supervises. An attention head that has given all
+its weight to one neighbour then gives it to another, whose values nothing has shaped. The node
+becomes long, its long key draws the attention of its neighbours in the next layer, and these become
+long too. A fact's score is a product of two embeddings, so a few such nodes raised the loss of a
+step to 90 times the usual one (tests/bench/README.md, "Steps that explode").
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from torch import Tensor
 
 MOST = 1.5  # times the typical length, of an embedding
 MOST_BETWEEN_LAYERS = 2.0  # of what one HGT layer hands to the next
-_LEAST = 1e-3  # of the mean length: shorter rows count as that long, so that a row of zeros does not take the typical length to 0
+# Of the mean length: shorter rows count as that long, or a row of zeros would make the typical
+# length 0.
+_LEAST = 1e-3
 _TINY = 1e-30
-_ROWS = 4096  # at a time: what is computed beside the rows stays small
+_ROWS = 4096  # at a time, so that intermediate results stay small
 
 
 def longest_length(rows: Float[Tensor, "rows dim"], most: float = MOST) -> Float[Tensor, ""]:
@@ -30,7 +34,7 @@ def longest_length(rows: Float[Tensor, "rows dim"], most: float = MOST) -> Float
 
 
 def shorten_(rows: Float[Tensor, "rows dim"], longest: Float[Tensor, ""]) -> Float[Tensor, " rows"]:
-    """Rows of at most that length, in place. Returns what each was multiplied with: 1 for most."""
+    """Shortens rows to that length, in place. Returns each row's factor: 1 for most."""
     factors = (longest / _lengths(rows).clamp_min(_TINY)).clamp_max(1.0)
     rows.mul_(factors.unsqueeze(1))
     return factors
@@ -39,11 +43,15 @@ def shorten_(rows: Float[Tensor, "rows dim"], longest: Float[Tensor, ""]) -> Flo
 def gradient_before_(
     grad: Float[Tensor, "rows dim"], rows: Float[Tensor, "rows dim"], factors: Float[Tensor, " rows"]
 ) -> Float[Tensor, "rows dim"]:
-    """The gradient by the rows before `shorten_` from that by its result, in place; `longest` counts as a constant.
+    """The backward pass of `shorten_`, in place. `longest` counts as a constant.
 
-    A shortened row may still become shorter, not longer: of its gradient along itself the lengthening part is left out. Without the
-    shortening part such rows drift away for good (measured); without leaving out the other they grow without bound. A step
-    asks this of each part's rows: a node that stands in several parts is decided on in each.
+    A shortened row may still become shorter, not longer: of its gradient along itself the
+    lengthening part is left out. Without the shortening part such rows drift away for good
+    (measured). With the lengthening part they grow without bound. A step calls this for each part's
+    rows, so a node that several parts contain is judged in each.
+
+    grad: by the shortened rows.
+    rows, factors: as `shorten_` left and returned them.
     """
     along = _products(grad, rows)
     left_out = torch.where((factors < 1) & (along < 0), along / _products(rows, rows).clamp_min(_TINY), 0.0)
@@ -51,7 +59,11 @@ def gradient_before_(
 
 
 def bounded(rows: Float[Tensor, "rows dim"], most: float = MOST, spend_gradient: bool = False) -> Float[Tensor, "rows dim"]:
-    """All rows of a matrix held against one another, in the matrix' memory. spend_gradient: as of an HGT layer."""
+    """Shortens rows in place, with a gradient. The typical length is that of these rows.
+
+    most: the greatest length, in typical ones.
+    spend_gradient: see `HGTLayer`.
+    """
     return _Bounded.apply(rows, most, spend_gradient)
 
 
@@ -66,7 +78,8 @@ class _Bounded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return gradient_before_(grad if ctx.spend_gradient else grad.clone(), *ctx.saved_tensors), None, None
+        grad = grad if ctx.spend_gradient else grad.clone()
+        return gradient_before_(grad, *ctx.saved_tensors), None, None
 
 
 def _lengths(rows: Tensor) -> Tensor:
@@ -75,4 +88,5 @@ def _lengths(rows: Tensor) -> Tensor:
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
     """[rows] inner products."""
-    return torch.cat([(left * right).sum(1) for left, right in zip(a.split(_ROWS), b.split(_ROWS), strict=True)])
+    pairs = zip(a.split(_ROWS), b.split(_ROWS), strict=True)
+    return torch.cat([(left * right).sum(1) for left, right in pairs])

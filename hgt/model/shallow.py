@@ -1,6 +1,8 @@
-"""The shallow model that HGT is compared with: one learned embedding per node and the product's own decoder, no message passing.
+"""The shallow model that HGT is compared with: one learned embedding per node, no message passing.
 
-DistMult (Yang et al. 2015) or ComplEx (Trouillon et al. 2016), whichever the decoder is. It takes the place of `HGTModel` in a step.
+In: a graph and the name of a decoder: with DistMult it is the model of Yang et al. (2015), with
+ComplEx that of Trouillon et al. (2016). Out: a module that takes the place of `HGTModel` in a step.
+It looks at no message.
 """
 
 from __future__ import annotations
@@ -12,13 +14,18 @@ from torch import Tensor, nn
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.kernels.dropout import draw_seeds, dropped
 from hgt.messages.message_graph import MessageGraph
-from hgt.model.model import Decoder
+from hgt.model.decoders import DECODERS
 
-_INITIAL_STD = 0.05  # on the demo graph, DistMult reached MRR 0.41 with it, 0.36 with 0.2, and nothing in 300 steps with 1
+# On the demo graph, DistMult reached MRR 0.41 with it, 0.36 with 0.2, and nothing in 300 steps with
+# 1.
+_INITIAL_STD = 0.05
 
 
 class NodeTable(nn.Module):
-    """An encoder without layers: it learns each node's embedding itself. Called as `HGTEncoder` is; messages are not looked at."""
+    """An encoder without layers: it learns each node's embedding itself.
+
+    Called as `HGTEncoder` is; messages are ignored.
+    """
 
     bounds_lengths = False
 
@@ -37,7 +44,10 @@ class NodeTable(nn.Module):
         spend_gradient: bool = False,
         seeds: Int[Tensor, "1 2"] | None = None,
     ) -> Float[Tensor, "num_nodes dim"]:
-        """The table, with dropout while training, as each HGT layer's output has it. seeds: drawn when not given."""
+        """The table, with dropout while training, as HGT layers have it.
+
+        seeds: of dropout; drawn when not given.
+        """
         x = self.node_embedding
         if not self.training or not self.dropout:
             return x.view_as(x)
@@ -55,9 +65,10 @@ class NodeTable(nn.Module):
 
 
 class ShallowModel(nn.Module):
-    """decoder: distmult or complex; n3: see `Decoder`"""
+    """A table of embeddings and a decoder. decoder: its name in `DECODERS`"""
 
-    def __init__(self, graph: KnowledgeGraph, embedding_dim: int, dropout: float, decoder: str, n3: float):
+    def __init__(self, graph: KnowledgeGraph, embedding_dim: int, dropout: float, decoder: str):
         super().__init__()
         self.encoder = NodeTable(graph.total_nodes, embedding_dim, dropout)
-        self.decoder = Decoder(len(graph.edge_types), embedding_dim, decoder, n3, graph.symmetric_numbers)
+        relations, symmetric = len(graph.edge_types), graph.symmetric_numbers
+        self.decoder = DECODERS[decoder](relations, embedding_dim, symmetric)

@@ -6,6 +6,7 @@ HGT_HEARTBEAT    a container, which cannot see that process: a file that is touc
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from pathlib import Path
@@ -43,3 +44,17 @@ class Parent:
             return self._heartbeat.stat().st_mtime_ns if self._heartbeat else None
         except OSError:
             return None
+
+
+@functools.cache
+def _parent() -> Parent:
+    return Parent.from_environment()
+
+
+def stop_without_parent() -> None:
+    """Ends a training whose parent was killed: nobody would see it.
+
+    Raises SystemExit.
+    """
+    if _parent().is_gone():
+        raise SystemExit("the process that started this training is gone; resume with `hgt train --resume`")

@@ -1,6 +1,8 @@
-"""A moving average of the weights (Polyak and Juditsky 1992): what is evaluated and kept, while training goes on without it.
+"""A moving average of the weights (Polyak and Juditsky 1992), which is evaluated and kept.
 
-It lives on the CPU, so that it takes nothing of an accelerator's memory, and looks at the weights every few steps only.
+In: a model after each step. Out: the average; training continues without it. It lives on the CPU,
+so that it takes none of an accelerator's memory, and reads the weights every few steps only. It
+knows no loss.
 """
 
 from __future__ import annotations
@@ -11,24 +13,26 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-_EVERY = 10  # steps between two looks at the weights; an accelerator's are copied to the host for one
+_EVERY = 10  # steps between two readings; an accelerator's weights are copied to the host for each
 
 
 class WeightAverage:
-    """tensors: the average by the model's names of parameters, on the CPU; equal to the weights before the first step.
+    """A pure function of the weights at numbered steps: loaded again, it continues exactly.
 
-    A pure function of the weights at numbered steps: loaded again, it goes on exactly.
+    tensors: {parameter's name: its average}, on the CPU. Before the first step it equals the
+        weights.
     """
 
     def __init__(self, model: nn.Module, decay: float, steps_per_epoch: int):
-        """decay: per step, above 0 and below 1; smaller in the first steps, (1 + step) / (10 + step)."""
-        assert model.state_dict().keys() == dict(model.named_parameters()).keys(), "only parameters are averaged"
+        """decay: per step, between 0 and 1; at most (1 + step) / (10 + step) in the first steps."""
+        parameters = dict(model.named_parameters())
+        assert model.state_dict().keys() == parameters.keys(), "only parameters are averaged"
         self.model, self.decay, self.steps_per_epoch = model, decay, steps_per_epoch
-        self.tensors = {name: weights.detach().to("cpu", copy=True) for name, weights in model.named_parameters()}
+        self.tensors = {n: weights.detach().to("cpu", copy=True) for n, weights in parameters.items()}
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Called after each step with its number in the run, counted from 1."""
+        """To be called after each step. step: its number in the run, counted from 1."""
         if not self._looks(step):
             return
         passed = next(n for n in range(1, step + 1) if n == step or self._looks(step - n))
@@ -37,13 +41,16 @@ class WeightAverage:
         torch._foreach_lerp_(list(self.tensors.values()), weights, 1 - decay)
 
     def _looks(self, step: int) -> bool:
-        """At each of the first steps, then at every tenth of an epoch and at its last, as that is when the average is asked for."""
+        """At each of the first steps, then at every tenth of an epoch and at its last.
+
+        The last, as the average is evaluated at the end of an epoch.
+        """
         in_epoch = (step - 1) % self.steps_per_epoch + 1
         return step <= _EVERY or in_epoch % _EVERY == 0 or in_epoch == self.steps_per_epoch
 
     @contextmanager
     def in_model(self) -> Iterator[None]:
-        """Within it the model holds the average, and `tensors` the weights that training goes on with."""
+        """Within it the model has the average, and `tensors` the weights that training changes."""
         self._exchange()
         try:
             yield
@@ -61,6 +68,6 @@ class WeightAverage:
                 parameter.copy_(average)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """What `tensors` once held."""
+        """Continues from an average that was saved. tensors: what `tensors` held then."""
         for name, average in self.tensors.items():
             average.copy_(tensors[name])

@@ -1,7 +1,9 @@
 """The losses of a batch, from the embeddings of its nodes alone.
 
-`(1 - contrastive_weight) * link + contrastive_weight * contrastive` (DESIGN.md 4), and for shallow models N3, micro-batch by micro-batch:
-summed over these, the parts are the batch's loss, as every weight is 1 / (rows of the whole batch). The isotropy loss is the batch's own.
+In: embeddings, a micro-batch, a decoder. Out: `(1 - contrastive_weight) * link + contrastive_weight
+* contrastive`, and N3 where it has a weight. Every weight is 1 / (rows of the whole batch), so the
+parts of all micro-batches add up to the batch's loss. The isotropy loss is computed once a batch.
+It knows no encoder.
 """
 
 from __future__ import annotations
@@ -11,19 +13,22 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from hgt.config import TrainConfig
-from hgt.model.model import Decoder, normalized
-from hgt.training.batches import Layout, MicroBatch
+from hgt.model.decoders import Decoder
+from hgt.training.batch import MicroBatch
+from hgt.training.layout import Layout
 from hgt.training.sampled_softmax import FILTERED, sampled_softmax_loss
 
-# From where on the isotropy loss presses: well on the sound side of what validation asks for (0.5, and 15 components for 90 %).
+# The isotropy loss is 0 up to this mean cosine and from this many components on. Validation rejects
+# later: from a mean cosine of 0.5 on, and with fewer than 15 components for 90 % of the variance.
 _MEAN_COSINE = 0.3
 _COMPONENTS = 22
 _LEAST_VARIANCE = 1e-3
 
 
-Losses = dict[str, Tensor]  # scalars on the device: "total", what is minimised, and the parts of it as they are logged
+Losses = dict[str, Tensor]  # scalars on the device: "total" is minimised, its parts are logged
 
 
 def micro_batch_loss(
@@ -33,41 +38,66 @@ def micro_batch_loss(
     layout: Layout,
     decoder: Decoder,
     config: TrainConfig,
+    n3: float = 0.0,
 ) -> Losses:
-    """shared, own: embeddings of `micro.nodes`, those of the pools and the others. Without a contrastive part the link loss is all."""
-    sections = own.split(layout.sections[layout.head :])  # one split: each slice's gradient would be a full-size tensor of zeros
+    """The losses of one micro-batch. Without a contrastive part the link loss is all.
+
+    shared: embeddings of the pools, the same for all parts of a batch.
+    own: embeddings of the other nodes in `micro.nodes`.
+    n3: weight of the facts' nuclear 3-norm.
+    """
+    # One split: the gradient of each slice would be a full-size tensor of zeros.
+    sections = own.split(layout.sections[layout.head :])
     head, tail = sections[0], sections[1]
     link = _link_loss(shared, head, tail, micro, layout, decoder)
+    penalty = n3 * _n3(head, tail, micro, decoder) if n3 else 0.0
     if layout.contrast is None:
-        return {"total": link + _n3(head, tail, micro, decoder), "link": link}
+        return {"total": link + penalty, "link": link}
     contrast = layout.contrast
-    anchor, positive, pool = (sections[s - layout.head] for s in (contrast.anchor, contrast.positive, contrast.pool))
-    contrastive = info_nce(anchor, positive, pool, micro.anchor_known, config.contrastive_temperature)
+    places = (contrast.anchor, contrast.positive, contrast.pool)
+    anchor, positive, pool = (sections[place - layout.head] for place in places)
+    temperature = config.contrastive_temperature
+    contrastive = info_nce(anchor, positive, pool, micro.anchor_known, temperature)
     contrastive = (contrastive * micro.anchor_weight).sum()
     weight = config.contrastive_weight
-    total = (1 - weight) * link + weight * contrastive + _n3(head, tail, micro, decoder)
+    total = (1 - weight) * link + weight * contrastive + penalty
     return {"total": total, "link": link, "contrastive": contrastive}
 
 
 def isotropy_loss(rows: Float[Tensor, "num_rows dim"], layout: Layout, config: TrainConfig) -> Losses:
     """rows: the embeddings of the nodes in `Layout.directions`."""
-    found = anisotropy(rows.split([n for _, n, _ in layout.directions]), [share for _, _, share in layout.directions])
+    sizes, shares = ([part[i] for part in layout.directions] for i in (1, 2))
+    found = anisotropy(rows.split(sizes), shares)
     return {"total": config.isotropy_weight * found, "isotropy": found}
 
 
-def _n3(head: Tensor, tail: Tensor, micro: MicroBatch, decoder: Decoder) -> Tensor | float:
-    """`decoder.n3` times the facts' mean nuclear 3-norm."""
-    if not decoder.n3:
-        return 0.0
-    return decoder.n3 * (decoder.cubes(head, micro.relation, tail) * micro.weight).sum()
+def _n3(head: Tensor, tail: Tensor, micro: MicroBatch, decoder: Decoder) -> Tensor:
+    """The facts' mean nuclear 3-norm (Lacroix et al. 2018).
+
+    A fact's norm is the sum of |x|^3 over its three vectors. Complex numbers count by their
+    modulus. It holds back embeddings that nothing else limits.
+    """
+    relation = decoder.relation_vectors().index_select(0, micro.relation)
+    vectors = (head, relation, tail)
+    cubes = torch.stack([decoder.squared_moduli(x).pow(1.5).sum(-1) for x in vectors]).sum(0)
+    return (cubes * micro.weight).sum()
 
 
-def _link_loss(shared: Tensor, head: Tensor, tail: Tensor, micro: MicroBatch, layout: Layout, decoder: Decoder) -> Tensor:
-    """Mean over facts and both sides of: -log softmax of the true end among sampled nodes, those left out that are true as well.
+def _link_loss(
+    shared: Tensor,
+    head: Tensor,
+    tail: Tensor,
+    micro: MicroBatch,
+    layout: Layout,
+    decoder: Decoder,
+) -> Tensor:
+    """Mean over facts and both sides of -log softmax of the true end among sampled nodes.
 
-    A sampled node of the end's type counts for those that were not sampled, too (`Layout.log_weights`): so the sum estimates that of the
-    softmax over all nodes of the type (Bengio & Senecal 2003; Jean et al. 2015). Without it a true end that outscores the sampled ones
-    learns no more, though of 20,000 nodes some 40 may still rank before it (20,000 / 512).
+    Sampled nodes that make a true fact are left out. A sampled node of the end's type counts for
+    those that were not sampled, too (`Layout.log_weights`), so that the sum estimates that of the
+    softmax over all nodes of the type (Bengio & Senecal 2003; Jean et al. 2015). Without it a true
+    end that outscores the sampled ones learns no more, though of 20,000 nodes some 40 may still
+    rank before it (20,000 / 512).
     """
     tail_query = decoder.tail_query(head, micro.relation)
     head_query = decoder.head_query(tail, micro.relation).index_select(0, micro.head_order)
@@ -77,16 +107,17 @@ def _link_loss(shared: Tensor, head: Tensor, tail: Tensor, micro: MicroBatch, la
 
 
 def _softmax_loss(true: Tensor, others: Tensor, known: Tensor) -> Tensor:
-    """[n] cross-entropy of `true` [n] against `others` [n, k], those that are `known` to be true as well left out."""
+    """[n] cross-entropy of `true` [n] against those of `others` [n, k] that are not `known`."""
     others = others.masked_fill(known, FILTERED)
     return torch.logsumexp(torch.cat([true.unsqueeze(1), others], dim=1), dim=1) - true
 
 
 def anisotropy(by_type: Sequence[Float[Tensor, "_ dim"]], shares: Sequence[float]) -> Float[Tensor, ""]:
-    """What is too much of the mean cosine and of the concentration on few components: 0 while there are directions enough.
+    """How far the mean cosine and the concentration on few components exceed their limits.
 
-    Where there are few dimensions or rows, fewer components are asked for.
-    by_type, shares: as `concentration` takes them
+    0 for healthy embeddings. With few dimensions or rows, fewer components are required.
+
+    by_type, shares: as `concentration` takes them.
     """
     cosine, concentrated = concentration(by_type, shares)
     components = min(_COMPONENTS, by_type[0].shape[1] / 4, sum(map(len, by_type)) / 4)
@@ -94,14 +125,18 @@ def anisotropy(by_type: Sequence[Float[Tensor, "_ dim"]], shares: Sequence[float
 
 
 def concentration(by_type: Sequence[Float[Tensor, "_ dim"]], shares: Sequence[float]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """(mean cosine, 1 / participation ratio) of all nodes' directions, from a sample of each type's.
+    """(mean cosine, 1 / participation ratio) of all nodes' directions, from samples.
 
-    The participation ratio of the directions' covariance, (sum of eigenvalues)^2 / sum of their squares (Gao et al. 2017), is the number
-    of components where all of them have the same variance, and less than that of the components for 90 % of it elsewhere.
-    by_type: [sampled nodes, dim] of each type; shares: of all nodes
+    The participation ratio of the directions' covariance, (sum of eigenvalues)^2 / sum of their
+    squares (Gao et al. 2017), is the number of components where all of them have the same variance.
+    Elsewhere it is less than the number of components for 90 % of the variance.
+
+    by_type: [sampled nodes, dim] of each type.
+    shares: of all nodes.
     """
-    weight = torch.cat([rows.new_full((len(rows), 1), share / len(rows)) for rows, share in zip(by_type, shares, strict=True)])
-    x = torch.cat([normalized(rows) for rows in by_type])
+    pairs = list(zip(by_type, shares, strict=True))
+    weight = torch.cat([rows.new_full((len(rows), 1), share / len(rows)) for rows, share in pairs])
+    x = torch.cat([_normalized(rows) for rows in by_type])
     mean = (weight * x).sum(0)
     cosine = mean.square().sum()
     x = (x - mean) * weight.sqrt()
@@ -117,9 +152,17 @@ def info_nce(
     known: Tensor,
     temperature: float,
 ) -> Float[Tensor, " n"]:
-    """InfoNCE on cosines (van den Oord et al. 2018): smallest where anchor and positive have cosine 1 and the pool is far.
+    """InfoNCE on cosines (van den Oord et al. 2018).
 
-    known: [n, k] pool nodes that are the anchor itself or alike to it; they do not repel.
+    Smallest where anchor and positive have cosine 1 and the pool is far.
+
+    known: [n, k] True for pool nodes that are the anchor itself or alike to it; they do not repel.
     """
-    anchor, positive, pool = normalized(anchor), normalized(positive), normalized(pool)
-    return _softmax_loss((anchor * positive).sum(-1) / temperature, anchor @ pool.T / temperature, known)
+    anchor, positive, pool = (_normalized(x) for x in (anchor, positive, pool))
+    true = (anchor * positive).sum(-1) / temperature
+    return _softmax_loss(true, anchor @ pool.T / temperature, known)
+
+
+def _normalized(x: Tensor) -> Tensor:
+    """Rows of length 1, for cosines."""
+    return functional.normalize(x, dim=-1)

@@ -1,9 +1,11 @@
-"""The softmax of true ends among sampled nodes, its loss and its gradients worked out together, some facts at a time.
+"""The softmax of true ends among sampled nodes: its loss and its gradients in one pass.
 
-In: queries, true ends' scores and the pools' embeddings. Out: the loss, with the gradients of all of these. Knows no decoder and no model.
+In: queries, the true ends' scores and the pools' embeddings. Out: the loss, with the gradients of
+all of these, computed for some facts at a time. It knows no decoder and no model.
 
-As a chain of operations it would keep all scores until the backward pass, take their exponentials twice and copy them five times: on two
-CPU cores a quarter of the loss's time, on an accelerator most of its memory.
+As a chain of autograd operations it would keep all scores until the backward pass, take their
+exponentials twice and copy them five times: on two CPU cores a quarter of the loss's time, on an
+accelerator most of its memory.
 """
 
 from __future__ import annotations
@@ -18,13 +20,17 @@ from torch import Tensor
 
 from hgt.device.traits import traits_of
 from hgt.kernels.nodes import MAX_REDUCTION_ROWS
-from hgt.training.batches import Layout
+from hgt.training.layout import Layout
 
 FILTERED = -1e30
 
 
 def rows_at_a_time(device_type: str) -> int:
-    """Most facts whose scores live at a time: no more than a product may reduce over."""
+    """Most facts whose scores are in memory at a time.
+
+    On the CPU so many that its cache holds their scores. Elsewhere many, for few kernels, but no
+    reduction over more rows than MPS computes correctly.
+    """
     return traits_of(device_type).facts_at_a_time or MAX_REDUCTION_ROWS
 
 
@@ -40,9 +46,13 @@ def sampled_softmax_loss(
 ) -> Float[Tensor, ""]:
     """Weighted sum over facts of the mean of both sides' -log softmax.
 
-    tail_query, head_query: what a tail's (head's) embedding is multiplied with to score it, head_query in `head_order`, which is that of
-    `Layout.head_groups`; true: the facts' scores; shared: the pools' embeddings; known: of tails and of heads, sampled nodes that do not
-    count. The backward pass may run once only. Raises RuntimeError when it runs again.
+    The backward pass may run once only. Raises RuntimeError when it runs again.
+
+    tail_query: its products with tails' embeddings are scores.
+    head_query: the same for heads; its rows are in `head_order`, the order of `Layout.head_groups`.
+    true: the facts' scores.
+    shared: the pools' embeddings.
+    known: True for sampled tails, and heads, that do not count as negatives.
     """
     return _SampledSoftmax.apply(tail_query, head_query, true, shared, known, weight, head_order, layout)
 
@@ -62,7 +72,8 @@ class _SampledSoftmax(torch.autograd.Function):
     ) -> Tensor:
         pools, half = _Pools(shared, layout), 0.5 * weight
         tails = _Asked(tail_query, true, known[0], half)
-        heads = _Asked(head_query, true.index_select(0, order), known[1].index_select(0, order), half.index_select(0, order))
+        sorted_by_head = (t.index_select(0, order) for t in (true, known[1], half))
+        heads = _Asked(head_query, *sorted_by_head)
         of_tails, grad_tail_query, grad_true = pools.ask(tails, layout.tail_groups)
         of_heads, grad_head_query, grad_true_of_heads = pools.ask(heads, layout.head_groups)
         grad_true.index_add_(0, order, grad_true_of_heads)
@@ -78,7 +89,10 @@ class _SampledSoftmax(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Asked:
-    """Facts that are asked for one of their ends. query: [n, dim]; true: [n] scores; known: [n, width]; weight: [n]"""
+    """Facts of which one end is predicted.
+
+    query: [n, dim]; true: [n] scores; known: [n, width]; weight: [n].
+    """
 
     query: Tensor
     true: Tensor
@@ -90,7 +104,10 @@ class _Asked:
 
 
 class _Pools:
-    """Sampled nodes' embeddings, pool by pool and those that every fact competes with, and their gradient as it adds up."""
+    """The sampled nodes' embeddings, and their gradient as it adds up.
+
+    rows: of each pool; others: those that every fact competes with.
+    """
 
     def __init__(self, shared: Tensor, layout: Layout):
         sizes = layout.sections[: layout.head]
@@ -103,20 +120,26 @@ class _Pools:
 
     def ask(self, facts: _Asked, groups: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor, Tensor]:
         """One side's loss, and its gradients by the queries and by the true ends' scores."""
-        loss, grad_query, grad_true = facts.true.new_zeros(()), torch.empty_like(facts.query), torch.empty_like(facts.true)
+        loss = facts.true.new_zeros(())
+        grad_query, grad_true = torch.empty_like(facts.query), torch.empty_like(facts.true)
         for pool, part in _parts(groups, rows_at_a_time(facts.query.device.type)):
             loss += self._ask(pool, facts.some(part), grad_query[part], grad_true[part])
         return loss, grad_query, grad_true
 
     def _ask(self, pool: int, facts: _Asked, grad_query: Tensor, grad_true: Tensor) -> Tensor:
-        """The same of facts that compete with one pool; writes their gradients, adds to the pools'."""
+        """The loss of facts that compete with one pool.
+
+        Writes their gradients and adds to the pools'.
+        """
         width, log_weight = self.layout.pool_width, self.layout.log_weights[pool]
         rows, others, query = self.rows[pool], self.others, facts.query
         scores = (query @ rows.T).masked_fill_(facts.known[:, : len(rows)], FILTERED)
-        true = facts.true - log_weight  # the same softmax as if all scores of the pool were raised by it
+        # Equal to the softmax in which all scores of the pool are raised by the log weight.
+        true = facts.true - log_weight
         highest = torch.maximum(true, scores.amax(1))
         if len(others):
-            of_others = (query @ others.T).sub_(log_weight).masked_fill_(facts.known[:, width:], FILTERED)
+            of_others = (query @ others.T).sub_(log_weight)
+            of_others.masked_fill_(facts.known[:, width:], FILTERED)
             highest = torch.maximum(highest, of_others.amax(1))
         own = (true - highest).exp_()
         total = own + scores.sub_(highest.unsqueeze(1)).exp_().sum(1)
@@ -124,7 +147,8 @@ class _Pools:
             total += of_others.sub_(highest.unsqueeze(1)).exp_().sum(1)
         share = facts.weight / total
         torch.sub(own.mul_(share), facts.weight, out=grad_true)
-        torch.mm(scores.mul_(share.unsqueeze(1)), rows, out=grad_query)  # the scores have become their gradient
+        # From here on the scores are their gradient.
+        torch.mm(scores.mul_(share.unsqueeze(1)), rows, out=grad_query)
         self.grad_rows[pool].addmm_(scores.T, query)
         if len(others):
             grad_query.addmm_(of_others.mul_(share.unsqueeze(1)), others)
@@ -132,7 +156,7 @@ class _Pools:
         return (facts.weight * (total.log_() + highest - true)).sum()
 
     def gradient(self) -> Tensor:
-        """Of all pools, those of the others among them."""
+        """The gradient of all pools, with that of the nodes that every fact competes with."""
         parts = self.grad_others.split([n for _, n in self.layout.others])
         for (pool, n), part in zip(self.layout.others, parts, strict=True):
             self.grad_rows[pool][:n] += part

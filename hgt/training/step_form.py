@@ -1,4 +1,8 @@
-"""What of a training step may shrink without changing its result."""
+"""How much of a training step is computed and kept at a time.
+
+In: the configuration. Out: a `StepForm`. Smaller forms take less memory and more time and give the
+same result. It does not know how much memory there is.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,11 @@ from hgt.messages.message_graph import GroupLimits
 
 @dataclass(frozen=True)
 class StepForm:
-    """How a step is worked off: smaller forms take less memory and more time, and give the same result.
+    """How much of a training step is computed and kept at a time.
 
-    table_rows, group_edges: see `GroupLimits`; recompute_layers, keep_projections: see `HGTLayer`
+    accumulation_steps: micro-batches of a batch.
+    table_rows, group_edges: see `GroupLimits`.
+    recompute_layers, keep_projections: see `HGTLayer`.
     """
 
     accumulation_steps: int
@@ -37,18 +43,24 @@ class StepForm:
     def of(cls, config: RunConfig) -> StepForm:
         """The largest form that the configuration allows."""
         limits, recompute = GroupLimits(), config.train.recompute_layers
-        return cls(config.train.accumulation_steps, limits.rows, limits.edges, recompute, keep_projections=not recompute)
+        sizes = (config.train.accumulation_steps, limits.rows, limits.edges)
+        return cls(*sizes, recompute, keep_projections=not recompute)
 
     @property
     def limits(self) -> GroupLimits:
         return GroupLimits(self.table_rows, self.group_edges)
 
     def smaller(self) -> StepForm | None:
-        """The next smaller form, or None: recomputed projections, smaller chunks, recomputed layers, more micro-batches."""
+        """The next smaller form; None after the smallest.
+
+        In this order: projections are recomputed, chunks get smaller, layers are recomputed, and
+        there are more micro-batches.
+        """
         if self.keeps_projections:
             return replace(self, keep_projections=False)
         if self.table_rows > 8_192:
-            return replace(self, table_rows=self.table_rows // 4, group_edges=self.group_edges // 4)
+            rows, edges = self.table_rows // 4, self.group_edges // 4
+            return replace(self, table_rows=rows, group_edges=edges)
         if not self.recompute_layers:
             return replace(self, recompute_layers=True)
         if self.accumulation_steps < 64:
@@ -63,4 +75,5 @@ class StepForm:
         layers = "kept with keys, queries and values" if self.keeps_projections else "kept"
         layers = "recomputed" if self.recompute_layers else layers
         sizes = f"tables of {self.table_rows:,} rows, groups of {self.group_edges:,} edges"
-        return f"{self.accumulation_steps} micro-batches, {sizes}, layers {layers} for the backward pass"
+        parts = f"{self.accumulation_steps} micro-batches"
+        return f"{parts}, {sizes}, layers {layers} for the backward pass"

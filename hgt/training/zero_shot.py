@@ -1,8 +1,12 @@
-"""In a holdout split, which facts stay silent beside the supervised ones: training asks as the test will ask.
+"""In a holdout split, which facts are masked, so that training meets the conditions of the test.
 
-A held-out node has no message of the held-out edge types when its facts are ranked. A training node would have those of all its other such
-facts, and what is learned from them helps no held-out node. So a node that a step asks for in these edge types has none of them, either.
-In: the training facts. Out: for each batch the numbers of the facts that share such a node with a supervised one.
+When the facts of a held-out node are ranked, it has no message along the held-out edge types. A
+training node would have messages along all its other facts of these types, and what is learned from
+those helps no held-out node. So a node whose facts of these types a step supervises has none
+either.
+
+In: the training facts. Out: for each batch the numbers of the facts to mask. It does not know which
+messages they become.
 """
 
 from __future__ import annotations
@@ -16,7 +20,10 @@ from hgt.graph.split import holdout_edge_types
 
 
 class Siblings:
-    """The training facts of the held-out edge types, by their ends of the held-out node type; of a random split there are none."""
+    """Facts of the held-out edge types that share a node of the held-out type.
+
+    A random split has none.
+    """
 
     def __init__(self, graph: KnowledgeGraph, facts: Int[np.ndarray, "3 num_train"], config: SplitConfig):
         relations = [graph.edge_types.index(e) for e in holdout_edge_types(graph, config)]
@@ -27,7 +34,12 @@ class Siblings:
         self.num_nodes, self.num_train = graph.total_nodes, facts.shape[1]
 
     def of(self, supervised: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
-        """Numbers of the facts that share a node of the held-out type with one of these, themselves among them. num_train: none"""
+        """Numbers of the facts that share a node of the held-out type with a supervised one.
+
+        The supervised facts of these edge types are among them.
+
+        supervised: numbers of facts; num_train stands for padding.
+        """
         if not len(self.fact):
             return self.fact
         given = np.zeros(self.num_train + 1, dtype=bool)

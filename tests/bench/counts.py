@@ -21,7 +21,8 @@ from torch import Tensor
 
 from hgt.config import ModelConfig
 from hgt.messages.message_graph import EdgeList, MessageGraph, edge_list
-from hgt.training.batches import Batch, Layout
+from hgt.training.batch import Batch
+from hgt.training.layout import Layout
 
 _FLOAT = _INDEX = 4
 

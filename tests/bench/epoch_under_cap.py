@@ -16,7 +16,8 @@ from hgt.device.memory_use import peak_memory
 from hgt.device.probe import probe_device
 from hgt.graph.split import split_facts
 from hgt.memory.plan import plan_memory
-from hgt.training.step import Steps, build_trainee
+from hgt.training.steps import Steps
+from hgt.training.trainee import build_trainee
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import bench_config, header, nodes_and_facts, synchronize
 

@@ -18,7 +18,8 @@ import numpy as np
 from hgt.device.limits import prepare_device
 from hgt.device.memory_use import memory_in_use
 from hgt.graph.split import split_facts
-from hgt.training.step import Steps, Trainee, build_trainee
+from hgt.training.steps import Steps
+from hgt.training.trainee import Trainee, build_trainee
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import ChildFailed, bench_config, header, measure_in_child, peak_bytes, reset_peak, seconds, warm_up_calls
 

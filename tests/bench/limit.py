@@ -19,8 +19,10 @@ import torch
 from hgt.device.limits import prepare_device
 from hgt.graph.split import split_facts
 from hgt.kernels.nodes import MAX_REDUCTION_ROWS
-from hgt.training.batches import Batch
-from hgt.training.step import Steps, build_trainee, removed_edges, train_step
+from hgt.training.batch import Batch
+from hgt.training.step import removed_edges, train_step
+from hgt.training.steps import Steps
+from hgt.training.trainee import build_trainee
 from tests.bench.counts import Work, encoder_parts, message_sizes, step_parts, supervised_sizes, total
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import (

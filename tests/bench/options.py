@@ -21,8 +21,9 @@ from hgt.evaluation.ranking import FactIndex, sample_facts
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import VAL, split_facts
 from hgt.reading.edge_table import read_edge_table
-from hgt.train import evaluate_val
-from hgt.training.step import Steps, build_trainee
+from hgt.training.steps import Steps
+from hgt.training.trainee import build_trainee
+from hgt.training.val_metrics import evaluate_val
 from tests.bench.harness import bench_config, header, measure_in_child, peak_bytes, reset_peak, synchronize
 
 VARIANTS: dict[str, dict] = {

@@ -29,8 +29,9 @@ from hgt.graph.split import TEST, VAL, EdgeSplit, split_facts
 from hgt.memory.plan import plan_memory
 from hgt.messages.message_graph import training_message_graph
 from hgt.reading.edge_table import read_edge_table
-from hgt.train import evaluate_val
-from hgt.training.step import Steps, Trainee, build_trainee
+from hgt.training.steps import Steps
+from hgt.training.trainee import Trainee, build_trainee
+from hgt.training.val_metrics import evaluate_val
 from tests.bench.graphs import PRIMEKG_SIZE, primekg_like, write_csv
 from tests.bench.harness import Result, bench_config, header, synchronize, timed, warm_up_calls
 

@@ -22,9 +22,10 @@ from hgt.device.probe import probe_device
 from hgt.embeddings.table import infer_layerwise
 from hgt.evaluation.ranking import FactIndex, sample_facts
 from hgt.graph.split import VAL, split_facts
-from hgt.train import evaluate_val
-from hgt.training.step import build_trainee, train_step
+from hgt.training.step import train_step
 from hgt.training.step_form import StepForm
+from hgt.training.trainee import build_trainee
+from hgt.training.val_metrics import evaluate_val
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import bench_config, header
 from tests.planned import plan_of_form

@@ -38,12 +38,14 @@ from hgt.evaluate import report_on
 from hgt.evaluation.ranking import FactIndex, rank_facts, sample_facts
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import TEST, VAL, split_facts
-from hgt.model.model import Decoder
+from hgt.model.decoders import ComplEx
 from hgt.model.shallow import NodeTable
 from hgt.reading.edge_table import read_edge_table
 from hgt.seeds import Stream, torch_seed
-from hgt.train import batches_ahead, evaluate_val
-from hgt.training.step import Steps, Trainee, build_trainee
+from hgt.training.batches_ahead import batches_ahead
+from hgt.training.steps import Steps
+from hgt.training.trainee import Trainee, build_trainee
+from hgt.training.val_metrics import evaluate_val
 from tests.bench.harness import header, measure_in_child
 
 Point = dict[str, Any]  # of a shallow model rate, dropout and n3; of HGT parameters of the run
@@ -66,20 +68,23 @@ class DistanceTable(NodeTable):
         return torch.cat([x, -0.5 * x.square().sum(1, keepdim=True)], dim=1)
 
 
-class DistanceDecoder(Decoder):
+class DistanceDecoder(ComplEx):
     """transe: head + relation = tail. rotate: head times the relation's phases, in complex numbers, = tail."""
 
     def __init__(self, num_relations: int, embedding_dim: int, kind: str):
-        super().__init__(num_relations, embedding_dim, "complex")
+        super().__init__(num_relations, embedding_dim)
         self.kind = kind
         with torch.no_grad():
             self.relation.copy_(0.05 * torch.randn_like(self.relation))
 
     def tail_query(self, head: Tensor, relation: int | Tensor) -> Tensor:
-        return self._moved(head[:, :-1], self._vectors(relation))
+        return self._moved(head[:, :-1], self._rows(relation))
 
     def head_query(self, tail: Tensor, relation: int | Tensor) -> Tensor:
-        return self._moved(tail[:, :-1], -self._vectors(relation))
+        return self._moved(tail[:, :-1], -self._rows(relation))
+
+    def _rows(self, relation: int | Tensor) -> Tensor:
+        return self.relation[relation]
 
     def _moved(self, x: Tensor, by: Tensor) -> Tensor:
         if self.kind == "transe":
@@ -101,10 +106,9 @@ def trainee_of(model: str, point: Point, config: RunConfig, graph: KnowledgeGrap
         dim = config.model.embedding_dim
         trainee.model.encoder = DistanceTable(graph.total_nodes, dim, point["dropout"]).to(device)
         trainee.model.decoder = DistanceDecoder(len(graph.edge_types), dim, model).to(device)
-    trainee.model.decoder.n3 = point["n3"]
     optimizer = torch.optim.Adam(trainee.model.parameters(), fused=True, capturable=device.type == "cuda")
     config = replace(trainee.config, train=replace(trainee.config.train, learning_rate=point["rate"]))
-    return replace(trainee, optimizer=optimizer, config=config)
+    return replace(trainee, optimizer=optimizer, config=config, n3=point["n3"])
 
 
 def spikes(losses: list[list[float]]) -> tuple[float, int]:

@@ -16,7 +16,7 @@ import torch
 from hgt.device.limits import prepare_device
 from hgt.graph.split import split_facts
 from hgt.messages.message_graph import message_edge_types, training_message_graph
-from hgt.model.model import HGTEncoder
+from hgt.model.encoder import HGTEncoder
 from hgt.training.step_form import StepForm
 from tests.bench.graphs import primekg_like
 from tests.bench.harness import ChildFailed, bench_config, header, measure_in_child, nodes_and_facts, peak_bytes, seconds

@@ -13,7 +13,7 @@ from hgt.messages.message_graph import build_message_graph
 from hgt.model import attention
 from hgt.model.layer import HGTLayer
 from hgt.training.losses import micro_batch_loss
-from hgt.training.step import build_trainee
+from hgt.training.trainee import build_trainee
 from tests.bench import counts
 from tests.bench.counts import MessageSizes, Work, message_sizes, supervised_sizes
 from tests.bench.graphs import primekg_like

@@ -12,7 +12,7 @@ from hgt.graph.demo_graph import demo_rows
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import split_facts
 from hgt.reading.edge_table import read_edge_table
-from hgt.training.step import build_trainee
+from hgt.training.trainee import build_trainee
 
 torch.set_num_threads(1)
 

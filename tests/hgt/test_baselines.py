@@ -17,7 +17,7 @@ from hgt.errors import InputError
 from hgt.evaluate import evaluate_run
 from hgt.evaluation.ranking import FactIndex, rank_facts
 from hgt.graph.split import TEST, TRAIN, EdgeSplit
-from hgt.model.model import Decoder
+from hgt.model.decoders import DistMult
 from hgt.run.events import EventWriter
 from hgt.run.folder import RunFolder
 from hgt.run.identity import Identity
@@ -37,7 +37,7 @@ def test_a_candidates_degree_score_is_its_number_of_training_facts_on_that_side(
             expected[t, 2 * relation] += 1
             expected[h, 2 * relation + 1] += 1
     assert torch.equal(degrees, expected)
-    decoder = DegreeScores(len(graph.edge_types))
+    decoder = DegreeScores()
     for relation in (0, 3, len(graph.edge_types) - 1):
         assert torch.equal(decoder.tail_query(degrees[:4], relation) @ degrees.T, degrees[:, 2 * relation].expand(4, -1))
         assert torch.equal(decoder.head_query(degrees[:4], relation) @ degrees.T, degrees[:, 2 * relation + 1].expand(4, -1))
@@ -47,7 +47,7 @@ def test_degrees_rank_better_than_random_vectors_and_these_like_chance(graph, sp
     run = OpenRun(RunFolder(Path()), config, graph, split, None, CPU, DeviceMemory("cpu", {}))
     names, index = ("degree", "random"), FactIndex(graph)
     degree, random = (baselines._baseline(name, run, index, 0.0).mrr for name in names)
-    nothing = Decoder(len(graph.edge_types), 1, "distmult")
+    nothing = DistMult(len(graph.edge_types), 1)
     chance = rank_facts(torch.zeros(graph.total_nodes, 1), nothing, split.of(TEST), FactIndex(graph)).typed.chance_mrr
     assert degree["typed"] > 1.5 * chance
     assert random["typed"] == pytest.approx(chance, rel=0.6)
@@ -65,7 +65,7 @@ def test_a_shallow_step_is_the_plain_gradient_of_its_batch(graph, split, make_co
     torch.manual_seed(3)
     table = model.encoder.encode(trainee.messages)
     parts = [(m, table[m.nodes].split(layout.shared_and_own)) for m in batch.micro_batches]
-    losses = [micro_batch_loss(*rows, m, layout, model.decoder, trainee.config.train) for m, rows in parts]
+    losses = [micro_batch_loss(*rows, m, layout, model.decoder, trainee.config.train, trainee.n3) for m, rows in parts]
     sum(part["total"] for part in losses).backward()
     expected = [p.grad.clone() for p in model.parameters()]
     torch.manual_seed(3)
@@ -82,7 +82,7 @@ def test_how_a_shallow_model_is_held_back_and_how_fast_it_learns(graph, split, c
         assert best <= n3_weight(*sizes) < 1.5 * best
     assert n3_weight(1_000, 1_000) == 0.1
     trainee = shallow_trainee("complex", config, graph, split, CPU)
-    assert trainee.model.decoder.n3 == n3_weight(graph.total_nodes, graph.total_facts)
+    assert trainee.n3 == n3_weight(graph.total_nodes, graph.total_facts)
     assert trainee.config.train.learning_rate == pytest.approx(config.train.learning_rate * 10)
 
 

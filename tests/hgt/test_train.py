@@ -17,14 +17,12 @@ from hgt.config import RunConfig
 from hgt.errors import CheckpointError, HgtError
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import split_facts
-from hgt.kernels.nodes import VALUE
 from hgt.reading.edge_table import read_edge_table
 from hgt.run.checkpoint import best_checkpoint, load_checkpoint, load_newest
 from hgt.run.events import EventReader, EventWriter, epochs_by_number
 from hgt.run.folder import RunFolder
 from hgt.run.program import run_program
 from hgt.train import Training, train_run
-from hgt.training.step import Steps, learning_rate
 from hgt.training.step_form import StepForm
 from tests.conftest import CHECKOUT, SMALL, wait_for
 from tests.planned import made_up_plan
@@ -275,52 +273,6 @@ def test_training_that_diverges_says_so(tmp_path, small_kg):
     folder = make_run(tmp_path / "run", small_kg, learning_rate=10.0)
     with pytest.raises(HgtError, match=r"not finite\. Lower learning_rate"):
         train_here(folder)
-
-
-def test_the_learning_rate_falls_along_half_a_cosine_and_stays():
-    config = RunConfig.from_flat({"learning_rate": 0.01, "rate_decay_epochs": 40, "min_rate_decay_steps": 800}).train
-    assert [learning_rate(config, epoch, 20) for epoch in (0, 20, 40, 400)] == pytest.approx([0.01, 0.0051, 0.0002, 0.0002])
-    assert [learning_rate(config, epoch, 10) for epoch in (0, 40, 80, 400)] == pytest.approx([0.01, 0.0051, 0.0002, 0.0002]), "by steps"
-    falling = [learning_rate(config, epoch, 20) for epoch in range(41)]
-    assert falling == sorted(falling, reverse=True)
-    assert learning_rate(RunConfig.from_flat({"learning_rate": 0.01, "rate_decay_epochs": 0}).train, 9_999, 20) == 0.01
-
-
-def test_the_steps_of_an_epoch_are_made_at_its_rate(tmp_path, small_kg):
-    """Adam's first step moves a weight by the learning rate, whatever its gradient."""
-    training = Training(
-        make_run(tmp_path / "run", small_kg, rate_decay_epochs=5, min_rate_decay_steps=1, learning_rate=0.01), lambda *_, **__: None
-    )
-    weight = training.trainee.model.decoder.relation
-    before = weight.detach().clone()
-    Steps(training.trainee, epoch=7)(training.trainee.batches.draw(7, 0))
-    assert (weight - before).abs().max().item() == pytest.approx(0.01 / 50, rel=0.01)
-
-
-def test_maps_of_keys_queries_and_relations_decay_beside_adams_step(tmp_path, small_kg):
-    """And nothing else does: values, outputs, biases, gates, input embeddings, projection and decoder are as without it."""
-    models = []
-    for decay in (0.0, 40.0):
-        run = make_run(
-            tmp_path / f"run{decay}", small_kg, weight_decay=decay, rate_decay_epochs=5, min_rate_decay_steps=1, learning_rate=0.01
-        )
-        trainee = Training(run, lambda *_, **__: None).trainee
-        before = {name: weights.detach().clone() for name, weights in trainee.model.named_parameters()}
-        trainee.model.train()
-        torch.manual_seed(3)
-        Steps(trainee, epoch=7)(trainee.batches.draw(7, 0))
-        models.append({name: weights.detach() for name, weights in trainee.model.named_parameters()})
-    without, decayed = models
-    layers = [f"encoder.layers.{i}." for i in range(len(trainee.model.encoder.layers))]
-    maps = {f"{layer}projection": (slice(None), slice(VALUE)) for layer in layers} | {
-        f"{layer}key_transform": slice(None) for layer in layers
-    }
-    for name, weights in without.items():
-        lost = torch.zeros_like(weights)
-        if name in maps:
-            lost[maps[name]] = 40 * 0.01 / 50 * before[name][maps[name]]
-        torch.testing.assert_close(decayed[name], weights - lost, msg=lambda m, n=name: f"{n}: {m}")
-        assert torch.equal(decayed[name][lost == 0], weights[lost == 0]), name
 
 
 def test_more_epochs_than_were_asked_for_go_on_at_the_rate_that_they_would_have_had(tmp_path, small_kg):

@@ -81,7 +81,7 @@ def wrap(module):
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "hgt.training.step":
+        if name != "hgt.training.steps":
             return None
         sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)

@@ -20,8 +20,10 @@ from hgt.config import RunConfig
 from hgt.evaluation.ranking import FactIndex, sample_facts
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import TRAIN, EdgeSplit, split_facts
-from hgt.train import evaluate_val
-from hgt.training.step import Trainee, build_trainee, train_step
+from hgt.messages.step_messages import DrawnEdges
+from hgt.training.step import train_step
+from hgt.training.trainee import Trainee, build_trainee
+from hgt.training.val_metrics import evaluate_val
 from tests.mps.fake_mac import FakeMac, Record, TraceEnded, Violation, compile_guard, install
 from tests.mps.kernels import MAC_VERSION, installed_kernels, listed_kernels
 from tests.mps.planted import HARMLESS, PLANTS, pyg_step
@@ -155,11 +157,11 @@ def variants(kernels: Kernels) -> dict[str, Report]:
 def drawn_edges(kernels: Kernels) -> dict[str, Report]:
     """A small size with message edges drawn for each step: steps, and the validation between them, which takes all edges."""
     built = build(kernels, _small(50), num_neighbors=4, **SHORT)
-    neighbors = built.trainee.batches.neighbors
-    assert neighbors is not None
+    source = built.trainee.batches.step_messages
+    assert isinstance(source, DrawnEdges)
     facts, index = sample_facts(built.split.of(TRAIN), built.trainee.config.train.num_val_edges, seed=0), FactIndex(built.graph)
     return {
-        "sizes": {"message_edges": built.trainee.messages.num_edges, "drawn_edges": neighbors.layout.num_edges},
+        "sizes": {"message_edges": built.trainee.messages.num_edges, "drawn_edges": source.sampling.layout.num_edges},
         "building": report([built.record]),
         "training": report(trace_training(built)),
         "validation": report(trace(built.mac, [lambda: evaluate_val(built.trainee, facts, index)])),

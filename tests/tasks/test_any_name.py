@@ -14,7 +14,7 @@ from hgt.evaluate import evaluate_run
 from hgt.graph.demo_graph import demo_rows
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import split_facts
-from hgt.model.model import HGTModel
+from hgt.model.hgt_model import HGTModel
 from hgt.reading.edge_table import read_edge_table
 from hgt.run.checkpoint import Checkpoint, Progress, save_checkpoint, state_tensors
 from hgt.run.events import EventWriter

@@ -86,7 +86,7 @@ def test_production_sizes():
 def test_the_real_step_has_a_contrastive_part():
     """Some diseases are alike, or a part of the step would go unseen."""
     from hgt.graph.split import split_facts
-    from hgt.training.step import build_trainee
+    from hgt.training.trainee import build_trainee
 
     for workload in (SMALL, Workload()):
         graph = synthetic_graph(*workload.first, seed=1)

@@ -9,7 +9,7 @@ import torch
 from hgt.embeddings.predictor import Predictor
 from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
-from hgt.model.model import HGTModel
+from hgt.model.hgt_model import HGTModel
 
 DIM = 8
 

@@ -8,7 +8,7 @@ from hgt.evaluation import edge_classification
 from hgt.evaluation.edge_classification import classify_facts, draw_negatives
 from hgt.evaluation.ranking import FactIndex
 from hgt.graph.split import TEST, all_facts
-from hgt.model.model import Decoder
+from hgt.model.decoders import DECODERS, DistMult
 
 
 def whole_numbers(num_nodes, dim, seed):
@@ -46,7 +46,7 @@ def brute_force_auprc(positive, negative):
 @pytest.mark.parametrize("chunk", [1, 2_000_000])
 def test_figures_equal_brute_force_with_ties(graph, split, kind, chunk, monkeypatch):
     monkeypatch.setattr(edge_classification, "_VALUES_PER_CHUNK", chunk)
-    embeddings, decoder = whole_numbers(graph.total_nodes, 6, 0), Decoder(len(graph.edge_types), 6, kind)
+    embeddings, decoder = whole_numbers(graph.total_nodes, 6, 0), DECODERS[kind](len(graph.edge_types), 6)
     decoder.relation.data = whole_numbers(len(graph.edge_types), 6, 1)
     facts, index = split.of(TEST), FactIndex(graph)
     report = classify_facts(embeddings, decoder, facts, index, seed=3)
@@ -107,19 +107,19 @@ def test_an_end_that_goes_with_every_node_has_no_negative(make_graph):
     truth, false = draw_negatives(facts, index, seed=0)
     # Tails: only `one` has diseases left. Heads: only b0 has no drug left.
     assert truth.shape[1] == 1 + 4
-    report = classify_facts(torch.randn(graph.total_nodes, 4), Decoder(1, 4, "distmult"), facts, index, seed=0)
+    report = classify_facts(torch.randn(graph.total_nodes, 4), DistMult(1, 4), facts, index, seed=0)
     assert (report.micro.num_pairs, report.num_without_negative) == (5, 7)
     assert not {tuple(f) for f in false.T.tolist()} & known_facts(graph)
 
 
 def test_a_graph_without_any_negative_is_not_classified(make_graph):
     graph = make_graph([("drug", "a", "treats", "disease", "b")])
-    assert classify_facts(torch.randn(2, 4), Decoder(1, 4, "distmult"), all_facts(graph), FactIndex(graph), seed=0) is None
+    assert classify_facts(torch.randn(2, 4), DistMult(1, 4), all_facts(graph), FactIndex(graph), seed=0) is None
 
 
 def test_perfect_constant_and_opposite_tables(make_graph):
     graph = make_graph([("drug", f"a{i}", "treats", "disease", f"b{i}") for i in range(30)])
-    decoder = Decoder(1, 30, "distmult")
+    decoder = DistMult(1, 30)
     decoder.relation.data = torch.ones(1, 30)
     facts, index, eye = all_facts(graph), FactIndex(graph), torch.eye(30)
     for vectors, auroc, auprc in (([eye, eye], 1, 1), ([eye * 0 + 1] * 2, 0.5, 0.5), ([eye, -eye], 0, 0.5)):
@@ -130,7 +130,7 @@ def test_perfect_constant_and_opposite_tables(make_graph):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_not_finite_never_helps(make_graph, value):
     graph = make_graph([("drug", f"a{i}", "treats", "disease", f"b{i}") for i in range(30)])
-    decoder = Decoder(1, 30, "distmult")
+    decoder = DistMult(1, 30)
     decoder.relation.data = torch.ones(1, 30)
     facts, index, embeddings = all_facts(graph), FactIndex(graph), torch.eye(30).repeat(2, 1)
     assert classify_facts(torch.full_like(embeddings, value), decoder, facts, index, seed=0).micro.auroc == 0
@@ -140,7 +140,7 @@ def test_what_is_not_finite_never_helps(make_graph, value):
 
 
 def test_the_embeddings_stay_as_they_are(graph, split):
-    embeddings, decoder = torch.randn(graph.total_nodes, 6), Decoder(len(graph.edge_types), 6, "distmult")
+    embeddings, decoder = torch.randn(graph.total_nodes, 6), DistMult(len(graph.edge_types), 6)
     before, relation = embeddings.clone(), decoder.relation.detach().clone()
     classify_facts(embeddings, decoder, split.of(TEST), FactIndex(graph), seed=0)
     assert torch.equal(embeddings, before)

@@ -7,7 +7,7 @@ import torch
 from hgt.evaluation import ranking
 from hgt.evaluation.ranking import FactIndex, rank_facts, rank_typed, sample_facts
 from hgt.graph.split import TEST, all_facts
-from hgt.model.model import Decoder
+from hgt.model.decoders import DECODERS, ComplEx, DistMult
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def whole_numbers(num_nodes, dim, seed):
 @pytest.mark.parametrize("chunk", [1, 2_000, 16_000_000])
 def test_filtered_ranks_equal_brute_force_with_ties(graph, split, kind, chunk, monkeypatch):
     monkeypatch.setattr(ranking, "SCORES_PER_CHUNK", chunk)
-    embeddings, decoder = whole_numbers(graph.total_nodes, 6, 0), Decoder(len(graph.edge_types), 6, kind)
+    embeddings, decoder = whole_numbers(graph.total_nodes, 6, 0), DECODERS[kind](len(graph.edge_types), 6)
     decoder.relation.data = whole_numbers(len(graph.edge_types), 6, 1)
     facts = split.of(TEST)
     expected = brute_force(embeddings, decoder, facts, graph)
@@ -84,7 +84,7 @@ def test_filtered_ranks_equal_brute_force_with_ties(graph, split, kind, chunk, m
 
 @pytest.mark.parametrize(("scores", "compared"), [(1, 1), (2_000, 900), (3_001, 100_000), (16_000_000, 700)])
 def test_chunks_do_not_change_ranks(graph, split, scores, compared, monkeypatch):
-    embeddings, decoder = whole_numbers(graph.total_nodes, 6, 0), Decoder(len(graph.edge_types), 6, "complex")
+    embeddings, decoder = whole_numbers(graph.total_nodes, 6, 0), ComplEx(len(graph.edge_types), 6)
     decoder.relation.data = whole_numbers(len(graph.edge_types), 6, 1)
     facts, index = split.of(TEST), FactIndex(graph)
     whole, typed = rank_facts(embeddings, decoder, facts, index), rank_typed(embeddings, decoder, facts, index)
@@ -96,7 +96,7 @@ def test_chunks_do_not_change_ranks(graph, split, scores, compared, monkeypatch)
 
 def test_nodes_of_other_types_are_not_scored(make_graph):
     graph = make_graph([("drug", f"a{i % 3}", "treats", "disease", f"b{i}") for i in range(6)] + [("gene", "c0", "affects", "drug", "a0")])
-    embeddings, decoder = whole_numbers(graph.total_nodes, 4, 0), Decoder(2, 4, "distmult")
+    embeddings, decoder = whole_numbers(graph.total_nodes, 4, 0), DistMult(2, 4)
     treats = graph.edge_types.index(("drug", "treats", "disease"))
     facts, index = all_facts(graph), FactIndex(graph)
     facts = facts[:, facts[1] == treats]
@@ -108,7 +108,7 @@ def test_nodes_of_other_types_are_not_scored(make_graph):
 
 def test_queries_take_no_more_than_scores_where_candidates_are_few(make_graph, monkeypatch):
     graph = make_graph([("drug", f"a{i}", "treats", "disease", f"b{i % 2}") for i in range(300)])
-    embeddings, decoder = whole_numbers(graph.total_nodes, 8, 0), Decoder(1, 8, "distmult")
+    embeddings, decoder = whole_numbers(graph.total_nodes, 8, 0), DistMult(1, 8)
     asked, query = [], decoder.tail_query
     monkeypatch.setattr(decoder, "tail_query", lambda x, relation: asked.append(len(x)) or query(x, relation))
     facts, index = all_facts(graph), FactIndex(graph)
@@ -122,13 +122,13 @@ def test_a_query_is_scored_once_for_all_facts_that_ask_it(make_graph):
     graph = make_graph([("drug", f"a{i % 2}", "treats", "disease", f"b{i}") for i in range(6)])
     asked = []
 
-    class Asked(Decoder):
+    class Asked(DistMult):
         def tail_query(self, head, relation):
             asked.append(len(head))
             return super().tail_query(head, relation)
 
     embeddings = whole_numbers(graph.total_nodes, 4, 0)
-    decoder = Asked(1, 4, "distmult")
+    decoder = Asked(1, 4)
     facts, index = all_facts(graph), FactIndex(graph)
     report = rank_facts(embeddings, decoder, facts, index)
     assert asked == [2]
@@ -139,7 +139,7 @@ def test_a_query_is_scored_once_for_all_facts_that_ask_it(make_graph):
 
 def test_the_embeddings_stay_as_they_are(graph, split):
     """Scores are spent in place; what they come from is not."""
-    embeddings, decoder = torch.randn(graph.total_nodes, 6), Decoder(len(graph.edge_types), 6, "distmult")
+    embeddings, decoder = torch.randn(graph.total_nodes, 6), DistMult(len(graph.edge_types), 6)
     before, relation = embeddings.clone(), decoder.relation.detach().clone()
     rank_facts(embeddings, decoder, split.of(TEST), FactIndex(graph))
     assert torch.equal(embeddings, before)
@@ -150,7 +150,7 @@ def test_a_perfect_and_a_collapsed_table(make_graph):
     """Perfect: MRR 1. All vectors the same: every rank in the middle, whatever the order of the nodes."""
     graph = make_graph([("drug", f"a{i}", "treats", "disease", f"b{i}") for i in range(8)])
     eye = torch.eye(8)
-    decoder = Decoder(1, 8, "distmult")
+    decoder = DistMult(1, 8)
     decoder.relation.data = torch.ones(1, 8)
     facts, index = all_facts(graph), FactIndex(graph)
     perfect = rank_facts(torch.cat([eye, eye]), decoder, facts, index)
@@ -168,7 +168,7 @@ def test_filtering_uses_both_directions_of_symmetric_relations(make_graph):
     rows = [("gene", x, "ppi", "gene", y) for x, y in (("a", "b"), ("c", "a"), ("b", "d"))]
     graph = make_graph(rows + [(t, y, r, h, x) for h, x, r, t, y in rows])
     assert graph.symmetric
-    decoder = Decoder(1, 2, "distmult")
+    decoder = DistMult(1, 2)
     decoder.relation.data = torch.ones(1, 2)
     embeddings = torch.tensor([[1.0, 0], [0.5, 0], [0.9, 0], [0.1, 0]])  # a, b, c, d
     facts = torch.tensor([[0], [0], [1]])  # a-b
@@ -180,7 +180,7 @@ def test_filtering_uses_both_directions_of_symmetric_relations(make_graph):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_ranks_last(make_graph, value):
     graph = make_graph([("drug", f"a{i}", "treats", "disease", f"b{i}") for i in range(6)])
-    decoder = Decoder(1, 6, "distmult")
+    decoder = DistMult(1, 6)
     decoder.relation.data = torch.ones(1, 6)
     embeddings = torch.eye(6).repeat(2, 1)
     facts, index = all_facts(graph), FactIndex(graph)
@@ -200,7 +200,7 @@ def test_chance_mrr_is_what_random_embeddings_reach(graph, split):
     between = torch.tensor([e[0] != e[2] for e in graph.edge_types])
     facts, index = split.of(TEST), FactIndex(graph)
     facts = facts[:, between[facts[1]]]
-    decoder = Decoder(len(graph.edge_types), 16, "distmult")
+    decoder = DistMult(len(graph.edge_types), 16)
     reports = [rank_facts(torch.randn(graph.total_nodes, 16, generator=generator), decoder, facts, index) for _ in range(80)]
     mrr = np.array([r.typed.mrr for r in reports])
     assert abs(mrr.mean() - reports[0].typed.chance_mrr) < 3 * mrr.std() / np.sqrt(len(mrr)) < 0.2 * reports[0].typed.chance_mrr
@@ -216,7 +216,7 @@ def test_chance_mrr_equals_a_simulation():
 
 def test_nothing_to_rank_is_an_error(graph):
     with pytest.raises(ValueError, match="no facts"):
-        rank_facts(torch.zeros(graph.total_nodes, 4), Decoder(15, 4, "distmult"), torch.zeros(3, 0, dtype=torch.long), FactIndex(graph))
+        rank_facts(torch.zeros(graph.total_nodes, 4), DistMult(15, 4), torch.zeros(3, 0, dtype=torch.long), FactIndex(graph))
 
 
 @pytest.mark.parametrize("limit", [20, 47, 200])

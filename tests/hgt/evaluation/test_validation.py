@@ -14,7 +14,7 @@ from hgt.evaluation.neighbourhoods import Neighbourhoods, measure_neighbourhoods
 from hgt.evaluation.ranking import FactIndex, RankingMetrics, RankingReport, rank_facts
 from hgt.evaluation.validation import Measured, shortened, validate
 from hgt.graph.split import split_facts
-from hgt.model.model import Decoder
+from hgt.model.decoders import DistMult
 
 CONFIG = ValidationConfig()
 TYPES = ("anatomy", "disease", "drug", "gene")
@@ -50,7 +50,7 @@ def good():
 
 def judged(vectors, world, config=CONFIG):
     graph, split = world
-    decoder = Decoder(len(graph.edge_types), vectors.shape[1], "distmult")
+    decoder = DistMult(len(graph.edge_types), vectors.shape[1])
     decoder.relation.data = torch.ones_like(decoder.relation)
     index = FactIndex(graph)
     measured = Measured(

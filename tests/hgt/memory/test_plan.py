@@ -23,14 +23,15 @@ from hgt.kernels.nodes import CpuNodeKernels, NodeKernels
 from hgt.memory import moments as memory_moments
 from hgt.memory.plan import MemoryPlan, memory_limit, plan_memory, probe_for_plan, refuse_what_cannot_fit
 from hgt.messages.message_graph import EdgeList, edges_into, training_message_graph
-from hgt.model import attention, layer
-from hgt.model.model import HGTModel
+from hgt.messages.step_messages import DrawnEdges
+from hgt.model import attention, layer, layer_pass
+from hgt.model.hgt_model import HGTModel
 from hgt.reading.edge_table import read_edge_table
-from hgt.train import evaluate_val
 from hgt.training import sampled_softmax
-from hgt.training.batches import Batches, batch_sizes
-from hgt.training.step import build_trainee, step_inputs, train_step
+from hgt.training.step import step_inputs, train_step
 from hgt.training.step_form import StepForm
+from hgt.training.trainee import build_trainee
+from hgt.training.val_metrics import evaluate_val
 from tests.bench.graphs import PRIMEKG_SIZE, primekg_like, write_csv
 from tests.hgt.live_bytes import LiveBytes, tensors_in
 from tests.hgt.pairwise import pairwise
@@ -144,7 +145,8 @@ def measure(case, device="cuda"):
     form = dataclasses.replace(StepForm.of(config), **fields)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "edge_kernels", lambda _: KERNELS[device])
-        patch.setattr(layer, "node_kernels", lambda _: NODE_KERNELS[device])
+        for module in (layer, layer_pass):
+            patch.setattr(module, "node_kernels", lambda _: NODE_KERNELS[device])
         patch.setattr(memory_moments, "_READING_FACTOR", 1)  # Arrow's memory
         patch.setattr(memory_moments, "_GAPS", 0.0)
         planned_rows = sampled_softmax.rows_at_a_time(device)
@@ -170,9 +172,10 @@ def live_peaks(graph, config, form, device, patch):
     train_step(trainee, batch)
     parameters = list(trainee.model.parameters())
     peaks = {}
-    drawn = trainee.messages if batch.messages is None else dataclasses.replace(batch.messages, fact=None)
+    source = trainee.batches.step_messages
+    drawn = source.on_device(batch.messages)
     if device == "cuda":  # what the recorded step was given, beside what it is given now
-        fixed = {id(t) for t in tensors_in([trainee.messages, trainee.batches.neighbors and trainee.batches.neighbors.layout])}
+        fixed = {id(t) for t in tensors_in([trainee.messages, source.sampling.layout if isinstance(source, DrawnEdges) else None])}
         beside = [t.clone() for t in tensors_in(step_inputs(trainee, batch)) if id(t) not in fixed]
     else:  # the next batch, drawn meanwhile
         beside = [trainee.messages, trainee.batches.draw(0, 1).micro_batches]
@@ -183,7 +186,7 @@ def live_peaks(graph, config, form, device, patch):
     with live:
         train_step(trainee, batch)
         peaks["step"] = live.peak
-        del batch, drawn, beside, average
+        del batch, drawn, beside, average, source
         live.add(trainee.messages)  # where each step draws its edges, all of them come for the evaluation
         live.peak = live.now
         evaluate_val(trainee, facts, index)
@@ -241,25 +244,6 @@ def test_standing_parts_are_counted_as_they_are(size):
     assert parts["weights and Adam"] == pytest.approx(3 * parameters, rel=0.001)
     messages = sum(t.nbytes for t in tensors_in(training_message_graph(graph, split_facts(graph, config.split))))
     assert parts["message graph"] == pytest.approx(messages, rel=0.1)
-
-
-@pytest.mark.parametrize("values", [{}, {"edge_sample_size": 10, "min_batches_per_epoch": 1}, {"contrastive_weight": 0.0}])
-@pytest.mark.parametrize("num_parts", [1, 3, 64])
-def test_a_batch_is_planned_as_it_is_drawn(graph, split, make_config, values, num_parts):
-    """A small edge type is spread over as many batches as the largest needs: it must not be planned at full size."""
-    config = make_config(**values)
-    sizes, layout = batch_sizes(graph, config), Batches(graph, split, config, num_parts).layout
-    assert layout.num_facts <= sizes.facts(num_parts) <= 1.1 * layout.num_facts
-    assert layout.num_rows <= sizes.rows(num_parts) <= 1.2 * layout.num_rows
-    assert sizes.width == layout.width
-
-
-@pytest.mark.parametrize("num_parts", [1, 4])
-def test_a_holdout_split_is_planned_with_all_the_facts_that_train(graph, make_config, num_parts):
-    config = make_config(split="disease-holdout", val_fraction=0.3, test_fraction=0.3)
-    sizes, layout = batch_sizes(graph, config), Batches(graph, split_facts(graph, config.split), config, num_parts).layout
-    assert layout.num_facts <= sizes.facts(num_parts) <= 1.2 * layout.num_facts
-    assert layout.num_rows <= sizes.rows(num_parts) <= 1.2 * layout.num_rows
 
 
 # What it grows with.

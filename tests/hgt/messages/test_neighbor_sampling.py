@@ -1,4 +1,6 @@
-"""Drawn message edges: of the graph, capped, every set equally likely, of the same shapes, repeatable; and what is computed along them."""
+"""Drawn message edges: of the graph, capped, every set equally likely, of the same shapes,
+repeatable; and what is computed along them.
+"""
 
 import dataclasses
 
@@ -8,12 +10,10 @@ from torch_geometric.nn import HGTConv
 
 from hgt.config import RunConfig
 from hgt.errors import InputError
-from hgt.graph.split import TRAIN, split_facts
+from hgt.graph.split import split_facts
 from hgt.messages.message_graph import MAX_SEGMENT_EDGES, GroupLimits, build_message_graph, edge_list, training_message_graph
 from hgt.messages.neighbor_sampling import NeighborSampling
 from hgt.model.layer import HGTLayer
-from hgt.training.step import build_trainee, removed_edges, train_step
-from hgt.training.step_form import StepForm
 from tests.bench.graphs import primekg_like
 from tests.hgt.live_bytes import tensors_in
 from tests.hgt.pairwise import pairwise
@@ -33,7 +33,9 @@ LIMITS = {"few groups": GroupLimits(), "many edges": GroupLimits(rows=4_096, edg
 
 
 def random_edges(seed=0):
-    """A relation without edges, and one in which all 400 genes point at one disease: one row of 400 edges, and 400 of one."""
+    """A relation without edges, and one in which all 400 genes point at one disease: one row of
+    400 edges, and 400 of one.
+    """
     generator = torch.Generator().manual_seed(seed)
     sizes = {"treats": 300, "rev_treats": 300, "interacts": 3000, "empty": 0, "points_at": 7}
     edges = {}
@@ -76,7 +78,9 @@ def rows_of(messages):
 
 
 def check_sorted(edges, num_others):
-    """What the kernels rely on: segments that cover the edges, short, each of one row, ascending."""
+    """What the kernels rely on: segments that cover the edges, short, each of one row,
+    ascending.
+    """
     length = edges.ptr.diff()
     assert int(edges.ptr[0]) == 0
     assert int(edges.ptr[-1]) == len(edges.row)
@@ -89,7 +93,10 @@ def check_sorted(edges, num_others):
 
 @pytest.mark.parametrize(("name", "k", "limits"), pairwise(GRAPHS, [1, 5, 16, 10**9], [*LIMITS]))
 def test_what_is_drawn_is_of_the_graph_and_capped(drawn_from, name, k, limits):
-    """min(d, k) distinct edges of the d into a node, for every message edge type; each with its own fact; within the groups' limits."""
+    """min(d, k) distinct edges of the d into a node, for every message edge type.
+
+    Each with its own fact; within the groups' limits.
+    """
     messages, limits = drawn_from(name), LIMITS[limits]
     sampling = NeighborSampling(messages, k, limits)
     drawn = sampling.draw(0, 1, 2)
@@ -157,7 +164,9 @@ def hub(degree):
 
 
 def test_every_edge_of_a_hub_is_drawn_equally_often():
-    """Edges and pairs of them: chi squared stays near its degrees of freedom, 400 edges and their 79,800 pairs."""
+    """Edges and pairs of them: chi squared stays near its degrees of freedom, 400 edges and their
+    79,800 pairs.
+    """
     degree, k, num_draws = 400, 16, 1500
     sampling = NeighborSampling(hub(degree), k)
     times, together = torch.zeros(degree), torch.zeros(degree, degree)
@@ -177,7 +186,9 @@ def chi_squared(counts, expected):
 
 
 def test_rows_just_above_the_cap_leave_out_each_edge_equally_often():
-    """17 of which 16 are drawn: where drawing again until all are distinct would be slow, or a window would be uneven."""
+    """17 of which 16 are drawn: where drawing again until all are distinct would be slow, or a
+    window would be uneven.
+    """
     sampling = NeighborSampling(hub(17), 16)
     times = torch.zeros(17)
     for batch in range(1000):
@@ -198,7 +209,10 @@ def in_types(edges):
 
 @pytest.mark.parametrize("limits", LIMITS)
 def test_the_layer_along_drawn_edges_equals_pyg(limits):
-    """Outputs and the gradients of the input and the relation matrices, in float64; PyG gets the drawn edges by themselves."""
+    """Outputs and the gradients of the input and the relation matrices, in float64.
+
+    PyG gets the drawn edges by themselves.
+    """
     torch.manual_seed(0)
     conv = HGTConv(16, 16, (list(NUM_NODES), EDGE_TYPES), 4).double()
     ours = HGTLayer(list(NUM_NODES), len(EDGE_TYPES), 16, 4).double()
@@ -225,77 +239,10 @@ def test_the_layer_along_drawn_edges_equals_pyg(limits):
             torch.testing.assert_close(mine.grad, by_relation, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("form", [{}, {"table_rows": 64, "group_edges": 200}], ids=["few groups", "many groups"])
-def test_a_cap_above_all_degrees_changes_nothing(graph, split, make_config, form):
-    """Hidden states and all gradients of the encoder, in float64, with the step's supervised facts removed."""
-    results = []
-    for values in ({}, {"num_neighbors": 100_000}):
-        config = make_config(**values)
-        trainee = build_trainee(config, graph, split, CPU, dataclasses.replace(StepForm.of(config), **form))
-        encoder = trainee.model.encoder.double()
-        batch = trainee.batches.draw(0, 1)
-        assert (batch.messages is None) == (not values)
-        removed = removed_edges(trainee, batch)
-        assert 0 < int(removed.sum()) < len(removed)
-        hidden = encoder.hidden(batch.messages or trainee.messages, removed)
-        generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(hidden.shape, generator=generator, dtype=torch.float64)
-        (hidden * weight).sum().backward()
-        results.append([hidden.detach(), *(p.grad for p in encoder.layers.parameters()), encoder.node_embedding.grad])
-    for mine, whole in zip(*results, strict=True):
-        torch.testing.assert_close(mine, whole, atol=1e-10, rtol=1e-10)
-
-
-def test_without_a_cap_nothing_is_drawn(graph, split, config):
-    trainee = build_trainee(config, graph, split, CPU)
-    assert trainee.batches.neighbors is None
-    assert trainee.batches.draw(0, 0).messages is None
-
-
-def test_no_message_passes_along_a_supervised_fact(graph, split, make_config):
-    """Of what was drawn, exactly the edges that tell a fact of the batch or its mirror are removed, in both directions."""
-    trainee = build_trainee(make_config(num_neighbors=4), graph, split, CPU)
-    batch = trainee.batches.draw(0, 0)
-    removed = removed_edges(trainee, batch)
-    head, relation, tail = split.of(TRAIN)[:, batch.supervised[batch.supervised < trainee.batches.num_train]]
-    supervised = set()
-    for h, r, t in zip(head.tolist(), relation.tolist(), tail.tolist(), strict=True):
-        name = graph.edge_types[r][1]
-        supervised |= {(name, h, t), (f"rev_{name}", t, h), (name, t, h), (f"rev_{name}", h, t)}  # a mirror's, or a symmetric relation's
-    edges = edge_list(batch.messages)
-    names = [batch.messages.edge_types[r][1] for r in edges.relation.tolist()]
-    expected = [edge in supervised for edge in zip(names, edges.source.tolist(), edges.target.tolist(), strict=True)]
-    assert removed.tolist() == expected
-    assert any(expected)
-
-
-def test_a_step_depends_on_what_was_drawn_for_it(graph, split, make_config):
-    """And on nothing else of the message edges: a trainee whose graph with all edges is gone takes the same step."""
-    results = {}
-    for name in ("drawn", "all edges lost", "another draw"):
-        trainee = build_trainee(make_config(num_neighbors=2), graph, split, CPU)
-        batch = trainee.batches.draw(0, 0)
-        if name == "all edges lost":
-            empty = dataclasses.replace(trainee.messages, groups=(), fact=torch.zeros(0, dtype=torch.int32))
-            trainee = dataclasses.replace(trainee, messages=empty)
-        if name == "another draw":
-            batch = dataclasses.replace(batch, messages=trainee.batches.neighbors.draw(0, 0, 1))
-        train_step(trainee, batch)
-        results[name] = trainee.model.encoder.node_embedding.grad
-    assert torch.equal(results["drawn"], results["all edges lost"])
-    assert not torch.allclose(results["drawn"], results["another draw"], atol=1e-4)
-
-
-def test_batches_repeat_with_their_edges(graph, split, make_config):
-    config = make_config(num_neighbors=3)
-    one, other = (build_trainee(config, graph, split, CPU).batches for _ in range(2))
-    one.draw(0, 1)
-    for a, b in zip(tensors_in(one.draw(2, 1)), tensors_in(other.draw(2, 1)), strict=True):
-        assert torch.equal(a, b)
-
-
 def test_a_relation_is_transformed_on_the_side_that_is_less_work():
-    """50 sources and 100 targets: sources, unless a table of them must be made twice over or is too long."""
+    """50 sources and 100 targets: sources, unless a table of them must be made twice over or is
+    too long.
+    """
     source = torch.arange(1000) % 50
     pairs = torch.unique(torch.stack([source, torch.randint(100, (1000,), generator=torch.Generator().manual_seed(0))]), dim=1)
     e = ("a", "to", "b")

@@ -1,4 +1,6 @@
-"""Rows that are much longer than the typical one are shortened, and may become shorter, not longer."""
+"""Rows that are much longer than the typical one are shortened, and may become shorter, not
+longer.
+"""
 
 import math
 
@@ -39,7 +41,9 @@ def test_rows_of_zeros_stay():
 
 
 def test_outliers_hardly_move_the_bound(rows):
-    """The arithmetic mean would be 3.5 times as long with 5 % of rows 50 times as long, the geometric one is 1.2 times."""
+    """The arithmetic mean would be 3.5 times as long with 5 % of rows 50 times as long, the
+    geometric one is 1.2 times.
+    """
     usual = longest_length(rows)
     rows[::20] *= 50
     assert 1.1 < longest_length(rows) / usual < 1.25

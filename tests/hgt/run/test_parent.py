@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from hgt import train
 from hgt.run import parent
 from hgt.run.parent import Parent
 
@@ -64,6 +63,6 @@ def test_a_heartbeat_that_is_removed(tmp_path, clock):
 
 def test_a_trainer_without_its_parent_stops_and_says_so(monkeypatch):
     """A real one: test_train.py."""
-    monkeypatch.setattr(train, "_parent", lambda: Parent(os.getppid() + 1, None))
+    monkeypatch.setattr(parent, "_parent", lambda: Parent(os.getppid() + 1, None))
     with pytest.raises(SystemExit, match="resume with `hgt train --resume`"):
-        train.stop_without_parent()
+        parent.stop_without_parent()

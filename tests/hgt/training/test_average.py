@@ -1,4 +1,6 @@
-"""The average of the weights: its formula, when it looks, that it is what is evaluated and kept, and that it goes on exactly."""
+"""The average of the weights: its formula, when it looks, that it is what is evaluated and kept,
+and that it goes on exactly.
+"""
 
 import itertools
 
@@ -8,9 +10,11 @@ from torch import nn
 
 from hgt.evaluation.ranking import FactIndex
 from hgt.graph.split import VAL
-from hgt.train import evaluate_val, load_weights, weight_tensors
+from hgt.train import load_weights, weight_tensors
 from hgt.training.average import WeightAverage
-from hgt.training.step import Steps, build_trainee
+from hgt.training.steps import Steps
+from hgt.training.trainee import build_trainee
+from hgt.training.val_metrics import evaluate_val
 
 CPU = torch.device("cpu")
 

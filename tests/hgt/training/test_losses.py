@@ -1,4 +1,6 @@
-"""Link loss, InfoNCE and isotropy against loops, their optimum, and when the link loss is the whole loss."""
+"""N3, InfoNCE and isotropy against loops, their optimum, and when the link loss is the whole
+loss.
+"""
 
 import itertools
 import math
@@ -9,129 +11,10 @@ import torch
 from torch.nn import functional
 
 from hgt.graph.split import TRAIN
-from hgt.model.model import Decoder
-from hgt.training import sampled_softmax
+from hgt.model.decoders import DECODERS, DistMult
 from hgt.training.batches import Batches
-from hgt.training.losses import anisotropy, concentration, info_nce, isotropy_loss, micro_batch_loss
-from tests.hgt.pairwise import pairwise
-
-
-def score(decoder, head, relation, tail):
-    """The two decoders' formulas, on complex numbers where they are meant."""
-    r = decoder.relation[relation]
-    if decoder.kind == "distmult":
-        return (head * r * tail).sum()
-    h, r, t = (torch.complex(*x.chunk(2)) for x in (head, r, tail))
-    return (h * r * t.conj()).sum().real
-
-
-def naive_link_loss(embeddings, batch, facts, graph, batches, decoder, num_others, correction):
-    """Mean over the batch's facts and both sides of -log softmax among the pool and some nodes of each other type, true facts left out;
-    one fact at a time.
-    """
-    true = set(map(tuple, split_both_ways(facts, graph)))
-    pools = {}
-    sections = batch.micro_batches[0].nodes.split(batches.layout.sections)
-    for r in batches.layout.relations:
-        head_type, _, tail_type = graph.edge_types[r.relation]
-        pools[tail_type], pools[head_type] = sections[r.tail_pool].tolist(), sections[r.head_pool].tolist()
-    losses = []
-    for f in batch.supervised[batch.supervised < batches.num_train].tolist():
-        h, r, t = facts[:, f].tolist()
-        head_type, _, tail_type = graph.edge_types[r]
-        own = score(decoder, embeddings[h], r, embeddings[t])
-        sides = [
-            [((h, r, n), weight) for n, weight in competing(pools, tail_type, num_others, graph, correction)],
-            [((n, r, t), weight) for n, weight in competing(pools, head_type, num_others, graph, correction)],
-        ]
-        for others in sides:
-            left = [(score(decoder, embeddings[a], b, embeddings[c]), weight) for (a, b, c), weight in others if (a, b, c) not in true]
-            losses.append(torch.log(own.exp() + sum(weight * s.exp() for s, weight in left)) - own)
-    return torch.stack(losses).mean()
-
-
-def competing(pools, node_type, num_others, graph, correction):
-    """All sampled nodes of the type, each as often as it counts, and the first ones of every other."""
-    own = pools[node_type]
-    weight = (graph.num_nodes[node_type] / len(own)) ** correction
-    return [(n, weight) for n in own] + [(n, 1.0) for other, pool in pools.items() if other != node_type for n in pool[:num_others]]
-
-
-def split_both_ways(facts, graph):
-    for h, r, t in facts.T.tolist():
-        yield h, r, t
-        if graph.edge_types[r] in graph.symmetric:
-            yield t, r, h
-
-
-def loss_of(rows, micro, layout, decoder, train):
-    """rows: the embeddings of the micro-batch's nodes."""
-    return micro_batch_loss(*rows.split(layout.shared_and_own), micro, layout, decoder, train)
-
-
-def summed(embeddings, batch, batches, decoder, train):
-    parts = [loss_of(embeddings[m.nodes], m, batches.layout, decoder, train) for m in batch.micro_batches]
-    return {name: sum(p.get(name, torch.zeros(())) for p in parts) for name in ("total", "link", "contrastive")}
-
-
-@pytest.mark.parametrize("kind", ["distmult", "complex"])
-@pytest.mark.parametrize(("steps", "num_others", "correction"), [(1, 3, 0.0), (3, 3, 0.0), (1, 0, 0.5), (3, 20, 1.0)])
-def test_link_loss_equals_a_naive_loop(graph, split, make_config, kind, steps, num_others, correction):
-    config = make_config(
-        accumulation_steps=steps,
-        min_batches_per_epoch=20,
-        num_negatives=12,
-        num_other_negatives=num_others,
-        softmax_correction=correction,
-    )
-    batches = Batches(graph, split, config)
-    torch.manual_seed(0)
-    decoder, embeddings = Decoder(len(graph.edge_types), 8, kind), torch.randn(graph.total_nodes, 8)
-    with torch.no_grad():
-        decoder.relation.add_(torch.randn_like(decoder.relation))
-        batch = batches.draw(1, 4)
-        expected = naive_link_loss(embeddings, batch, split.of(TRAIN), graph, batches, decoder, num_others, correction)
-        got = summed(embeddings, batch, batches, decoder, config.train)
-    torch.testing.assert_close(got["link"], expected, atol=1e-5, rtol=1e-5)
-    w = config.train.contrastive_weight
-    torch.testing.assert_close(got["total"], (1 - w) * got["link"] + w * got["contrastive"])
-
-
-@pytest.mark.parametrize(("form", "kind"), pairwise([(1_000, 20, 1.0), (5, 3, 0.5), (5, 0, 0.0)], ["distmult", "complex"]))
-def test_the_link_losss_gradients_are_those_of_the_naive_loop(graph, split, make_config, monkeypatch, kind, form):
-    """They are written out by hand, some facts at a time."""
-    most, num_others, correction = form
-    monkeypatch.setattr(sampled_softmax, "rows_at_a_time", lambda device_type: most)
-    config = make_config(
-        accumulation_steps=2,
-        min_batches_per_epoch=20,
-        num_negatives=12,
-        num_other_negatives=num_others,
-        softmax_correction=correction,
-        contrastive_weight=0.0,
-    )
-    batches = Batches(graph, split, config)
-    torch.manual_seed(3)
-    decoder = Decoder(len(graph.edge_types), 8, kind).double()
-    embeddings = torch.randn(graph.total_nodes, 8, dtype=torch.float64).requires_grad_()
-    batch = batches.draw(1, 4)
-    (4 * summed(embeddings, batch, batches, decoder, config.train)["total"]).backward()
-    got = [x.grad for x in (embeddings, decoder.relation)]
-    embeddings.grad = decoder.relation.grad = None
-    (4 * naive_link_loss(embeddings, batch, split.of(TRAIN), graph, batches, decoder, num_others, correction)).backward()
-    for ours, expected in zip(got, (embeddings.grad, decoder.relation.grad), strict=True):
-        assert expected.abs().max() > 0.01
-        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-7)  # weights of facts are float32
-
-
-def test_the_link_loss_goes_back_once_only(graph, split, make_config):
-    batches = Batches(graph, split, make_config(contrastive_weight=0.0))
-    embeddings = torch.randn(graph.total_nodes, 8, requires_grad=True)
-    decoder = Decoder(len(graph.edge_types), 8, "distmult")
-    loss = summed(embeddings, batches.draw(0, 0), batches, decoder, make_config().train)["link"]
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="once only"):
-        loss.backward()
+from hgt.training.losses import anisotropy, concentration, info_nce, isotropy_loss
+from tests.hgt.training.summed_losses import loss_of, summed
 
 
 @pytest.mark.parametrize("kind", ["distmult", "complex"])
@@ -140,10 +23,9 @@ def test_n3_is_the_mean_sum_of_cubes_of_a_batchs_facts(graph, split, make_config
     config = make_config(accumulation_steps=3, contrastive_weight=weight)
     batches = Batches(graph, split, config)
     torch.manual_seed(0)
-    plain, decoder = Decoder(len(graph.edge_types), 8, kind), Decoder(len(graph.edge_types), 8, kind, n3=0.3)
-    plain.load_state_dict(decoder.state_dict())
+    decoder = DECODERS[kind](len(graph.edge_types), 8)
     embeddings, batch = torch.randn(graph.total_nodes, 8), batches.draw(0, 0)
-    without, told = (summed(embeddings, batch, batches, d, config.train) for d in (plain, decoder))
+    without, told = (summed(embeddings, batch, batches, decoder, config.train, n3) for n3 in (0.0, 0.3))
     facts = split.of(TRAIN)[:, batch.supervised[batch.supervised < batches.num_train]]
     vectors = torch.cat([embeddings[facts[0]], decoder.relation[facts[1]], embeddings[facts[2]]])
     moduli = vectors.abs() if kind == "distmult" else torch.complex(*vectors.chunk(2, -1)).abs()
@@ -165,7 +47,7 @@ def test_contrastive_loss_equals_a_naive_loop(graph, split, make_config):
             others = [embeddings[n] for n, known in zip(sections[contrast.pool], micro.anchor_known[i], strict=True) if not known]
             cosines = [torch.cosine_similarity(a, x, dim=0) / config.train.contrastive_temperature for x in (p, *others)]
             losses.append(torch.logsumexp(torch.stack(cosines), 0) - cosines[0])
-    got = summed(embeddings, batch, batches, Decoder(len(graph.edge_types), 8, "distmult"), config.train)
+    got = summed(embeddings, batch, batches, DistMult(len(graph.edge_types), 8), config.train)
     torch.testing.assert_close(got["contrastive"], torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
 
 
@@ -177,7 +59,9 @@ def test_info_nce_by_hand():
 
 
 def test_info_nce_is_best_at_cosine_one():
-    """Free vectors of two groups: within a group they attract, and those of the other group repel."""
+    """Free vectors of two groups: within a group they attract, and those of the other group
+    repel.
+    """
     torch.manual_seed(2)
     x = torch.randn(12, 6, requires_grad=True)
     group = torch.arange(12) % 2
@@ -215,7 +99,7 @@ def test_without_alike_pairs_the_link_loss_is_the_whole_loss(graph, split, make_
     batches = Batches(graph, split, config)
     assert batches.layout.contrast is None
     embeddings = torch.randn(graph.total_nodes, 8)
-    got = summed(embeddings, batches.draw(0, 0), batches, Decoder(len(graph.edge_types), 8, "distmult"), config.train)
+    got = summed(embeddings, batches.draw(0, 0), batches, DistMult(len(graph.edge_types), 8), config.train)
     assert got["total"] == got["link"] > 0
     assert got["contrastive"] == 0
 
@@ -225,7 +109,7 @@ def test_any_node_type_can_be_contrasted(graph, split, make_config, node_type):
     config = make_config(contrastive_node_type=node_type)
     batches = Batches(graph, split, config)
     embeddings = torch.randn(graph.total_nodes, 8)
-    got = summed(embeddings, batches.draw(0, 0), batches, Decoder(len(graph.edge_types), 8, "distmult"), config.train)
+    got = summed(embeddings, batches.draw(0, 0), batches, DistMult(len(graph.edge_types), 8), config.train)
     assert got["contrastive"] > 0
     anchors = batches.draw(0, 0).micro_batches[0].nodes.split(batches.layout.sections)[batches.layout.contrast.anchor]
     span = graph.type_range(node_type)
@@ -238,7 +122,7 @@ def test_padding_and_filtered_nodes_get_no_gradient(graph, split, make_config):
     (micro,) = batches.draw(0, 0).micro_batches
     assert (micro.weight == 0).any(), "this batch has padding"
     rows = torch.randn(len(micro.nodes), 8, requires_grad=True)
-    loss_of(rows, micro, batches.layout, Decoder(len(graph.edge_types), 8, "distmult"), config.train)["total"].backward()
+    loss_of(rows, micro, batches.layout, DistMult(len(graph.edge_types), 8), config.train)["total"].backward()
     grads = rows.grad.split(batches.layout.sections)
     for r in batches.layout.relations:
         padding = micro.weight[r.facts] == 0
@@ -291,7 +175,9 @@ def test_anisotropy_of_one_single_direction_is_finite():
 
 
 def test_the_isotropy_loss_spreads_what_points_one_way(graph, split, make_config):
-    """Descent along it alone: a cloud far from the origin in four of 64 dimensions comes to lie around it in many."""
+    """Descent along it alone: a cloud far from the origin in four of 64 dimensions comes to lie
+    around it in many.
+    """
     torch.manual_seed(0)
     config = make_config(isotropy_weight=7.0)
     layout = Batches(graph, split, config).layout

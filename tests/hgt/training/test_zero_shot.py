@@ -1,11 +1,14 @@
-"""In a holdout split a node that is asked for in a held-out edge type has no message of it: as in the test, so in training."""
+"""In a holdout split a node that is asked for in a held-out edge type has no message of it: as in
+the test, so in training.
+"""
 
 import pytest
 import torch
 
 from hgt.graph.split import TRAIN, holdout_edge_types, split_facts
 from hgt.messages.message_graph import edge_list
-from hgt.training.step import build_trainee, removed_edges
+from hgt.training.step import removed_edges
+from hgt.training.trainee import build_trainee
 
 CPU = torch.device("cpu")
 HOLDOUTS = [
@@ -21,14 +24,18 @@ def trainee_of(graph, make_config, **values):
 
 
 def with_mirrors(graph, facts, supervised):
-    """The numbers of the supervised facts, and of (b, relation, a) for each (a, relation, b) of them."""
+    """The numbers of the supervised facts, and of (b, relation, a) for each (a, relation, b) of
+    them.
+    """
     named = [(h, graph.edge_types[r][1], t) for h, r, t in facts]
     asked = {named[f] for f in supervised}
     return {f for f, fact in enumerate(named) if fact in asked or fact[::-1] in asked}
 
 
 def silent_by_hand(graph, trainee, batch):
-    """The supervised facts with their mirrors, and all that share a node of the held-out type with one of them, by plain loops."""
+    """The supervised facts with their mirrors, and all that share a node of the held-out type
+    with one of them, by plain loops.
+    """
     config = trainee.config.split
     held = set(range(graph.total_nodes)[graph.type_range(config.holdout_type)]) if config.holdout_type else set()
     relations = {graph.edge_types.index(e) for e in holdout_edge_types(graph, config)}
@@ -55,7 +62,10 @@ def test_facts_that_share_an_asked_node_are_silent(graph, make_config, values):
 @pytest.mark.parametrize("num_neighbors", [None, 5])
 @pytest.mark.parametrize("values", HOLDOUTS, ids=lambda v: v["split"])
 def test_an_asked_node_is_as_a_held_out_one(graph, make_config, values, num_neighbors):
-    """It has no message edge of a held-out edge type, in neither direction; its others stay, and so do all edges of nodes not asked for."""
+    """It has no message edge of a held-out edge type, in neither direction.
+
+    Its others stay, and so do all edges of nodes not asked for.
+    """
     trainee = trainee_of(graph, make_config, num_neighbors=num_neighbors, **values)
     config, batch = trainee.config.split, trainee.batches.draw(0, 0)
     held_types = holdout_edge_types(graph, config)
@@ -66,7 +76,7 @@ def test_an_asked_node_is_as_a_held_out_one(graph, make_config, values, num_neig
     held = graph.type_range(config.holdout_type)
     asked = torch.cat([head[of_type], tail[of_type]])
     asked = asked[(asked >= held.start) & (asked < held.stop)]
-    messages = batch.messages or trainee.messages
+    messages = batch.messages
     edges, removed = edge_list(messages), removed_edges(trainee, batch)
     names = [messages.edge_types[r] for r in edges.relation.tolist()]
     concerned = torch.tensor(
@@ -82,7 +92,9 @@ def test_an_asked_node_is_as_a_held_out_one(graph, make_config, values, num_neig
 
 
 def test_a_held_out_node_has_no_message_to_lose(graph, make_config):
-    """What training imitates: in the message graph itself a held-out disease has none of the held-out edge types."""
+    """What training imitates: in the message graph itself a held-out disease has none of the
+    held-out edge types.
+    """
     trainee = trainee_of(graph, make_config, split="disease-holdout")
     split = split_facts(graph, trainee.config.split)
     held_out = torch.nonzero(split.node_part > TRAIN).squeeze(1)

@@ -23,7 +23,7 @@ from hgt.errors import InputError
 from hgt.graph.demo_graph import write_demo_graph
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import split_facts
-from hgt.model.model import HGTModel
+from hgt.model.hgt_model import HGTModel
 from hgt.reading.edge_table import read_edge_table
 from hgt.run.checkpoint import Checkpoint, Progress, save_checkpoint, state_tensors
 from hgt.run.folder import RunFolder

@@ -20,7 +20,9 @@ from hgt.kernels.choice import edge_kernels, mask_kernel, node_kernels
 from hgt.kernels.edges import ChunkedKernels
 from hgt.kernels.nodes import NodeKernels
 from hgt.memory.plan import plan_memory
-from hgt.training import step
+from hgt.training import trainee as trainees
+from hgt.training.step import train_step
+from hgt.training.steps import Steps
 from tests.conftest import CHECKOUT
 from tests.hgt.device.conftest import GIB
 
@@ -144,11 +146,11 @@ def test_the_training_step_runs_on_a_device_of_another_type(monkeypatch, graph, 
     """torch's own made-up device, which has shapes and no values."""
     monkeypatch.setitem(DEVICES, "meta", DeviceTraits("meta", "Meta", re.compile("meta")))
     # torch 2.13 has a fused Adam for every accelerator that it knows, and none for this one.
-    monkeypatch.setattr(step, "adam", lambda model, config, _: torch.optim.AdamW(model.parameters()))
+    monkeypatch.setattr(trainees, "adam", lambda model, config, _: torch.optim.AdamW(model.parameters()))
     config = make_config(dropout=0.2, input_dropout=0.2, average_decay=0.0)
-    trainee = step.build_trainee(config, graph, split, torch.device("meta"))
-    steps = step.Steps(trainee)
-    losses = step.train_step(trainee, trainee.batches.draw(0, 0))
+    trainee = trainees.build_trainee(config, graph, split, torch.device("meta"))
+    steps = Steps(trainee)
+    losses = train_step(trainee, trainee.batches.draw(0, 0))
     assert not steps.recordable
     assert {loss.device.type for loss in losses.values()} == {"meta"}
     assert {p.grad.device.type for p in trainee.model.parameters()} == {"meta"}

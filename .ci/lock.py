@@ -27,7 +27,8 @@ PLATFORMS = {  # uv's name: as hgt/device/machine.py names the machine
 }
 PYTHONS = ("3.11", "3.12", "3.13")
 _ONLY_CUDA = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
-_CPU_TORCH_BYTES = 192e6  # torch 2.13.0+cpu for x86-64, which the index of all packages does not have
+# torch 2.13.0+cpu for x86-64, which the index of all packages does not have
+_CPU_TORCH_BYTES = 192e6
 _HEADER = """\
 # Every package for Linux (x86-64, arm64) and macOS 14 (arm64), Python 3.11 to 3.13.
 # Made by `make lock`, checked by `make check-lock`: see CONTRIBUTING.md.
@@ -36,12 +37,25 @@ _HEADER = """\
 
 def uv(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`uv pip compile` of the project with its tests, from the index alone."""
-    hidden = ("UV_FIND_LINKS", "PIP_FIND_LINKS", "UV_EXTRA_INDEX_URL", "UV_CONSTRAINT", "UV_OVERRIDE")
+    hidden = (
+        "UV_FIND_LINKS",
+        "PIP_FIND_LINKS",
+        "UV_EXTRA_INDEX_URL",
+        "UV_CONSTRAINT",
+        "UV_OVERRIDE",
+    )
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
     program = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet"]
     options = ["pyproject.toml", "--extra", "test", "--no-annotate", "--no-header", *arguments]
     environment = kept | {"UV_NO_CONFIG": "1", "MACOSX_DEPLOYMENT_TARGET": "14.0"}
-    return subprocess.run([*program, *options], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*program, *options],
+        cwd=CHECKOUT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def solution(target: str, python: str) -> dict[str, tuple[str, int]] | str:

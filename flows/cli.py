@@ -1,7 +1,8 @@
-"""The command line `hgt`. Options are derived from `hgt/config.py`; heavy imports wait until a command needs them.
+"""The command line `hgt`. Options are derived from `hgt/config.py`; heavy imports wait until a
+command needs them.
 
-Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad input, 1 failure, 130 interrupted, 141 interrupted
-because whoever read the output is gone.
+Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad input, 1 failure,
+130 interrupted, 141 interrupted because whoever read the output is gone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ ACCEPTED, FAILED, BAD_INPUT, REJECTED, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2, 3, 
 
 
 class _UserPath(click.Path):
-    """As the shell gives it: zsh leaves the ~ of `--kg=~/kg.csv` and of `make train KG=~/kg.csv` as it is."""
+    """As the shell gives it: zsh leaves the ~ of `--kg=~/kg.csv` and of `make train KG=~/kg.csv` as
+    it is.
+    """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         from tasks.home import user_path
@@ -35,7 +38,11 @@ class _UserPath(click.Path):
 
 _PATH = _UserPath(path_type=Path)
 _PORT = click.IntRange(1, 65535)
-_OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace a file that is there. What is read is never replaced.")
+_OVERWRITE = click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a file that is there. What is read is never replaced.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -48,27 +55,56 @@ def _with_parameters(command: Callable[..., Any]) -> Callable[..., Any]:
     for p in reversed(list(parameters())):
         option = f"--{p.name.replace('_', '-')}"
         if p.type is bool:
-            command = click.option(f"{option}/--no-{option[2:]}", p.name, default=None, help=_help(p))(command)
+            command = click.option(
+                f"{option}/--no-{option[2:]}", p.name, default=None, help=_help(p)
+            )(command)
             continue
         kind = click.Choice(p.choices) if p.choices else p.type
-        command = click.option(option, p.name, type=kind, multiple=p.is_list, help=_help(p))(command)
+        command = click.option(option, p.name, type=kind, multiple=p.is_list, help=_help(p))(
+            command
+        )
     return command
 
 
 def _help(p: Parameter) -> str:
-    default = "none" if p.default is None or p.default == () else f"{p.default:g}" if isinstance(p.default, float) else p.default
+    default = (
+        "none"
+        if p.default is None or p.default == ()
+        else f"{p.default:g}"
+        if isinstance(p.default, float)
+        else p.default
+    )
     default = ", ".join(default) if isinstance(default, tuple) else default
     default = {True: "yes", False: "no"}[default] if isinstance(default, bool) else default
     default = ", ".join(default) if isinstance(default, tuple) else default
     again = "; repeat for several" if p.is_list else ""
-    return f"{p.help[0].upper()}{p.help[1:]}{again}.  [default: {default}{' ' + p.unit if p.unit and default != 'none' else ''}]"
+    return (
+        f"{p.help[0].upper()}{p.help[1:]}{again}.  [default:"
+        f" {default}{' ' + p.unit if p.unit and default != 'none' else ''}]"
+    )
 
 
 @cli.command()
-@click.option("--kg", type=_PATH, metavar="FILE", help="Knowledge graph in PrimeKG's columns: CSV, Parquet or a folder of parts.")
-@click.option("--resume", metavar="RUN", help="Go on with this run (its id or folder) from its last checkpoint, instead of --kg.")
-@click.option("--run-id", metavar="NAME", help="Name of the new run.  [default: made from the time]")
-@click.option("--output-csv", type=_PATH, metavar="FILE", help="Write the embeddings as CSV too; their relations go beside it.")
+@click.option(
+    "--kg",
+    type=_PATH,
+    metavar="FILE",
+    help="Knowledge graph in PrimeKG's columns: CSV, Parquet or a folder of parts.",
+)
+@click.option(
+    "--resume",
+    metavar="RUN",
+    help="Go on with this run (its id or folder) from its last checkpoint, instead of --kg.",
+)
+@click.option(
+    "--run-id", metavar="NAME", help="Name of the new run.  [default: made from the time]"
+)
+@click.option(
+    "--output-csv",
+    type=_PATH,
+    metavar="FILE",
+    help="Write the embeddings as CSV too; their relations go beside it.",
+)
 @_OVERWRITE
 @_with_parameters
 def train(
@@ -91,7 +127,9 @@ def train(
         raise InputError("Give either --kg FILE or --resume RUN.")
     if run_id is not None:
         if resume:
-            raise InputError("Give either --run-id, the name of a new run, or --resume, a run to go on with.")
+            raise InputError(
+                "Give either --run-id, the name of a new run, or --resume, a run to go on with."
+            )
         check_new_run(run_id)
         refuse_used_run_folder(run_id)
     run = find_run(resume) if resume else run_id or new_run_id()
@@ -118,7 +156,11 @@ def train(
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """The parameters that were given on the command line."""
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in options.items() if v not in (None, ())}
+    return {
+        name: list(v) if isinstance(v, tuple) else v
+        for name, v in options.items()
+        if v not in (None, ())
+    }
 
 
 def _kept(run: str, values: dict[str, Any]) -> RunConfig:
@@ -131,7 +173,11 @@ def _kept(run: str, values: dict[str, Any]) -> RunConfig:
 def _how_to_go_on(run: str) -> str:
     from tasks.home import run_folder
 
-    return f"Go on with: hgt train --resume {run}" if run_folder(run).config.exists() else "Nothing had been trained yet."
+    return (
+        f"Go on with: hgt train --resume {run}"
+        if run_folder(run).config.exists()
+        else "Nothing had been trained yet."
+    )
 
 
 def _refuse_early(kg: Path | None, config: RunConfig) -> None:
@@ -169,7 +215,8 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
     except NO_ANSWER as error:
         server = os.environ.get("PREFECT_API_URL", "of its own")
         raise HgtError(
-            f"The Prefect server {server} does not answer ({type(error).__name__}). Run `hgt up`. {_how_to_go_on(run)}"
+            f"The Prefect server {server} does not answer ({type(error).__name__}). Run `hgt up`."
+            f" {_how_to_go_on(run)}"
         ) from error
     if state.is_completed():
         return ACCEPTED
@@ -179,7 +226,14 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
     if isinstance(error, InputError):
         raise error
     said = str(error) if isinstance(error, HgtError) else f"the run failed: {state.message}"
-    click.echo(f"hgt: {said}" if isinstance(error, TrainingDiverged) else f"hgt: {said} {_how_to_go_on(run)}", err=True)
+    click.echo(
+        (
+            f"hgt: {said}"
+            if isinstance(error, TrainingDiverged)
+            else f"hgt: {said} {_how_to_go_on(run)}"
+        ),
+        err=True,
+    )
     return FAILED
 
 
@@ -193,13 +247,20 @@ def _prepare_environment() -> None:
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"HGT_HOME {home}: is no folder, and none can be made there ({error.strerror}). Give another one.") from error
+        raise InputError(
+            f"HGT_HOME {home}: is no folder, and none can be made there ({error.strerror}). Give"
+            " another one."
+        ) from error
     defaults = {
         "HGT_TERMINAL": "1",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow's own lines are printed; Prefect's log keeps everything
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # an empty database takes 30 s on two cores; Prefect gives it 20
-        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # a server that is gone is told in one sentence
-        "PREFECT_CLIENT_MAX_RETRIES": "3",  # 15 s: a server that is gone is asked several times before the flow gives up
+        # the flow's own lines are printed; Prefect's log keeps everything
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        # an empty database takes 30 s on two cores; Prefect gives it 20
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+        # a server that is gone is told in one sentence
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+        # 15 s: a server that is gone is asked several times before the flow gives up
+        "PREFECT_CLIENT_MAX_RETRIES": "3",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
     }
     if "PREFECT_API_URL" not in os.environ:
@@ -216,7 +277,9 @@ def _prepare_environment() -> None:
 
 
 def _check_database(path: Path) -> None:
-    """Prefect starts its temporary server anew for ever where this is none that it can use. Raises InputError."""
+    """Prefect starts its temporary server anew for ever where this is none that it can use. Raises
+    InputError.
+    """
     if not path.exists():
         return
     import contextlib
@@ -227,21 +290,32 @@ def _check_database(path: Path) -> None:
             database.execute("select count(*) from sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
         if "locked" not in str(error):
-            raise InputError(f"{path}: Prefect's database cannot be opened ({error}). Give the right to, or another HGT_HOME.") from error
+            raise InputError(
+                f"{path}: Prefect's database cannot be opened ({error}). Give the right to, or"
+                " another HGT_HOME."
+            ) from error
     except sqlite3.DatabaseError as error:
         raise InputError(
-            f"{path}: Prefect's database is damaged ({error}). Remove it: it holds the history that Prefect shows, no run and no figure."
+            f"{path}: Prefect's database is damaged ({error}). Remove it: it holds the history that"
+            " Prefect shows, no run and no figure."
         ) from error
 
 
 @cli.command("demo-graph")
 @click.argument("out", type=_PATH)
 @click.option("--num-nodes", default=1_000, show_default=True, help="Nodes, of ten types.")
-@click.option("--num-facts", default=10_000, show_default=True, help="Facts, of fifteen relations; each is written in both directions.")
+@click.option(
+    "--num-facts",
+    default=10_000,
+    show_default=True,
+    help="Facts, of fifteen relations; each is written in both directions.",
+)
 @click.option("--num-communities", default=10, show_default=True, help="Planted communities.")
 @click.option("--seed", default=0, show_default=True, help="Seed.")
 @_OVERWRITE
-def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int, overwrite: bool) -> int:
+def demo_graph(
+    out: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int, overwrite: bool
+) -> int:
     """Write a synthetic PrimeKG-like graph to OUT (.csv, .csv.gz or .parquet)."""
     from tasks.outputs import claim_file
 
@@ -255,7 +329,9 @@ def demo_graph(out: Path, num_nodes: int, num_facts: int, num_communities: int, 
 
 @cli.command()
 @click.argument("embeddings", type=_PATH)
-@click.option("--kg", required=True, type=_PATH, metavar="FILE", help="The graph that they describe.")
+@click.option(
+    "--kg", required=True, type=_PATH, metavar="FILE", help="The graph that they describe."
+)
 def validate(embeddings: Path, kg: Path) -> int:
     """Hold a table of EMBEDDINGS (Parquet or CSV) against the graph that it describes."""
     from hgt.input_file import check_table
@@ -272,10 +348,14 @@ def validate(embeddings: Path, kg: Path) -> int:
 
 
 @cli.command()
-@click.option("--kg", required=True, type=_PATH, metavar="FILE", help="The graph that would be trained.")
+@click.option(
+    "--kg", required=True, type=_PATH, metavar="FILE", help="The graph that would be trained."
+)
 @_with_parameters
 def plan(kg: Path, **given: Any) -> int:
-    """Say what training FILE would take, without training it; also for a device that is elsewhere, if --memory is given."""
+    """Say what training FILE would take, without training it; also for a device that is elsewhere,
+    if --memory is given.
+    """
     config = RunConfig.from_flat(_given(given))
     from hgt.graph.facts import refuse_early
 
@@ -290,7 +370,11 @@ def plan(kg: Path, **given: Any) -> int:
     table = read_edge_table(kg)
     graph = KnowledgeGraph.from_edge_table(table, config.graph)
     click.echo("\n".join([*map(str, table.counts), *graph.notes]))
-    size = {"node": graph.total_nodes, "fact": graph.total_facts, "edge type": len(graph.edge_types)}
+    size = {
+        "node": graph.total_nodes,
+        "fact": graph.total_facts,
+        "edge type": len(graph.edge_types),
+    }
     click.echo(", ".join(counted(n, what) for what, n in size.items()))
     split = split_facts(graph, config.split)  # a split that training would refuse is refused here
     memory = plan_memory(graph, config, probe)
@@ -302,10 +386,16 @@ def plan(kg: Path, **given: Any) -> int:
 
 @cli.command()
 @click.option("--kg", required=True, type=_PATH, metavar="FILE", help="The graph to train on.")
-@click.option("--devices", required=True, metavar="A,B", help="Two of mps, cuda, cpu and docker-cpu, such as cpu,mps.")
+@click.option(
+    "--devices",
+    required=True,
+    metavar="A,B",
+    help="Two of mps, cuda, cpu and docker-cpu, such as cpu,mps.",
+)
 @_with_parameters
 def compare(kg: Path, devices: str, **given: Any) -> int:
-    """Train FILE on two devices with one seed, and hold their time, memory, losses and validation figures against each other.
+    """Train FILE on two devices with one seed, and hold their time, memory, losses and validation
+    figures against each other.
 
     Exit code 3: a figure differs by more than 0.05.
     """
@@ -325,11 +415,17 @@ def compare(kg: Path, devices: str, **given: Any) -> int:
 
 
 @cli.command()
-@click.option("--device", type=click.Choice(list(DEVICES)), help="Which one.  [default: the accelerator of this machine]")
+@click.option(
+    "--device",
+    type=click.Choice(list(DEVICES)),
+    help="Which one.  [default: the accelerator of this machine]",
+)
 def doctor(device: str | None) -> int:
-    """Compare the accelerator with the CPU on the real training step, and refuse it if it computes something else.
+    """Compare the accelerator with the CPU on the real training step, and refuse it if it computes
+    something else.
 
-    Prints chip, memory, caps, versions and what is known to be bad about the combination. Exit code 1: refused.
+    Prints chip, memory, caps, versions and what is known to be bad about the combination. Exit code
+    1: refused.
     """
     from hgt.diagnosis.doctor import examine
 
@@ -355,7 +451,13 @@ def track(run: str) -> int:
 
 
 @cli.command()
-@click.option("--port", type=_PORT, default=5001, show_default=True, help="Port on 127.0.0.1; macOS itself listens on 5000.")
+@click.option(
+    "--port",
+    type=_PORT,
+    default=5001,
+    show_default=True,
+    help="Port on 127.0.0.1; macOS itself listens on 5000.",
+)
 def ui(port: int) -> int:
     """Open MLflow's UI on the product's own store."""
     from tasks.home import check_store, store_uri
@@ -363,19 +465,38 @@ def ui(port: int) -> int:
     check_store()
     uri = store_uri()
     if uri.lower().startswith(("http://", "https://")):
-        raise InputError(f"MLFLOW_TRACKING_URI {uri}: is a server, with a UI of its own at that address. Open it in a browser.")
+        raise InputError(
+            f"MLFLOW_TRACKING_URI {uri}: is a server, with a UI of its own at that address. Open it"
+            " in a browser."
+        )
     _prepare_environment()
     click.echo(f"MLflow's UI on {uri}: http://127.0.0.1:{port}  (Ctrl-C ends it)")
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
-    arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    arguments = [
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     os.execve(sys.executable, [sys.executable, "-P", "-m", "mlflow", *arguments], environment)
 
 
 @cli.command("up")
-@click.option("--prefect-port", type=_PORT, help="Port of the Prefect server on 127.0.0.1.  [default: 4200]")
-@click.option("--mlflow-port", type=_PORT, help="Port of the MLflow server on 127.0.0.1.  [default: 5001]")
+@click.option(
+    "--prefect-port", type=_PORT, help="Port of the Prefect server on 127.0.0.1.  [default: 4200]"
+)
+@click.option(
+    "--mlflow-port", type=_PORT, help="Port of the MLflow server on 127.0.0.1.  [default: 5001]"
+)
 def start_services(prefect_port: int | None, mlflow_port: int | None) -> int:
-    """Start Prefect server, MLflow server and workers in the background; what runs already is left alone."""
+    """Start Prefect server, MLflow server and workers in the background; what runs already is left
+    alone.
+    """
     from flows.services.up import up
 
     up(prefect_port, mlflow_port, click.echo)
@@ -408,7 +529,8 @@ def main() -> None:
             sys.exit(session.run(sys.argv[1:]))
         session.enter()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name ends nothing
+        # a terminal that cannot show a name ends nothing
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(cli.main(prog_name="hgt", standalone_mode=False) or 0)
     except HgtError as error:
@@ -425,7 +547,11 @@ def main() -> None:
             raise
         from tasks.reporting import silence
 
-        click.echo(f"hgt: there is no room for what it prints ({error.strerror or error}). Make room, or send it elsewhere.", err=True)
+        click.echo(
+            f"hgt: there is no room for what it prints ({error.strerror or error}). Make room, or"
+            " send it elsewhere.",
+            err=True,
+        )
         silence(sys.stdout)  # or Python would say so again when it ends
         sys.exit(FAILED)
 

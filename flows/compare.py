@@ -1,4 +1,6 @@
-"""`hgt compare`: the same training on two devices, each a run of its own, and their figures beside each other."""
+"""`hgt compare`: the same training on two devices, each a run of its own, and their figures beside
+each other.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +27,25 @@ def devices_of(given: str) -> tuple[str, str]:
     devices = tuple(part.strip() for part in given.split(","))
     if len(devices) != 2 or not set(devices) <= set(DEVICE_CHOICES):
         raise InputError(
-            f"--devices {given}: must be two of {', '.join(DEVICE_CHOICES)}, such as cpu,mps. One device twice is two trainings on it."
+            f"--devices {given}: must be two of {', '.join(DEVICE_CHOICES)}, such as cpu,mps. One"
+            " device twice is two trainings on it."
         )
     return devices[0], devices[1]
 
 
-def compare(kg: Path, devices: tuple[str, str], values: Mapping[str, Any], say: Callable[[str], None]) -> Agreement:
+def compare(
+    kg: Path, devices: tuple[str, str], values: Mapping[str, Any], say: Callable[[str], None]
+) -> Agreement:
     """Train on both, one after the other, and compare. values: the run's parameters.
 
-    Both train all epochs, on their device or not at all, without baselines. Raises InputError for a parameter that the comparison sets
-    itself or a docker-cpu that cannot be had, HgtError when a training fails, KeyboardInterrupt when it was interrupted.
+    Both train all epochs, on their device or not at all, without baselines. Raises InputError for a
+    parameter that the comparison sets itself or a docker-cpu that cannot be had, HgtError when a
+    training fails, KeyboardInterrupt when it was interrupted.
     """
     if set_here := [name for name in _SET if name in values]:
-        raise InputError(f"--{set_here[0].replace('_', '-')}: is set by the comparison itself. Leave it out.")
+        raise InputError(
+            f"--{set_here[0].replace('_', '-')}: is set by the comparison itself. Leave it out."
+        )
     if DOCKER_CPU in devices:  # known now, not after the first training
         container.refuse_unavailable()
     from hgt.diagnosis.agreement import compare_runs  # with torch: 2 s, which no refusal waits for
@@ -47,7 +55,19 @@ def compare(kg: Path, devices: tuple[str, str], values: Mapping[str, Any], say: 
     for number, device in enumerate(devices, 1):
         run = f"{new_run_id()}-{device}"
         say(f"training {number} of 2, on {device}")
-        runs.append(_train(run, kg, {**values, "device": device, "patience": num_epochs, "fallback": "none", "baselines": "none"}))
+        runs.append(
+            _train(
+                run,
+                kg,
+                {
+                    **values,
+                    "device": device,
+                    "patience": num_epochs,
+                    "fallback": "none",
+                    "baselines": "none",
+                },
+            )
+        )
     return compare_runs(run_folder(runs[0]), run_folder(runs[1]), devices)
 
 
@@ -68,4 +88,8 @@ def _option(name: str, value: Any) -> list[str]:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
-    return [part for each in (value if isinstance(value, list) else [value]) for part in (f"--{flag}", str(each))]
+    return [
+        part
+        for each in (value if isinstance(value, list) else [value])
+        for part in (f"--{flag}", str(each))
+    ]

@@ -1,4 +1,6 @@
-"""The flow `hgt-embeddings`: which task follows which. Its parameters are those of `hgt/config.py`, derived from there."""
+"""The flow `hgt-embeddings`: which task follows which. Its parameters are those of `hgt/config.py`,
+derived from there.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ import contextlib
 import inspect
 from typing import Annotated, Any
 
-from tasks.tracking.tracker import tracked  # isort: skip - `tasks` switches telemetry off before prefect is imported
+# `tasks` switches telemetry off before prefect is imported
+from tasks.tracking.tracker import tracked  # isort: skip
 from prefect import flow
 from prefect.client.schemas import State
 from prefect.states import Completed, Failed
@@ -29,7 +32,13 @@ from tasks.validate import Verdict, validate
 REJECTED = "Rejected"
 # What a flow run takes besides the parameters of the configuration: (name, what it is).
 _REFERENCES = (
-    ("kg", "path of a knowledge graph in PrimeKG's columns: CSV (packed or not), Parquet, or a folder of parts"),
+    (
+        "kg",
+        (
+            "path of a knowledge graph in PrimeKG's columns: CSV (packed or not), Parquet, or a"
+            " folder of parts"
+        ),
+    ),
     ("resume", "id or path of a run to go on with, instead of kg"),
     ("run_id", "name of the new run; made from the time when not given"),
     ("output_csv", "path of an additional CSV of the embeddings"),
@@ -77,19 +86,30 @@ def _opened(
 ) -> contextlib.AbstractContextManager[LedRun]:
     if resume is None:
         if kg is None:
-            raise InputError("Give kg, the path of a knowledge graph, or resume, a run to go on with.")
+            raise InputError(
+                "Give kg, the path of a knowledge graph, or resume, a run to go on with."
+            )
         return start_run(kg, run_id, csv, values)
     if kg is not None:
-        raise InputError("Give either kg or resume: a resumed run keeps the graph that it began with.")
+        raise InputError(
+            "Give either kg or resume: a resumed run keeps the graph that it began with."
+        )
     return resume_run(resume, csv, values)
 
 
 def _signature() -> inspect.Signature:
-    """kg, resume, ... and every parameter of the configuration, optional all of them: None keeps the default."""
+    """kg, resume, ... and every parameter of the configuration, optional all of them: None keeps
+    the default.
+    """
     names = {name: _REFERENCE_KINDS.get(name, str) | None for name, _ in _REFERENCES}
     names |= {p.name: _annotation(p) for p in parameters()}
     keyword = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Signature([inspect.Parameter(name, keyword, annotation=kind, default=None) for name, kind in names.items()])
+    return inspect.Signature(
+        [
+            inspect.Parameter(name, keyword, annotation=kind, default=None)
+            for name, kind in names.items()
+        ]
+    )
 
 
 def _annotation(p: Parameter) -> Any:
@@ -102,7 +122,10 @@ def _annotation(p: Parameter) -> Any:
 
 def _docstring() -> str:
     lines = [f"    {name}: {what}" for name, what in _REFERENCES]
-    lines += [f"    {p.name}: {p.help} (default {p.default}{' ' + p.unit if p.unit else ''})" for p in parameters()]
+    lines += [
+        f"    {p.name}: {p.help} (default {p.default}{' ' + p.unit if p.unit else ''})"
+        for p in parameters()
+    ]
     return f"{train_embeddings.__doc__}\n\nArgs:\n" + "\n".join(lines)
 
 

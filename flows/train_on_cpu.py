@@ -1,7 +1,8 @@
-"""The flow `train-on-cpu`, run by the CPU worker in Docker: the trainer on a run folder that exists, from its newest checkpoint on.
+"""The flow `train-on-cpu`, run by the CPU worker in Docker: the trainer on a run folder that
+exists, from its newest checkpoint on.
 
-It knows no MLflow: the epochs are in the run folder's `events.jsonl`, from where the flow that dispatched this one, or the next
-`hgt train --resume`, logs them.
+It knows no MLflow: the epochs are in the run folder's `events.jsonl`, from where the flow that
+dispatched this one, or the next `hgt train --resume`, logs them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from tasks.execution.child import run_child  # isort: skip - `tasks` switches telemetry off before prefect is imported
+# `tasks` switches telemetry off before prefect is imported
+from tasks.execution.child import run_child  # isort: skip
 from prefect import flow
 from prefect.client.schemas import State
 from prefect.states import Completed, Failed
@@ -33,14 +35,16 @@ def train_on_cpu(run: str) -> State[None]:
         folder = run_folder(name)
         with contextlib.ExitStack() as held:
             known = folder.load_plan()
-            if known is None or known.device != "cpu":  # nobody handed the run over: it was planned for the device of another machine
+            # nobody handed the run over: it was planned for the device of another machine
+            if known is None or known.device != "cpu":
                 held.enter_context(folder.led())
                 plan = plan_memory(folder.load_graph(), folder.load_config(), probe_device("cpu"))
                 plan.save(folder.plan)
             progress = held.enter_context(TrainingProgress())
             run_child("train", folder, progress)
     except OutOfMemory as error:
-        return Failed(name=OutOfMemory.__name__, message=str(error))  # the name tells the one that dispatched it
+        # the name tells the one that dispatched it
+        return Failed(name=OutOfMemory.__name__, message=str(error))
     except HgtError as error:
         return Failed(message=str(error))
     return Completed(message=f"run {name} trained")

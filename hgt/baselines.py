@@ -1,9 +1,10 @@
-"""The baseline program: `python -m hgt.baselines <run folder>`, run after the evaluation. How far would one get without HGT?
+"""The baseline program: `python -m hgt.baselines <run folder>`, run after the evaluation. How far
+would one get without HGT?
 
-Ranks the run's test facts among the same candidates with what knows less: nothing (random), each node's number of training facts in the
-relation (degree), and shallow models (distmult, complex), trained with the run's own batches, negatives and optimizer, but without early
-stopping.
-Writes `report/baselines.json` and its table as text; HGT's figures are those of `report/validation.json`.
+Ranks the run's test facts among the same candidates with what knows less: nothing (random), each
+node's number of training facts in the relation (degree), and shallow models (distmult, complex),
+trained with the run's own batches, negatives and optimizer, but without early stopping. Writes
+`report/baselines.json` and its table as text; HGT's figures are those of `report/validation.json`.
 """
 
 from __future__ import annotations
@@ -45,17 +46,21 @@ from hgt.training.trainee import Trainee
 from hgt.training.val_metrics import evaluate_val
 from hgt.whole_file import written_whole
 
-# A table's row moves only in steps that its node is in, HGT's weights in every one. Tuned, ComplEx is best with a rate of 0.02 to 0.04 on
-# two graphs (tests/bench/README.md), and the larger, the fewer steps it takes: that counts where its time is limited.
+# A table's row moves only in steps that its node is in, HGT's weights in every one. Tuned, ComplEx
+# is best with a rate of 0.02 to 0.04 on two graphs (tests/bench/README.md), and the larger, the
+# fewer steps it takes: that counts where its time is limited.
 _RATE_OVER_HGT = 10.0
-# Over the facts per node. Tuned, ComplEx is best with N3 0.04 where there are 26 of them, with 0.1 where there are 10 or 3.7 (the same).
+# Over the facts per node. Tuned, ComplEx is best with N3 0.04 where there are 26 of them, with 0.1
+# where there are 10 or 3.7 (the same).
 _N3, _MOST_N3 = 1.0, 0.1
 Mrr = dict[str, float]  # {"all nodes", "typed" or an edge type's name: MRR}
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """One baseline's MRR, and for a shallow model its training: steps, seconds of them, and why it ended."""
+    """One baseline's MRR, and for a shallow model its training: steps, seconds of them, and why it
+    ended.
+    """
 
     name: str
     mrr: Mrr
@@ -74,35 +79,64 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON. ratio: HGT's MRR over the baseline's, above 1 where HGT is ahead"""
-        told = [{**vars(b), "ratio": {scope: self.hgt[scope] / mrr for scope, mrr in b.mrr.items()}} for b in self.baselines]
+        told = [
+            {**vars(b), "ratio": {scope: self.hgt[scope] / mrr for scope, mrr in b.mrr.items()}}
+            for b in self.baselines
+        ]
         return {"hgt": self.hgt, "training_seconds": self.training_seconds, "baselines": told}
 
     def table(self) -> str:
-        """For people: MRR by scope, and how far HGT is ahead of (or behind) the best baseline there."""
+        """For people: MRR by scope, and how far HGT is ahead of (or behind) the best baseline
+        there.
+        """
         names = [b.name for b in self.baselines]
-        lines = [f"{'MRR against baselines on the same facts':<50}{'HGT':>9}" + "".join(f"{n:>10}" for n in names) + f"{'HGT / best':>12}"]
+        lines = [
+            f"{'MRR against baselines on the same facts':<50}{'HGT':>9}"
+            + "".join(f"{n:>10}" for n in names)
+            + f"{'HGT / best':>12}"
+        ]
         ratios, rows = [], []
         for scope, mrr in self.hgt.items():
             others = [b.mrr[scope] for b in self.baselines]
-            title = {"all nodes": "among all nodes", "typed": "among nodes of the right type"}.get(scope, f"  {scope}")
+            title = {"all nodes": "among all nodes", "typed": "among nodes of the right type"}.get(
+                scope, f"  {scope}"
+            )
             ratios.append(mrr / max(others))
-            rows.append(f"{title[:50]:<50}{mrr:>9.4f}" + "".join(f"{o:>10.4f}" for o in others) + f"{ratios[-1]:>10.2f} x")
+            rows.append(
+                f"{title[:50]:<50}{mrr:>9.4f}"
+                + "".join(f"{o:>10.4f}" for o in others)
+                + f"{ratios[-1]:>10.2f} x"
+            )
         worst = [rows[i] for i in sorted(range(2, len(rows)), key=lambda i: ratios[i])]
         lines += rows[:2] + shortened(rows[2:], "edge types", "with most ranks", worst)
-        lines += [f"{b.name}: {b.num_steps} steps in {b.seconds:.0f} s (HGT: {self.training_seconds:.0f} s), {b.ended}"
-                  for b in self.baselines if b.ended]  # fmt: skip
+        lines += [
+            f"{b.name}: {b.num_steps} steps in {b.seconds:.0f} s "
+            f"(HGT: {self.training_seconds:.0f} s), {b.ended}"
+            for b in self.baselines
+            if b.ended
+        ]
         return "\n".join([*lines, self.verdict()])
 
     def verdict(self) -> str:
-        """One sentence: HGT against whichever baseline is best among nodes of the right type, among all, and on each edge type."""
+        """One sentence: HGT against whichever baseline is best among nodes of the right type, among
+        all, and on each edge type.
+        """
         told = []
         for scope, title in (("typed", "nodes of the right type"), ("all nodes", "all nodes")):
             best = max(self.baselines, key=lambda b: b.mrr[scope])
             ratio = self.hgt[scope] / best.mrr[scope]
-            told.append(f"{ratio:.2f} x the MRR of {best.name} among {title} ({'ahead' if ratio > 1 else 'not ahead'})")
+            told.append(
+                f"{ratio:.2f} x the MRR of {best.name} among {title}"
+                f" ({'ahead' if ratio > 1 else 'not ahead'})"
+            )
         edge_types = [scope for scope in self.hgt if scope not in ("typed", "all nodes")]
-        ahead = sum(self.hgt[scope] > max(b.mrr[scope] for b in self.baselines) for scope in edge_types)
-        return f"against the best baseline: HGT has {told[0]}, {told[1]}, and is ahead on {ahead} of {len(edge_types)} edge types"
+        ahead = sum(
+            self.hgt[scope] > max(b.mrr[scope] for b in self.baselines) for scope in edge_types
+        )
+        return (
+            f"against the best baseline: HGT has {told[0]}, {told[1]}, and is ahead on {ahead} of"
+            f" {len(edge_types)} edge types"
+        )
 
 
 def compare_run(folder: RunFolder, on_event: OnEvent) -> None:
@@ -113,9 +147,14 @@ def compare_run(folder: RunFolder, on_event: OnEvent) -> None:
         on_event("compared", message="no baselines: nothing was held out that could be ranked")
         return
     index, seconds = FactIndex(run.graph), _training_seconds(run)
-    baselines = tuple(_baseline(name, run, index, seconds) for name in run.config.baseline.baselines)
+    baselines = tuple(
+        _baseline(name, run, index, seconds) for name in run.config.baseline.baselines
+    )
     comparison = Comparison(hgt, seconds, baselines)
-    for name, text in (("baselines.json", json.dumps(comparison.as_dict(), indent=2)), ("baselines.txt", comparison.table())):
+    for name, text in (
+        ("baselines.json", json.dumps(comparison.as_dict(), indent=2)),
+        ("baselines.txt", comparison.table()),
+    ):
         with written_whole(folder.report / name) as new:
             new.write_text(text + "\n")
     on_event("compared", message=comparison.verdict(), **run.memory.as_dict())
@@ -133,7 +172,10 @@ def _test_mrr(run: OpenRun, index: FactIndex, embeddings: Tensor, decoder: Decod
 def _training_seconds(run: OpenRun) -> float:
     """Of all of HGT's steps, wherever they were made."""
     largest_edge_type = int(torch.bincount(run.split.of(TRAIN)[1]).max())
-    sum_of_means = sum(epoch["step_seconds"] for epoch in epochs_by_number(run.folder.events, "step_seconds").values())
+    sum_of_means = sum(
+        epoch["step_seconds"]
+        for epoch in epochs_by_number(run.folder.events, "step_seconds").values()
+    )
     return float(sum_of_means * num_batches_per_epoch(largest_edge_type, run.config))
 
 
@@ -147,7 +189,11 @@ def _hgt_mrr(folder: RunFolder, identity: Identity) -> Mrr | None:
         return None
     largest_first = sorted(ranking["by_edge_type"], key=lambda m: -int(m["num_ranks"]))
     by_edge_type = {edge_type_name(m["edge_type"]): m["mrr"] for m in largest_first}
-    return {"all nodes": ranking["all_nodes"]["mrr"], "typed": ranking["typed"]["mrr"], **by_edge_type}
+    return {
+        "all nodes": ranking["all_nodes"]["mrr"],
+        "typed": ranking["typed"]["mrr"],
+        **by_edge_type,
+    }
 
 
 def _baseline(name: str, run: OpenRun, index: FactIndex, hgt_seconds: float) -> Baseline:
@@ -163,7 +209,8 @@ def _baseline(name: str, run: OpenRun, index: FactIndex, hgt_seconds: float) -> 
 
 
 def training_degrees(graph: KnowledgeGraph, split: EdgeSplit) -> Float[Tensor, "num_nodes _"]:
-    """[num_nodes, 2 num_relations]: of each relation, in how many training facts a node is the tail, and in how many the head.
+    """[num_nodes, 2 num_relations]: of each relation, in how many training facts a node is the
+    tail, and in how many the head.
 
     A symmetric relation's facts have no direction: both ends count as both.
     """
@@ -171,14 +218,18 @@ def training_degrees(graph: KnowledgeGraph, split: EdgeSplit) -> Float[Tensor, "
     symmetric = torch.tensor([e in graph.symmetric for e in graph.edge_types])[relation]
     degrees = torch.zeros(graph.total_nodes, 2 * len(graph.edge_types))
     one = torch.ones(len(head))
-    for tails, heads, r in ((tail, head, relation), (head[symmetric], tail[symmetric], relation[symmetric])):
+    for tails, heads, r in (
+        (tail, head, relation),
+        (head[symmetric], tail[symmetric], relation[symmetric]),
+    ):
         degrees.index_put_((tails, 2 * r), one[: len(r)], accumulate=True)
         degrees.index_put_((heads, 2 * r + 1), one[: len(r)], accumulate=True)
     return degrees
 
 
 class DegreeScores(Decoder):
-    """On `training_degrees`: a candidate's score is its degree in the relation, on the side that is asked for, whatever the other end.
+    """On `training_degrees`: a candidate's score is its degree in the relation, on the side that is
+    asked for, whatever the other end.
 
     A `Decoder`, as that is what facts are ranked with; it learns nothing.
     """
@@ -186,10 +237,14 @@ class DegreeScores(Decoder):
     def __init__(self) -> None:
         super().__init__(0, 0)
 
-    def tail_query(self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
+    def tail_query(
+        self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]
+    ) -> Float[Tensor, "n dim"]:
         return _picking(2 * relation, head)
 
-    def head_query(self, tail: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
+    def head_query(
+        self, tail: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]
+    ) -> Float[Tensor, "n dim"]:
         return _picking(2 * relation + 1, tail)
 
 
@@ -201,17 +256,28 @@ def _picking(column: int | Tensor, given: Tensor) -> Tensor:
 
 
 def shallow_trainee(
-    kind: str, config: RunConfig, graph: KnowledgeGraph, split: EdgeSplit, device: torch.device, accumulation_steps: int | None = None
+    kind: str,
+    config: RunConfig,
+    graph: KnowledgeGraph,
+    split: EdgeSplit,
+    device: torch.device,
+    accumulation_steps: int | None = None,
 ) -> Trainee:
-    """kind: distmult or complex. The run's batches, negatives, optimizer and dropout; the link loss, and N3.
+    """kind: distmult or complex. The run's batches, negatives, optimizer and dropout; the link
+    loss, and N3.
 
-    What would make the baseline a weaker one is left out: the losses that serve the embeddings' geometry, not the ranks that are compared,
-    and the correction of the softmax, which costs them (ComplEx on Hetionet: MRR 0.183, not 0.186, among all nodes 0.066, not 0.104).
+    What would make the baseline a weaker one is left out: the losses that serve the embeddings'
+    geometry, not the ranks that are compared, and the correction of the softmax, which costs them
+    (ComplEx on Hetionet: MRR 0.183, not 0.186, among all nodes 0.066, not 0.104).
     """
     train = replace(
-        config.train, contrastive_weight=0.0, isotropy_weight=0.0, softmax_correction=0.0, num_neighbors=None,
+        config.train,
+        contrastive_weight=0.0,
+        isotropy_weight=0.0,
+        softmax_correction=0.0,
+        num_neighbors=None,
         learning_rate=_RATE_OVER_HGT * config.train.learning_rate,
-    )  # fmt: skip
+    )
     config = replace(config, train=train, model=replace(config.model, edge_dropout=0.0))
     torch.manual_seed(torch_seed(config.split.seed, Stream.SHALLOW_WEIGHTS))
     model = ShallowModel(graph, config.model.embedding_dim, config.model.dropout, kind)
@@ -224,15 +290,18 @@ def shallow_trainee(
 
 
 def n3_weight(num_nodes: int, num_facts: int) -> float:
-    """The fewer facts a node has, the more its vector is held back, up to what was best on sparse graphs."""
+    """The fewer facts a node has, the more its vector is held back, up to what was best on sparse
+    graphs.
+    """
     return min(_N3 * num_nodes / num_facts, _MOST_N3)
 
 
 def _train_shallow(name: str, run: OpenRun, index: FactIndex, limit_seconds: float) -> Baseline:
     """Train all epochs, or until the time is up; the best epoch's figures count.
 
-    Without early stopping: with N3 the validation MRR of a table of vectors falls for dozens of epochs before it rises again, above what it
-    was (demo graph, ComplEx: 0.41 after 3 epochs, 0.38 after 13, 0.45 after 38).
+    Without early stopping: with N3 the validation MRR of a table of vectors falls for dozens of
+    epochs before it rises again, above what it was (demo graph, ComplEx: 0.41 after 3 epochs, 0.38
+    after 13, 0.45 after 38).
     """
     parts = run.form.accumulation_steps if run.form else None
     trainee = shallow_trainee(name, run.config, run.graph, run.split, run.device, parts)
@@ -247,19 +316,27 @@ def _train_shallow(name: str, run: OpenRun, index: FactIndex, limit_seconds: flo
         if mrr > best:
             best, best_epoch = mrr, epoch
             with trainee.averaged():
-                state = {n: tensor.cpu().clone() for n, tensor in trainee.model.state_dict().items()}
+                state = {
+                    n: tensor.cpu().clone() for n, tensor in trainee.model.state_dict().items()
+                }
         if seconds >= limit_seconds:
             break
     trainee.model.load_state_dict(state)
     trainee.model.eval()
     with torch.no_grad():
         embeddings = trainee.model.encoder.encode(trainee.messages)
-    ended = f"its time was up after epoch {epoch + 1}" if seconds >= limit_seconds else f"ended after epoch {epoch + 1}"
+    ended = (
+        f"its time was up after epoch {epoch + 1}"
+        if seconds >= limit_seconds
+        else f"ended after epoch {epoch + 1}"
+    )
     test_mrr = _test_mrr(run, index, embeddings, trainee.model.decoder)
     return Baseline(name, test_mrr, num_steps, seconds, f"{ended}, the best is {best_epoch + 1}")
 
 
-def _train_epoch(trainee: Trainee, epoch: int, limit_seconds: float, memory: DeviceMemory) -> tuple[int, float]:
+def _train_epoch(
+    trainee: Trainee, epoch: int, limit_seconds: float, memory: DeviceMemory
+) -> tuple[int, float]:
     """Number of steps made, at least one, and their seconds."""
     started, step, number = time.monotonic(), Steps(trainee, epoch), 0
     losses: dict[str, Tensor] = {}

@@ -1,6 +1,8 @@
-"""The embedding program: `python -m hgt.embed <run folder> [csv [--overwrite]]`, a child process as the trainer is.
+"""The embedding program: `python -m hgt.embed <run folder> [csv [--overwrite]]`, a child process as
+the trainer is.
 
-Takes the best checkpoint, computes every node's embedding layer by layer, and writes the files of `embeddings.py`.
+Takes the best checkpoint, computes every node's embedding layer by layer, and writes the files of
+`embeddings.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from hgt.run.program import OnEvent, run_program
 OVERWRITE = "--overwrite"
 
 
-def embed_run(folder: RunFolder, on_event: OnEvent, csv: Path | None = None, overwrite: bool = False) -> None:
+def embed_run(
+    folder: RunFolder, on_event: OnEvent, csv: Path | None = None, overwrite: bool = False
+) -> None:
     """Write the embeddings of a trained run folder, and to `csv` what may be replaced there."""
     run = open_run(folder)
     checkpoint = best_checkpoint(folder.checkpoints)
@@ -42,7 +46,9 @@ def embed_run(folder: RunFolder, on_event: OnEvent, csv: Path | None = None, ove
     embeddings.save(folder.embeddings)
     if csv is not None:
         embeddings.save_csv(csv, overwrite, folder.outputs)
-    on_event("embedded", num_nodes=len(vectors), embedding_dim=vectors.shape[1], **run.memory.as_dict())
+    on_event(
+        "embedded", num_nodes=len(vectors), embedding_dim=vectors.shape[1], **run.memory.as_dict()
+    )
 
 
 def _embed(folder: RunFolder, on_event: OnEvent, csv: str | None = None, *more: str) -> None:

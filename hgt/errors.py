@@ -9,7 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_NO_ROOM = (*map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)), "database or disk is full")  # the last is SQLite's
+# the last is SQLite's
+_NO_ROOM = (
+    *map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)),
+    "database or disk is full",
+)
 _LONGEST = 100  # characters of a value in a message
 _MAY_NOT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -18,11 +22,15 @@ def printable(text: str, kept: str = "") -> str:
     """Line breaks, control characters and the like as escapes, but for those that are kept."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def listed(names: Sequence[str], num_all: int | None = None, most: int = 5) -> str:
-    """The first names, and how many more there are. num_all: of all, where only the first are given"""
+    """The first names, and how many more there are. num_all: of all, where only the first are
+    given
+    """
     more = (num_all or len(names)) - len(names[:most])
     return ", ".join(names[:most]) + (f" and {more:,} more" if more else "")
 
@@ -72,10 +80,12 @@ class RunLocked(InputError):
 
 
 class OutOfMemory(HgtError):
-    """A device or the host ran out of memory (DESIGN.md 3); the only failure that may move a run elsewhere.
+    """A device or the host ran out of memory (DESIGN.md 3); the only failure that may move a run
+    elsewhere.
 
-    device: mps, cuda or cpu (the host), whichever ran out; phase: of the memory plan ("step", "inference", "evaluation"), or the
-    program's name outside of them; planned_bytes: what the plan foresaw; allocated_bytes: what was held just then. None: not known.
+    device: mps, cuda or cpu (the host), whichever ran out; phase: of the memory plan ("step",
+        "inference", "evaluation"), or the program's name outside of them; planned_bytes: what the
+        plan foresaw; allocated_bytes: what was held just then. None: not known.
     """
 
     exit_code = 4
@@ -91,7 +101,9 @@ class OutOfMemory(HgtError):
         self.allocated_bytes = allocated_bytes
 
     def details(self) -> dict[str, Any]:
-        """Everything but the message, as it travels in the `error` event from a program to its parent."""
+        """Everything but the message, as it travels in the `error` event from a program to its
+        parent.
+        """
         return {
             "device": self.device,
             "phase": self.phase,
@@ -101,7 +113,9 @@ class OutOfMemory(HgtError):
 
 
 class DeviceRefused(HgtError):
-    """An accelerator computes something else than the CPU, or cannot run the training step (`hgt doctor`)."""
+    """An accelerator computes something else than the CPU, or cannot run the training step (`hgt
+    doctor`).
+    """
 
 
 class TrainingDiverged(HgtError):
@@ -109,7 +123,9 @@ class TrainingDiverged(HgtError):
 
 
 class DiskFull(HgtError):
-    """A file could not be written for lack of room. No other device and no smaller step would change that."""
+    """A file could not be written for lack of room. No other device and no smaller step would
+    change that.
+    """
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -122,8 +138,8 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextmanager
 def explaining_full_disk(path: Path) -> Iterator[None]:
-    """What tells of a full disk becomes one DiskFull that says what to do, of a file without access an InputError; what else is
-    raised passes as it is. path: written to.
+    """What tells of a full disk becomes one DiskFull that says what to do, of a file without access
+    an InputError; what else is raised passes as it is. path: written to.
     """
     try:
         yield
@@ -131,8 +147,15 @@ def explaining_full_disk(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _MAY_NOT:
-            raise InputError(f"{error.filename or path}: cannot be used ({error.strerror}). Give this user access, then resume.") from error
+            raise InputError(
+                f"{error.filename or path}: cannot be used ({error.strerror}). Give this user"
+                " access, then resume."
+            ) from error
         if not is_disk_full(error):
             raise
-        said = next(line for line in str(error).splitlines() if any(words in line for words in _NO_ROOM))
-        raise DiskFull(f"{path}: there is no room left to write ({said}). Make room, then resume.") from error
+        said = next(
+            line for line in str(error).splitlines() if any(words in line for words in _NO_ROOM)
+        )
+        raise DiskFull(
+            f"{path}: there is no room left to write ({said}). Make room, then resume."
+        ) from error

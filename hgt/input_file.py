@@ -30,7 +30,8 @@ def check_table(path: Path) -> None:
     """Raises InputError unless there is a file that may be a table of embeddings."""
     check_file(
         path,
-        "Give a table, such as a run's embeddings/embeddings.parquet, or a CSV that `--output-csv` wrote.",
+        "Give a table, such as a run's embeddings/embeddings.parquet, or a CSV that `--output-csv`"
+        " wrote.",
     )
 
 

@@ -1,6 +1,8 @@
-"""Files that a command writes for its user: never over what it reads, nor over what it did not write.
+"""Files that a command writes for its user: never over what it reads, nor over what it did not
+write.
 
-In: a path that was given. Out: the place to write to, or an InputError at once. Knows nothing of what is written.
+In: a path that was given. Out: the place to write to, or an InputError at once. Knows nothing of
+what is written.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ _OF_THE_SYSTEM = (Path("/proc"), Path("/sys"), Path("/dev"))
 _IN_MEMORY = Path("/dev/shm")
 
 
-def claim_output(path: Path, reads: Iterable[Path] = (), overwrite: bool = False, record: Path | None = None) -> Path:
+def claim_output(
+    path: Path, reads: Iterable[Path] = (), overwrite: bool = False, record: Path | None = None
+) -> Path:
     """Where `path` leads, links followed, if a command may write there. Writes nothing.
 
     reads: files that the command reads, and folders that it reads from or keeps files in
@@ -53,12 +57,17 @@ def claim_output(path: Path, reads: Iterable[Path] = (), overwrite: bool = False
         raise InputError(f"{path}: belongs to the system. Give the path of a file.")
     _refuse_what_is_read(path, place, there, reads)
     if there is not None and not overwrite and not _is_remembered(place, there, record):
-        raise InputError(f"{path}: is there already, and this command did not write it. Give another name, or --overwrite to replace it.")
+        raise InputError(
+            f"{path}: is there already, and this command did not write it. Give another name, or"
+            " --overwrite to replace it."
+        )
     _try_to_write(path, place)
     return place
 
 
-def claim_csv(path: Path, reads: Sequence[Path] = (), overwrite: bool = False, record: Path | None = None) -> tuple[Path, Path]:
+def claim_csv(
+    path: Path, reads: Sequence[Path] = (), overwrite: bool = False, record: Path | None = None
+) -> tuple[Path, Path]:
     """Where a table of embeddings goes: its CSV, and beside it the relations. As `claim_output`."""
     if path.suffix in _NO_CSV:
         raise InputError(f"{path}: would hold a CSV under another kind's name. Let it end in .csv.")
@@ -111,12 +120,18 @@ def _state(found: os.stat_result) -> list[int]:
 
 
 def _remembered(record: Path | None) -> list[list[object]]:
-    """What was written before; an unreadable record remembers nothing, so that nothing is replaced."""
+    """What was written before; an unreadable record remembers nothing, so that nothing is
+    replaced.
+    """
     if record is None or not record.is_file():
         return []
     with contextlib.suppress(OSError, ValueError, RecursionError):
         entries = json.loads(record.read_text())
-        return [entry for entry in entries if isinstance(entry, list)] if isinstance(entries, list) else []
+        return (
+            [entry for entry in entries if isinstance(entry, list)]
+            if isinstance(entries, list)
+            else []
+        )
     return []
 
 
@@ -124,15 +139,22 @@ def _is_remembered(place: Path, there: os.stat_result, record: Path | None) -> b
     return [str(place), *_state(there)] in _remembered(record)
 
 
-def _refuse_what_is_read(path: Path, place: Path, there: os.stat_result | None, reads: Iterable[Path]) -> None:
+def _refuse_what_is_read(
+    path: Path, place: Path, there: os.stat_result | None, reads: Iterable[Path]
+) -> None:
     around = [found for parent in place.parents if (found := _stat(parent))]
     for read in reads:
         found = _stat(read)
         same = there is not None and found is not None and os.path.samestat(there, found)
         if same or place == read.resolve():
-            raise InputError(f"{path}: is {read}, which this command reads or keeps itself. Give another path.")
+            raise InputError(
+                f"{path}: is {read}, which this command reads or keeps itself. Give another path."
+            )
         if found is not None and any(os.path.samestat(found, parent) for parent in around):
-            raise InputError(f"{path}: lies in {read}, where this command has files of its own. Give a path outside of it.")
+            raise InputError(
+                f"{path}: lies in {read}, where this command has files of its own. Give a path"
+                " outside of it."
+            )
     for parent in place.parents:
         if (parent / "config.json").is_file() and (parent / "graph" / "graph.json").is_file():
             raise InputError(f"{path}: lies in the run folder {parent}. Give a path outside of it.")
@@ -144,7 +166,8 @@ def _try_to_write(path: Path, place: Path) -> None:
         _new_file(place.parent).unlink()
     except OSError as error:
         raise InputError(
-            f"{path}: its folder cannot be written to ({error.strerror}). Give another path, or this user the right to write there."
+            f"{path}: its folder cannot be written to ({error.strerror}). Give another path, or"
+            " this user the right to write there."
         ) from error
 
 

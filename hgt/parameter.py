@@ -1,6 +1,8 @@
-"""What a parameter is: its type, its range, what a user must know of it. `hgt/config.py` declares them.
+"""What a parameter is: its type, its range, what a user must know of it. `hgt/config.py` declares
+them.
 
-In: fields of dataclasses. Out: `Parameter` records, and values in their declared type or an InputError.
+In: fields of dataclasses. Out: `Parameter` records, and values in their declared type or an
+InputError.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def parameter(
 ) -> Any:
     """A dataclass field that carries what a user must know of it; every number has a range.
 
-    `changes_result=False` marks what only says where and how fast: a checkpoint may be continued with another value.
+    `changes_result=False` marks what only says where and how fast: a checkpoint may be continued
+    with another value.
     """
     told = {"help": help, "unit": unit, "choices": choices, "changes_result": changes_result}
     return field(default=default, metadata=told | {"range": range})
@@ -74,7 +77,9 @@ class Parameter:
 
 
 def parameters_of(groups: type) -> Iterator[Parameter]:
-    """Every parameter in the order of declaration. groups: a dataclass of dataclasses of parameters"""
+    """Every parameter in the order of declaration. groups: a dataclass of dataclasses of
+    parameters
+    """
     for group, kind in typing.get_type_hints(groups).items():
         hints = typing.get_type_hints(kind)
         for f in dataclasses.fields(kind):
@@ -99,18 +104,29 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
 
 
 def coerced(p: Parameter, value: Any) -> Any:
-    """The value in the declared type (JSON has lists for tuples and ints for floats), or InputError."""
+    """The value in the declared type (JSON has lists for tuples and ints for floats), or
+    InputError.
+    """
     if value is None and p.optional:
         return None
     values = list(value) if p.is_list and isinstance(value, (list, tuple)) else [value]
     out = []
     for one in values:
-        if p.type is float and isinstance(one, int) and not isinstance(one, bool) and abs(one) < 2**1023:
+        if (
+            p.type is float
+            and isinstance(one, int)
+            and not isinstance(one, bool)
+            and abs(one) < 2**1023
+        ):
             one = float(one)
         if type(one) is not p.type:
-            raise InputError(f"Parameter {p.name} takes {p.type.__name__} values, not {quoted(one)}.")
+            raise InputError(
+                f"Parameter {p.name} takes {p.type.__name__} values, not {quoted(one)}."
+            )
         if p.choices and one not in p.choices:
-            raise InputError(f"Parameter {p.name} takes one of {', '.join(p.choices)}, not {quoted(one)}.")
+            raise InputError(
+                f"Parameter {p.name} takes one of {', '.join(p.choices)}, not {quoted(one)}."
+            )
         out.append(one)
     return tuple(out) if p.is_list else out[0]
 

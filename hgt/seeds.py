@@ -16,7 +16,9 @@ _WORD = 1 << 32  # a larger number would take two words of the key
 
 
 class Stream(IntEnum):
-    """What is drawn (and by which numbers). A value stays with its name: it decides what is drawn."""
+    """What is drawn (and by which numbers). A value stays with its name: it decides what is
+    drawn.
+    """
 
     FACT_SPLIT = 1  # (edge type)
     NODE_SPLIT = 2

@@ -1,7 +1,7 @@
 """The trainer: one program, `python -m hgt.train <run folder>`.
 
-Reads the run folder's configuration, graph and split, goes on from the newest valid checkpoint, and tells what it does in
-`events.jsonl`. Knows no Prefect and no MLflow. Exit codes: see `program.py`.
+Reads the run folder's configuration, graph and split, goes on from the newest valid checkpoint, and
+tells what it does in `events.jsonl`. Knows no Prefect and no MLflow. Exit codes: see `program.py`.
 """
 
 from __future__ import annotations
@@ -49,31 +49,49 @@ class Training:
         self.config, self.memory, self.device = run.config, run.memory, run.device
         with self.memory.phase("step"):
             self.trainee = build_trainee(run.config, run.graph, run.split, run.device, run.form)
-        self.val_facts = sample_facts(run.split.of(VAL), self.config.train.num_val_edges, self.config.split.seed)
+        self.val_facts = sample_facts(
+            run.split.of(VAL), self.config.train.num_val_edges, self.config.split.seed
+        )
         self.index = FactIndex(run.graph)
         self.progress = Progress(seed=self.config.split.seed)
         self.saved_at = time.monotonic()
 
     def run(self) -> None:
-        """Train to the last epoch, or until the validation MRR has not risen for `patience` epochs."""
+        """Train to the last epoch, or until the validation MRR has not risen for `patience`
+        epochs.
+        """
         self._resume()
         self.on_event(
-            "start", device=self.device.type, epoch=self.progress.epoch, batch=self.progress.batch,
-            num_epochs=self.config.train.num_epochs, num_batches=self.trainee.batches.num_batches,
-            contrastive=self.trainee.batches.contrast is not None, contrastive_weight=self.config.train.contrastive_weight,
-        )  # fmt: skip
+            "start",
+            device=self.device.type,
+            epoch=self.progress.epoch,
+            batch=self.progress.batch,
+            num_epochs=self.config.train.num_epochs,
+            num_batches=self.trainee.batches.num_batches,
+            contrastive=self.trainee.batches.contrast is not None,
+            contrastive_weight=self.config.train.contrastive_weight,
+        )
         if self.progress.epoch == 0 and self.progress.batch == 0:
             self._save()  # so that there is a valid checkpoint from the first moment on
         while self.progress.epoch < self.config.train.num_epochs and not self._stopped_early():
             self._train_epoch()
         self.on_event(
-            "end", epoch=self.progress.epoch, best_epoch=self.progress.best_epoch, best_mrr=self.progress.best_mrr,
-            stopped_early=self._stopped_early(), **self.memory.as_dict(),
-        )  # fmt: skip
+            "end",
+            epoch=self.progress.epoch,
+            best_epoch=self.progress.best_epoch,
+            best_mrr=self.progress.best_mrr,
+            stopped_early=self._stopped_early(),
+            **self.memory.as_dict(),
+        )
 
     def _resume(self) -> None:
         made_of = self.identity
-        checkpoint, skipped = load_newest(self.folder.checkpoints, made_of.graph_hash, made_of.config_fingerprint, made_of.split_hash)
+        checkpoint, skipped = load_newest(
+            self.folder.checkpoints,
+            made_of.graph_hash,
+            made_of.config_fingerprint,
+            made_of.split_hash,
+        )
         for sentence in skipped:
             self.on_event("checkpoint_skipped", message=sentence)
         if checkpoint is None:
@@ -84,7 +102,8 @@ class Training:
         load_optimizer(self.trainee.optimizer, checkpoint.tensors)
         self.progress = checkpoint.progress
         told = epochs_by_number(self.folder.events)
-        for epoch in self.progress.history:  # a kill between checkpoint and event leaves an epoch untold
+        # a kill between checkpoint and event leaves an epoch untold
+        for epoch in self.progress.history:
             if epoch["epoch"] not in told:
                 self.on_event("epoch", **epoch)
         self.on_event("resume", epoch=self.progress.epoch, batch=self.progress.batch)
@@ -96,9 +115,14 @@ class Training:
         started = time.monotonic()
         num_batches = self.trainee.batches.num_batches
         first_batch = self.progress.batch
-        sums = {name: torch.tensor(value, device=self.trainee.device) for name, value in self.progress.sums.items()}
+        sums = {
+            name: torch.tensor(value, device=self.trainee.device)
+            for name, value in self.progress.sums.items()
+        }
         step = Steps(self.trainee, self.progress.epoch)
-        for number, batch in batches_ahead(self.trainee.batches, self.progress.epoch, range(first_batch, num_batches)):
+        for number, batch in batches_ahead(
+            self.trainee.batches, self.progress.epoch, range(first_batch, num_batches)
+        ):
             stop_without_parent()
             self.trainee.model.train()
             seed, epoch = self.progress.seed, self.progress.epoch
@@ -109,24 +133,38 @@ class Training:
                 sums[name] = sums[name] + value if name in sums else value
             self.progress = replace(self.progress, batch=number + 1)
             if number + 1 < num_batches:
-                self.on_event("step", epoch=self.progress.epoch + 1, batch=number + 1, num_batches=num_batches)
+                self.on_event(
+                    "step", epoch=self.progress.epoch + 1, batch=number + 1, num_batches=num_batches
+                )
                 if time.monotonic() - self.saved_at > 60 * self.config.train.checkpoint_minutes:
-                    self.progress = replace(self.progress, sums={n: v.item() for n, v in sums.items()})
+                    self.progress = replace(
+                        self.progress, sums={n: v.item() for n, v in sums.items()}
+                    )
                     self._save()
         del step  # and with it the step's memory
-        self._finish_epoch({n: v.item() / num_batches for n, v in sums.items()}, time.monotonic() - started, num_batches - first_batch)
+        self._finish_epoch(
+            {n: v.item() / num_batches for n, v in sums.items()},
+            time.monotonic() - started,
+            num_batches - first_batch,
+        )
 
     def _finish_epoch(self, means: dict[str, float], train_seconds: float, num_steps: int) -> None:
         epoch = self.progress.epoch + 1
         if not all(map(_is_finite, means.values())):
             raise TrainingDiverged(
-                f"In epoch {epoch} the losses became {means}, which is not finite. Lower learning_rate (now "
-                f"{self.config.train.learning_rate}) in a new run: this one would come to the same end."
+                f"In epoch {epoch} the losses became {means}, which is not finite. Lower"
+                f" learning_rate (now {self.config.train.learning_rate}) in a new run: this one"
+                " would come to the same end."
             )
         started = time.monotonic()
         with self.memory.phase("evaluation"):
-            val = evaluate_val(self.trainee, self.val_facts, self.index) if self.val_facts.shape[1] else None
-        mrr = val.mrr if val else -means["total"]  # a graph too small to hold anything out is steered by its loss
+            val = (
+                evaluate_val(self.trainee, self.val_facts, self.index)
+                if self.val_facts.shape[1]
+                else None
+            )
+        # a graph too small to hold anything out is steered by its loss
+        mrr = val.mrr if val else -means["total"]
         if epoch == 1 or mrr > self.progress.best_mrr:
             self.progress = replace(self.progress, best_mrr=mrr, best_epoch=epoch)
         record = {
@@ -144,7 +182,9 @@ class Training:
             **self.memory.as_dict(),
             "device": self.device.type,
         }
-        self.progress = replace(self.progress, epoch=epoch, batch=0, sums={}, history=(*self.progress.history, record))
+        self.progress = replace(
+            self.progress, epoch=epoch, batch=0, sums={}, history=(*self.progress.history, record)
+        )
         self._save()
         self.on_event("epoch", **record)
         self.memory.clear_cache()
@@ -157,18 +197,25 @@ class Training:
         except (OSError, safetensors.SafetensorError) as error:
             full, has_one = is_disk_full(error), self.progress.epoch or self.progress.batch
             raise (DiskFull if full else HgtError)(
-                f"{self.folder.checkpoints}: a checkpoint could not be written ({error}). {'Make room' if full else 'Mend that'}, then "
-                f"resume{': the one before is whole' if has_one else ''}."
+                f"{self.folder.checkpoints}: a checkpoint could not be written ({error})."
+                f" {'Make room' if full else 'Mend that'}, then"
+                f" resume{': the one before is whole' if has_one else ''}."
             ) from error
         self.saved_at = time.monotonic()
-        self.on_event("checkpoint", file=path.name, epoch=self.progress.epoch, batch=self.progress.batch)
+        self.on_event(
+            "checkpoint", file=path.name, epoch=self.progress.epoch, batch=self.progress.batch
+        )
 
 
 def weight_tensors(trainee: Trainee) -> dict[str, Tensor]:
-    """A checkpoint's `model.*`, what the run would keep; and where that is an average, the `training.*` that goes on."""
+    """A checkpoint's `model.*`, what the run would keep; and where that is an average, the
+    `training.*` that goes on.
+    """
     if trainee.average is None:
         return state_tensors("model", trainee.model.state_dict())
-    return state_tensors("model", trainee.average.tensors) | state_tensors("training", trainee.model.state_dict())
+    return state_tensors("model", trainee.average.tensors) | state_tensors(
+        "training", trainee.model.state_dict()
+    )
 
 
 def load_weights(trainee: Trainee, tensors: dict[str, Tensor]) -> None:

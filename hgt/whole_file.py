@@ -1,4 +1,6 @@
-"""Files that are there whole or not at all, whatever ends the one who writes them: a kill, a full disk."""
+"""Files that are there whole or not at all, whatever ends the one who writes them: a kill, a full
+disk.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Another name to write to: the file takes its own at the end of the block, and is removed when the block raises."""
+    """Another name to write to: the file takes its own at the end of the block, and is removed when
+    the block raises.
+    """
     if path.is_dir():
         raise InputError(f"{path}: is a folder, where a file should be. Remove it.")
     new = path.with_name(f"{path.name}.new")

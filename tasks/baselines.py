@@ -44,6 +44,11 @@ def _figures(comparison: dict[str, Any]) -> dict[str, float]:
     scopes = {"typed": "typed", "all nodes": "all_nodes"}
     figures = {}
     for b in comparison["baselines"]:
-        figures |= {f"baseline/{b['name']}/{name}_mrr": b["mrr"][scope] for scope, name in scopes.items()}
-        figures |= {f"baseline/{b['name']}/hgt_over_{name}_mrr": b["ratio"][scope] for scope, name in scopes.items()}
+        figures |= {
+            f"baseline/{b['name']}/{name}_mrr": b["mrr"][scope] for scope, name in scopes.items()
+        }
+        figures |= {
+            f"baseline/{b['name']}/hgt_over_{name}_mrr": b["ratio"][scope]
+            for scope, name in scopes.items()
+        }
     return figures

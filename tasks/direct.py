@@ -14,7 +14,8 @@ import urllib.request
 from collections.abc import MutableMapping
 from urllib.parse import urlsplit
 
-_LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0", "host.docker.internal")  # the last: this machine, as a container sees it
+# the last: this machine, as a container sees it
+_LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0", "host.docker.internal")
 _ADDRESSES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "DOCKER_HOST")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _NAMES = ("NO_PROXY", "no_proxy")
@@ -29,9 +30,13 @@ def keep_local_direct(environment: MutableMapping[str, str] = os.environ) -> Non
     _spell_out_system_proxies(environment)
     if not any(name.lower() in _PROXIES and value for name, value in environment.items()):
         return
-    given = [host.strip().strip("[]") for name in _NAMES for host in environment.get(name, "").split(",")]
-    given = [host for host in given if host and not (":" in host and "/" in host)]  # httpx 0.28 fails at networks of IPv6
-    if set(given) != {"*"}:  # nothing goes through it; beside other names urllib would not know the star
+    given = [
+        host.strip().strip("[]") for name in _NAMES for host in environment.get(name, "").split(",")
+    ]
+    # httpx 0.28 fails at networks of IPv6
+    given = [host for host in given if host and not (":" in host and "/" in host)]
+    # nothing goes through it; beside other names urllib would not know the star
+    if set(given) != {"*"}:
         given += [*_LOCAL, *_own_hosts(environment)]
     for name in _NAMES:
         environment[name] = ",".join(dict.fromkeys(given))

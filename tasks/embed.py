@@ -16,12 +16,17 @@ from tasks.tracking.tracker import Tracker
 
 @task(name="embed", cache_policy=NO_CACHE)
 def embed(run: LedRun, tracker: Tracker) -> None:
-    """Write the embeddings' files into the run folder and to MLflow, and to `run.csv` if it is given."""
+    """Write the embeddings' files into the run folder and to MLflow, and to `run.csv` if it is
+    given.
+    """
     folder = run.folder
 
     def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "embedded":
-            say(f"embeddings: {event['num_nodes']:,} nodes x {event['embedding_dim']} dimensions in {folder.embeddings}")
+            say(
+                f"embeddings: {event['num_nodes']:,} nodes x {event['embedding_dim']} dimensions in"
+                f" {folder.embeddings}"
+            )
             tracker.metrics({"embed_peak_memory_bytes": event["peak_memory_bytes"]})
 
     arguments = [] if run.csv is None else [str(run.csv[0]), *([OVERWRITE] if run.csv[1] else [])]

@@ -85,7 +85,9 @@ def _put_back(file: Path, content: bytes | None) -> None:
 
 
 @contextlib.contextmanager
-def start_run(kg: str, run_id: str | None, csv: tuple[str, bool] | None, values: Mapping[str, Any]) -> Iterator[LedRun]:
+def start_run(
+    kg: str, run_id: str | None, csv: tuple[str, bool] | None, values: Mapping[str, Any]
+) -> Iterator[LedRun]:
     """A new run. Nothing is written before its graph is read.
 
     csv: path, and whether it may replace a file; values: parameters. Raises InputError.
@@ -101,7 +103,9 @@ def start_run(kg: str, run_id: str | None, csv: tuple[str, bool] | None, values:
 
 
 @contextlib.contextmanager
-def resume_run(name: str, csv: tuple[str, bool] | None, values: Mapping[str, Any]) -> Iterator[LedRun]:
+def resume_run(
+    name: str, csv: tuple[str, bool] | None, values: Mapping[str, Any]
+) -> Iterator[LedRun]:
     """A run that goes on; values: parameters given anew, none of which may change its result.
 
     Raises InputError, and RunLocked while another flow leads the run.
@@ -124,5 +128,8 @@ def _given_anew(run: LedRun, values: Mapping[str, Any]) -> RunConfig:
         old, new = kept.to_flat(), config.to_flat()
         names = [p.name for p in parameters() if p.changes_result and old[p.name] != new[p.name]]
         changed = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in names)
-        raise InputError(f"Run {run.name} cannot go on with another configuration: {changed}. Start a new run for it.")
+        raise InputError(
+            f"Run {run.name} cannot go on with another configuration: {changed}. Start a new run"
+            " for it."
+        )
     return config

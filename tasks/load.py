@@ -79,16 +79,31 @@ def _make_folder(run: LedRun, graph: KnowledgeGraph, split: EdgeSplit, tracker: 
 
 
 def _not_held_out(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> list[str]:
-    """One sentence about the edge types of which facts should have been held out and were not, if there are any."""
-    due = split.unsplit if split.node_part is None else [e for e in holdout_edge_types(graph, config.split) if e in split.unsplit]
+    """One sentence about the edge types of which facts should have been held out and were not, if
+    there are any.
+    """
+    due = (
+        split.unsplit
+        if split.node_part is None
+        else [e for e in holdout_edge_types(graph, config.split) if e in split.unsplit]
+    )
     if not due:
         return []
-    shares = f"{config.split.val_fraction:g} for validation and {config.split.test_fraction:g} for the test"
+    shares = (
+        f"{config.split.val_fraction:g} for validation and {config.split.test_fraction:g} for the"
+        " test"
+    )
     why = f"too few to hold out {shares}" if split.node_part is None else "none of a held-out node"
     largest = sorted(due, key=lambda e: -graph.num_facts[e])[:_WORST]
     named = ", ".join(f"{edge_type_name(e)} ({graph.num_facts[e]})" for e in largest)
     if len(due) == 1:
-        return [f"{edge_type_name(due[0])} has {graph.num_facts[due[0]]} fact(s), {why}: all of them train, none is ranked"]
+        return [
+            f"{edge_type_name(due[0])} has {graph.num_facts[due[0]]} fact(s), {why}: all of them"
+            " train, none is ranked"
+        ]
     facts = sum(graph.num_facts[e] for e in due)
     more = f"; the {_WORST} largest are" if len(due) > _WORST else ":"
-    return [f"{len(due):,} edge types have {facts:,} fact(s), each {why}: all of them train, none is ranked{more} {named}"]
+    return [
+        f"{len(due):,} edge types have {facts:,} fact(s), each {why}: all of them train, none is"
+        f" ranked{more} {named}"
+    ]

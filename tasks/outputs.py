@@ -14,8 +14,11 @@ _FOLDERS = ("runs", "prefect", "services", "mlartifacts")
 _SQLITE = "sqlite:///"
 
 
-def claim_embeddings_csv(given: str | Path, kg: str | Path | None, run: str | None, overwrite: bool) -> Path:
-    """The place of a run's CSV. run: the one that is resumed, which may replace what it wrote itself.
+def claim_embeddings_csv(
+    given: str | Path, kg: str | Path | None, run: str | None, overwrite: bool
+) -> Path:
+    """The place of a run's CSV. run: the one that is resumed, which may replace what it wrote
+    itself.
 
     Raises InputError where the CSV or the relations beside it may not be written.
     """
@@ -25,12 +28,15 @@ def claim_embeddings_csv(given: str | Path, kg: str | Path | None, run: str | No
 
 
 def claim_file(given: Path, overwrite: bool) -> Path:
-    """The place of a file that a command makes from nothing. Raises InputError as `claim_embeddings_csv` does."""
+    """The place of a file that a command makes from nothing. Raises InputError as
+    `claim_embeddings_csv` does.
+    """
     return claim_output(given, _kept_files(), overwrite)
 
 
 def refuse_used_run_folder(run: str) -> None:
-    """Raises InputError where a new run's folder would be somebody's file or holds somebody's files.
+    """Raises InputError where a new run's folder would be somebody's file or holds somebody's
+    files.
 
     A folder without a configuration is what a run leaves that was ended while it read its graph.
     """
@@ -38,10 +44,14 @@ def refuse_used_run_folder(run: str) -> None:
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
-        raise InputError(f"{folder}: is no folder, so no run can be kept there. Give another run_id.")
+        raise InputError(
+            f"{folder}: is no folder, so no run can be kept there. Give another run_id."
+        )
     others = sorted({p.name for p in folder.iterdir()} - _BEFORE_A_RUN)
     if others:
-        raise InputError(f"{folder}: holds files of another kind ({', '.join(others[:3])}). Give another run_id.")
+        raise InputError(
+            f"{folder}: holds files of another kind ({', '.join(others[:3])}). Give another run_id."
+        )
 
 
 _BEFORE_A_RUN = {"graph", "split.safetensors", "split.safetensors.new", "lock", "mlflow_run_id"}
@@ -57,8 +67,11 @@ def _kept_files() -> list[Path]:
 
 
 def _inputs(kg: Path) -> list[Path]:
-    """The file or folder that is read, the files of which it consists, and the other half of a graph in two files."""
-    from hgt.reading.edge_files import EdgeFiles  # with pyarrow, which a command without a graph does not need
+    """The file or folder that is read, the files of which it consists, and the other half of a
+    graph in two files.
+    """
+    # with pyarrow, which a command without a graph does not need
+    from hgt.reading.edge_files import EdgeFiles
 
     halves = (("edges", "nodes"), ("nodes", "edges"))
     named = [kg, *(kg.with_name(kg.name.replace(*pair)) for pair in halves if pair[0] in kg.name)]

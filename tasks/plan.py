@@ -28,17 +28,25 @@ def plan(run: LedRun, found: DeviceProbe, tracker: Tracker) -> None:
     planner = run.planner = Planner.of(loaded.graph, run.config, found.type, "cpu")
     segment, memory = begin_segment(run.folder, planner, found, run.device)
     say(memory.table())
-    tracker.metrics({"planned_memory_bytes": memory.required_bytes} | {f"planned_{n}_bytes": b for n, b in memory.phases.items()})
+    tracker.metrics(
+        {"planned_memory_bytes": memory.required_bytes}
+        | {f"planned_{n}_bytes": b for n, b in memory.phases.items()}
+    )
     tracker.tags({"plan.form": str(memory.form)})
     tracker.artifacts(run.folder.plan)
     refuse_unfit(loaded.graph, run.config, segment, memory, found)
     _say_what_is_certain(loaded)
     if problem := docker_too_small(planner, found):
-        say(f"WARNING: if memory runs out, {problem} Until then the run would go on on the CPU of this machine.")
+        say(
+            f"WARNING: if memory runs out, {problem} Until then the run would go on on the CPU of"
+            " this machine."
+        )
 
 
 def _say_what_is_certain(loaded: LoadedRun) -> None:
-    """Rejection that no training can avoid is said before it. A run that has trained already goes on."""
+    """Rejection that no training can avoid is said before it. A run that has trained already goes
+    on.
+    """
     try:
         refuse_certain_rejection(loaded.graph, loaded.split, loaded.config)
     except InputError as error:

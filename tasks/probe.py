@@ -1,4 +1,6 @@
-"""Task `probe`: which device there is, what it may give, and where the run goes if that is not enough."""
+"""Task `probe`: which device there is, what it may give, and where the run goes if that is not
+enough.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ def probe(run: LedRun, tracker: Tracker) -> DeviceProbe:
     """Choose the device. Raises InputError when it cannot be had."""
     config = run.config
     found = probe_device(config.train.compute_device, memory_limit(config))
-    say(f"device: {found.type} ({found.name}), {found.limit_bytes / 2**30:.1f} GiB available; {found.reason}")
+    say(
+        f"device: {found.type} ({found.name}), {found.limit_bytes / 2**30:.1f} GiB available;"
+        f" {found.reason}"
+    )
     say(fallback_told(config, found))
     tracker.tags({f"device.{k}": str(v) for k, v in found.as_dict().items()})
     return found

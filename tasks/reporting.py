@@ -1,4 +1,5 @@
-"""What people see while a flow runs: tables and lines, a progress bar in the terminal, a progress artifact in Prefect.
+"""What people see while a flow runs: tables and lines, a progress bar in the terminal, a progress
+artifact in Prefect.
 
 The command line sets HGT_TERMINAL; elsewhere (workers) everything goes to Prefect's log alone.
 """
@@ -20,7 +21,8 @@ from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 _ARTIFACT_SECONDS = 5.0
-NO_ANSWER = (httpx.HTTPError, RuntimeError)  # of a Prefect server that is gone: no reason to stop a training
+# of a Prefect server that is gone: no reason to stop a training
+NO_ANSWER = (httpx.HTTPError, RuntimeError)
 
 
 class OutputClosed(KeyboardInterrupt):
@@ -30,7 +32,8 @@ class OutputClosed(KeyboardInterrupt):
 def say(text: str) -> None:
     """To Prefect's log, and to the terminal under the command line. Raises OutputClosed."""
     get_run_logger().info("\n" + text if "\n" in text else text)
-    stream = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # stdout itself also beside a progress bar
+    # stdout itself also beside a progress bar
+    stream = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
     if os.environ.get("HGT_TERMINAL") and stream is not None:
         try:
             stream.write(f"{text}\n")
@@ -68,7 +71,12 @@ class TrainingProgress:
     def __enter__(self) -> TrainingProgress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -78,7 +86,9 @@ class TrainingProgress:
             case "start":
                 self._start(event)
             case "step":
-                self._show((event["epoch"] - 1) * self._num_batches + event["batch"], epoch=event["epoch"])
+                self._show(
+                    (event["epoch"] - 1) * self._num_batches + event["batch"], epoch=event["epoch"]
+                )
             case "epoch":
                 self._epoch(event)
             case "checkpoint_skipped":
@@ -91,22 +101,36 @@ class TrainingProgress:
     def _start(self, event: dict[str, Any]) -> None:
         self._num_epochs, self._num_batches = event["num_epochs"], event["num_batches"]
         if event["contrastive_weight"] and not event["contrastive"]:
-            say("no contrastive loss: the graph lacks its node type, or no two of its nodes are alike")
+            say(
+                "no contrastive loss: the graph lacks its node type, or no two of its nodes are"
+                " alike"
+            )
         done = event["epoch"] * self._num_batches + event["batch"]
         if self._bar:
             self._bar.start()
             total = self._num_epochs * self._num_batches
-            self._row = self._bar.add_task("training", total=total, completed=done, where="", losses="")
+            self._row = self._bar.add_task(
+                "training", total=total, completed=done, where="", losses=""
+            )
         self._artifact = None
         with contextlib.suppress(*NO_ANSWER):
-            self._artifact = create_progress_artifact(progress=0.0, key="training-progress", description="Training")
+            self._artifact = create_progress_artifact(
+                progress=0.0, key="training-progress", description="Training"
+            )
         self._show(done, epoch=event["epoch"])
 
     def _epoch(self, event: dict[str, Any]) -> None:
         mrr = "-" if event["val_mrr"] is None else f"{event['val_mrr']:.4f}"
-        parts = [f"{name} {loss:.4f}" for name in ("link", "contrastive", "isotropy") if (loss := event[f"{name}_loss"])]
+        parts = [
+            f"{name} {loss:.4f}"
+            for name in ("link", "contrastive", "isotropy")
+            if (loss := event[f"{name}_loss"])
+        ]
         losses = f"loss {event['loss']:.4f} ({', '.join(parts)})  val MRR {mrr}"
-        line = f"epoch {event['epoch']:>4}/{self._num_epochs}  {losses}  {event['step_seconds']:.2f} s/step"
+        line = (
+            f"epoch {event['epoch']:>4}/{self._num_epochs}  {losses}  {event['step_seconds']:.2f}"
+            " s/step"
+        )
         if self._bar and self._row is not None:
             self._bar.update(self._row, losses=losses)
             get_run_logger().info(line)
@@ -115,10 +139,15 @@ class TrainingProgress:
         self._show(event["epoch"] * self._num_batches, epoch=event["epoch"], always=True)
 
     def _end(self, event: dict[str, Any]) -> None:
-        why = "no better validation MRR for a while" if event["stopped_early"] else "all epochs done"
+        why = (
+            "no better validation MRR for a while" if event["stopped_early"] else "all epochs done"
+        )
         if self._bar:
             self._bar.stop()  # or the next line would stand in the middle of it
-        say(f"training ended after epoch {event['epoch']} ({why}); the best is epoch {event['best_epoch']}")
+        say(
+            f"training ended after epoch {event['epoch']} ({why}); the best is epoch"
+            f" {event['best_epoch']}"
+        )
         self._show(self._num_epochs * self._num_batches, epoch=event["epoch"], always=True)
 
     def _show(self, done: int, epoch: int, always: bool = False) -> None:
@@ -127,6 +156,8 @@ class TrainingProgress:
         if self._artifact and (always or time.monotonic() - self._artifact_at > _ARTIFACT_SECONDS):
             self._artifact_at = time.monotonic()
             try:
-                update_progress_artifact(self._artifact, progress=100.0 * done / (self._num_epochs * self._num_batches))
+                update_progress_artifact(
+                    self._artifact, progress=100.0 * done / (self._num_epochs * self._num_batches)
+                )
             except NO_ANSWER:
                 self._artifact = None

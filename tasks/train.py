@@ -1,6 +1,8 @@
-"""Task `train`: the trainer, followed into MLflow and onto the screen; each attempt stands on the ladder's next rung.
+"""Task `train`: the trainer, followed into MLflow and onto the screen; each attempt stands on the
+ladder's next rung.
 
-An attempt that runs out of memory writes the next segment to the run folder and fails with OutOfMemory, which alone is retried.
+An attempt that runs out of memory writes the next segment to the run folder and fails with
+OutOfMemory, which alone is retried.
 """
 
 from __future__ import annotations
@@ -51,7 +53,12 @@ def train(run: LedRun, found: DeviceProbe, tracker: Tracker) -> None:
             if event["event"] == "epoch":
                 tracker.epoch(event)
             if event["event"] == "end":
-                tracker.metrics({"best_epoch": event["best_epoch"], "train_peak_memory_bytes": event["peak_memory_bytes"]})
+                tracker.metrics(
+                    {
+                        "best_epoch": event["best_epoch"],
+                        "train_peak_memory_bytes": event["peak_memory_bytes"],
+                    }
+                )
 
         try:
             _run(segment, run, on_event)

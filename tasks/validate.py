@@ -16,7 +16,8 @@ from tasks.reporting import NO_ANSWER, say
 from tasks.tracking.tracker import Tracker
 
 _FENCE = "~" * 12  # which hardly stands in a name, as ``` may
-_AMONG, _NODES = "mean cosine among ", " nodes"  # around the node type in the name of hgt/evaluation/validation.py's check
+# around the node type in the name of hgt/evaluation/validation.py's check
+_AMONG, _NODES = "mean cosine among ", " nodes"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,11 @@ def validate(run: LedRun, tracker: Tracker) -> Verdict:
         table = (folder.report / "baselines.txt").read_text() + "\n" + table
     say(table)
     with contextlib.suppress(*NO_ANSWER):
-        create_markdown_artifact(f"{_FENCE}\n{table}\n{_FENCE}", key="validation-report", description=f"Validation of run {run.name}")
+        create_markdown_artifact(
+            f"{_FENCE}\n{table}\n{_FENCE}",
+            key="validation-report",
+            description=f"Validation of run {run.name}",
+        )
     tracker.metrics(_figures(report))
     failed = tuple(c["name"] for c in report["checks"] if c["required"] and not c["passed"])
     tracker.tags({"accepted": str(report["accepted"]).lower(), "failed_checks": "; ".join(failed)})
@@ -57,14 +62,22 @@ def _joined(words: str) -> str:
 
 
 def _figures(report: dict[str, Any]) -> dict[str, float]:
-    """MLflow's metrics: a value for each check, and what held-out facts gave; figures of single edge types are in the report."""
+    """MLflow's metrics: a value for each check, and what held-out facts gave; figures of single
+    edge types are in the report.
+    """
     checks = report["checks"]
-    figures = {f"validation/{_check_name(c['name'])}": c["value"] for c in checks if c["value"] is not None}
+    figures = {
+        f"validation/{_check_name(c['name'])}": c["value"] for c in checks if c["value"] is not None
+    }
     if ranking := report["ranking"]:
         for scope in ("typed", "all_nodes"):
             for prefix, m in (("", ranking[scope]), ("macro_", ranking[f"{scope}_macro"])):
                 figures |= {f"test/{scope}/{prefix}mrr": m["mrr"]}
                 figures |= {f"test/{scope}/{prefix}hits_at_{k}": v for k, v in m["hits"].items()}
     if pairs := report["classification"]:
-        figures |= {f"test/pairs/{mean}_{name}": pairs[mean][name] for mean in ("micro", "macro") for name in ("auroc", "auprc")}
+        figures |= {
+            f"test/pairs/{mean}_{name}": pairs[mean][name]
+            for mean in ("micro", "macro")
+            for name in ("auroc", "auprc")
+        }
     return figures

@@ -1,4 +1,6 @@
-"""Real servers for the tests: one Prefect server for the whole session, MLflow on SQLite in a folder of the test's own."""
+"""Real servers for the tests: one Prefect server for the whole session, MLflow on SQLite in a
+folder of the test's own.
+"""
 
 import contextlib
 import fcntl
@@ -25,21 +27,38 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 DATA = CHECKOUT.parent / "shared" / "data"
 HGT = [sys.executable, "-m", "flows.cli"]
 PREFECT = [sys.executable, "-m", "prefect"]
-QUIET = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
 SMALL = {
-    "embedding_dim": 32, "hidden_dim": 16, "num_heads": 2, "num_epochs": 2, "num_negatives": 16, "min_batches_per_epoch": 2,
+    "embedding_dim": 32,
+    "hidden_dim": 16,
+    "num_heads": 2,
+    "num_epochs": 2,
+    "num_negatives": 16,
+    "min_batches_per_epoch": 2,
     "contrastive_weight": 0.5,
-}  # fmt: skip
+}
 # Accepts what so few steps make of such a graph.
 LAX = {
-    "min_components_90": 1, "min_effective_rank": 0, "min_type_spread": 0, "min_type_accuracy": 0, "min_mrr_over_chance": 0,
+    "min_components_90": 1,
+    "min_effective_rank": 0,
+    "min_type_spread": 0,
+    "min_type_accuracy": 0,
+    "min_mrr_over_chance": 0,
     "max_mean_cosine": 1,
-}  # fmt: skip
+}
 
 
 def options(values):
     """`{"num_epochs": 2}` as the command line takes it."""
-    return [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    return [
+        part
+        for name, value in values.items()
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
 
 
 def data_file(name):
@@ -60,13 +79,15 @@ def wait_for(condition, seconds, what):
 
 
 def living_processes(*words):
-    """Those whose command line has a part with each of the words. A zombie has no command line any more, one of another user may
-    not be asked for it: psutil gives None for both.
+    """Those whose command line has a part with each of the words. A zombie has no command line any
+    more, one of another user may not be asked for it: psutil gives None for both.
     """
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         parts = process.info["cmdline"] or []
-        if process.info["status"] != psutil.STATUS_ZOMBIE and all(any(word in part for part in parts) for word in words):
+        if process.info["status"] != psutil.STATUS_ZOMBIE and all(
+            any(word in part for part in parts) for word in words
+        ):
             found.append(process)
     return found
 
@@ -75,7 +96,14 @@ def living_processes(*words):
 def process(command, log, env):
     """A process of its own group with its output in a file; ended with all its children."""
     with log.open("w") as out:
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=CHECKOUT, env=env, start_new_session=True)
+        child = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=CHECKOUT,
+            env=env,
+            start_new_session=True,
+        )
     try:
         yield child
     finally:
@@ -103,7 +131,8 @@ def end_group(pid):
 
 @contextlib.contextmanager
 def without_shape_checks():
-    """As the product runs. They take up to a third of the time, where the tests of the functions within make them already.
+    """As the product runs. They take up to a third of the time, where the tests of the functions
+    within make them already.
 
     HGT_CHECK_SHAPES=1 keeps them: `.ci/run` sets it for the slow tests.
     """
@@ -163,7 +192,9 @@ class PrefectServer:
 
 @pytest.fixture(scope="session")
 def one_prefect_server(tmp_path_factory):
-    """A real Prefect server, started once for all of pytest-xdist's workers; the last that needs it ends it."""
+    """A real Prefect server, started once for all of pytest-xdist's workers; the last that needs it
+    ends it.
+    """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
@@ -185,19 +216,39 @@ def one_prefect_server(tmp_path_factory):
 def _start_prefect(folder):
     """Its process, port and number of users; one that does not answer is ended again."""
     port = free_port()
-    env = os.environ | QUIET | {"PREFECT_HOME": str(folder), "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
+    env = (
+        os.environ
+        | QUIET
+        | {
+            "PREFECT_HOME": str(folder),
+            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        }
+    )
     env.pop("PREFECT_API_URL", None)
     command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
 
     def healthy():
         with contextlib.suppress(OSError):
-            return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=2).status == 200
+            return (
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=2).status
+                == 200
+            )
 
     with (folder / "server.log").open("w") as out:
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=CHECKOUT, env=env, start_new_session=True)
+        child = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=CHECKOUT,
+            env=env,
+            start_new_session=True,
+        )
     try:
         wait_for(healthy, 180, f"the Prefect server ({folder / 'server.log'})")
-        files = [contextlib.closing(sqlite3.connect(folder / name)) for name in ("prefect.db", "empty.db")]
+        files = [
+            contextlib.closing(sqlite3.connect(folder / name))
+            for name in ("prefect.db", "empty.db")
+        ]
         with files[0] as database, files[1] as copy:
             database.backup(copy)
     except BaseException:
@@ -226,11 +277,20 @@ def environment(tmp_path, prefect_server):
 
 @pytest.fixture
 def hgt(environment):
-    """Run `hgt ...` to its end, in a process of its own: half a minute. What nobody interrupts is faster with `hgt_here`."""
+    """Run `hgt ...` to its end, in a process of its own: half a minute. What nobody interrupts is
+    faster with `hgt_here`.
+    """
 
     def run(*arguments, **extra):
         command = [*HGT, *map(str, arguments)]
-        return subprocess.run(command, env=environment | extra, cwd=CHECKOUT, capture_output=True, text=True, timeout=220)
+        return subprocess.run(
+            command,
+            env=environment | extra,
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            timeout=220,
+        )
 
     return run
 
@@ -255,27 +315,36 @@ def hgt_here(environment, empty_store):
 
 @pytest.fixture(scope="session")
 def docker_engine():
-    """A client of a real Docker engine; without one the test is skipped, or fails when HGT_REQUIRE_DOCKER=1."""
+    """A client of a real Docker engine; without one the test is skipped, or fails when
+    HGT_REQUIRE_DOCKER=1.
+    """
     from tasks.execution.engine import EngineError, connect
 
     try:
         client = connect(30)
     except EngineError as error:
-        (pytest.fail if os.environ.get("HGT_REQUIRE_DOCKER") == "1" else pytest.skip)(f"no Docker engine: {error}")
+        (pytest.fail if os.environ.get("HGT_REQUIRE_DOCKER") == "1" else pytest.skip)(
+            f"no Docker engine: {error}"
+        )
     with contextlib.closing(client):
         yield client
 
 
 @pytest.fixture(scope="session")
 def worker_image(docker_engine, tmp_path_factory):
-    """The name of the CPU worker's image, built by `make image` where it is absent or older than the sources."""
+    """The name of the CPU worker's image, built by `make image` where it is absent or older than
+    the sources.
+    """
     from tasks.execution.container import unavailable
     from tasks.execution.image import image_name
 
-    with locked(tmp_path_factory.getbasetemp().parent / "image.lock"):  # one build for all of pytest-xdist's workers
+    # one build for all of pytest-xdist's workers
+    with locked(tmp_path_factory.getbasetemp().parent / "image.lock"):
         if unavailable() is not None:
             build = subprocess.run(["make", "image"], cwd=CHECKOUT, capture_output=True, text=True)
-            assert build.returncode == 0, f"`make image` failed:\n{build.stdout[-2_000:]}{build.stderr[-4_000:]}"
+            assert build.returncode == 0, (
+                f"`make image` failed:\n{build.stdout[-2_000:]}{build.stderr[-4_000:]}"
+            )
     return image_name()
 
 
@@ -285,4 +354,8 @@ def runs_of(environment):
 
     client = mlflow.MlflowClient(f"sqlite:///{environment['HGT_HOME']}/mlflow.db")
     experiment = client.get_experiment_by_name("hgt-embeddings")
-    return client, (client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"]) if experiment else [])
+    return client, (
+        client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])
+        if experiment
+        else []
+    )

@@ -50,10 +50,12 @@ def run_command(arguments, environment, store=None):
         patch = held.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(session, "inside", lambda: True)  # its session of its own is for Ctrl-C
         patch.setattr(session, "enter", lambda: None)
-        patch.setattr(session, "run", lambda given: _called(cli.main, ["hgt", *given]))  # `hgt compare`
+        # `hgt compare`
+        patch.setattr(session, "run", lambda given: _called(cli.main, ["hgt", *given]))
         _programs_here(patch)
         out, err = held.enter_context(_captured())
-        gc.freeze()  # what is there already is not looked through below: it takes as long as a training
+        # what is there already is not looked through below: it takes as long as a training
+        gc.freeze()
         held.callback(gc.unfreeze)
         if store and arguments[0] in ("train", "compare") and not home.exists():
             home.mkdir()
@@ -73,16 +75,21 @@ def _programs_here(patch):
 def _start(command, *, env, **how):
     """A trainer that is to be killed is a process all the same."""
     ends_its_process = env.get("HGT_INJECT", "").startswith(("kill", "abort", "cgroup", "join"))
-    return (subprocess.Popen if ends_its_process and "hgt.train" in command else Program)(command, env=env, **how)
+    return (subprocess.Popen if ends_its_process and "hgt.train" in command else Program)(
+        command, env=env, **how
+    )
 
 
 class Program:
-    """Stands for `Popen([python, "-m", "hgt.train", ...])`: it has run to its end when it is there."""
+    """Stands for `Popen([python, "-m", "hgt.train", ...])`: it has run to its end when it is
+    there.
+    """
 
     def __init__(self, command, *, stdout, env, **_):
         _, _, module, *arguments = command
         with contextlib.ExitStack() as held:
-            held.enter_context(_environment(env | {"HGT_PARENT_PID": str(os.getppid())}))  # whose child it is here
+            # whose child it is here
+            held.enter_context(_environment(env | {"HGT_PARENT_PID": str(os.getppid())}))
             patch = held.enter_context(pytest.MonkeyPatch.context())
             out, err = held.enter_context(_captured())
             self.returncode = _called(lambda: _run(module, patch), [module, *arguments])
@@ -98,9 +105,12 @@ def _run(module, patch):
         spec = importlib.util.spec_from_file_location("injected", _INJECTED)
         injected = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(injected)
-        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, injected.Finder)]
+        sys.meta_path[:] = [
+            finder for finder in sys.meta_path if not isinstance(finder, injected.Finder)
+        ]
         injected.wrap(importlib.import_module("hgt.training.steps"))
-    # jaxtyping 0.3.11 makes runpy keep the code with its checks where Python looks for the plain code: the product would load it.
+    # jaxtyping 0.3.11 makes runpy keep the code with its checks where Python looks for the plain
+    # code: the product would load it.
     patch.setattr(sys, "dont_write_bytecode", True)
     runpy.run_module(module, run_name="__main__")
 
@@ -127,7 +137,11 @@ def _called(function, argv):
 
 @contextlib.contextmanager
 def _captured():
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err, warnings.catch_warnings():
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # they are a process's own affair
         yield out, err
 
@@ -149,6 +163,10 @@ def _prefect_settings(environment):
     """Prefect reads its settings when it is imported."""
     from prefect import settings
 
-    values = {getattr(settings, name): value for name, value in environment.items() if name in ("PREFECT_API_URL", "PREFECT_HOME")}
+    values = {
+        getattr(settings, name): value
+        for name, value in environment.items()
+        if name in ("PREFECT_API_URL", "PREFECT_HOME")
+    }
     with settings.temporary_settings(values):
         yield

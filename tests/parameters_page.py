@@ -28,35 +28,47 @@ page from `hgt/config.py`.
   others change the result, so they belong to a new run.
 """
 TOPICS = {  # title: names of parameters
-    "The twelve to change first": """
+    "The twelve to change first": (
+        """
         num_epochs device memory embedding_dim limit_nodes include_node_types
         edge_sample_size accumulation_steps learning_rate split baselines seed
-    """,
+    """
+    ),
     "How the graph is read": "symmetric_relations directed_relations min_mirrored_share",
     "What is held out": "val_fraction test_fraction holdout_relations",
-    "Model": """
+    "Model": (
+        """
         hidden_dim num_layers num_heads decoder dropout input_dropout edge_dropout
         mixed_precision num_neighbors
-    """,
-    "Optimizer and schedule": """
+    """
+    ),
+    "Optimizer and schedule": (
+        """
         rate_decay_epochs min_rate_decay_steps weight_decay average_decay max_grad_norm
         min_batches_per_epoch
-    """,
-    "Losses": """
+    """
+    ),
+    "Losses": (
+        """
         num_negatives num_other_negatives softmax_correction isotropy_weight contrastive_weight
         contrastive_node_type contrastive_temperature similarity_threshold
-    """,
+    """
+    ),
     "When training stops and saves": "patience num_val_edges checkpoint_minutes",
-    "Memory, and what happens when it runs out": """
+    "Memory, and what happens when it runs out": (
+        """
         recompute_layers node_batch_size max_shrinks fallback docker_memory
-    """,
+    """
+    ),
     "Baselines": "baseline_time",
-    "Validation": """
+    "Validation": (
+        """
         required_checks max_mean_cosine min_components_90 min_effective_rank min_distinct_rows
         max_dead_dimensions min_type_spread max_tiny_norms min_type_accuracy min_mrr_over_chance
         max_norm_ratio min_plane_accuracy_over_chance min_silhouette min_disease_cosine
         max_disease_cosine min_similarity_correlation max_untrained_nodes
-    """,
+    """
+    ),
 }
 VALUES = {  # what the declarations say in words
     "required_checks": "[checks](evaluation/README.md#checks)",

@@ -8,10 +8,13 @@ from pathlib import Path
 
 
 class Relay:
-    """A Unix socket that leads to the engine's, until it is cut; `mend` lets it lead there again."""
+    """A Unix socket that leads to the engine's, until it is cut; `mend` lets it lead there
+    again.
+    """
 
     def __init__(self, target):
-        self.folder = subprocess.check_output(["mktemp", "-d"], text=True).strip()  # a Unix socket's path is short
+        # a Unix socket's path is short
+        self.folder = subprocess.check_output(["mktemp", "-d"], text=True).strip()
         self.target, self.open = target, []
         self.mend()
 

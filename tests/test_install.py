@@ -66,7 +66,9 @@ def test_this_machine_is_told_what_it_downloads(capsys):
 
 
 def test_the_size_is_that_of_the_machine_and_the_build():
-    lock = "# download Linux arm64: 3.2 GB, with TORCH=cpu 0.5 GB\n# download Darwin arm64: 0.4 GB\n"
+    lock = (
+        "# download Linux arm64: 3.2 GB, with TORCH=cpu 0.5 GB\n# download Darwin arm64: 0.4 GB\n"
+    )
     arm = LINUX._replace(processor="aarch64")
     assert "3.2 GB" in download(arm, "", lock, has_nvidia=True)
     assert "TORCH=cpu" not in download(arm, "", lock, has_nvidia=True)
@@ -89,7 +91,9 @@ def pins(system, processor, python):
     lines = [line for line in LOCK.splitlines() if line and not line.startswith("#")]
     found = [Requirement(line) for line in lines]
     return {
-        canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in found if r.marker is None or r.marker.evaluate(environment)
+        canonicalize_name(r.name): str(r.specifier).removeprefix("==")
+        for r in found
+        if r.marker is None or r.marker.evaluate(environment)
     }
 
 
@@ -116,7 +120,9 @@ def test_what_is_installed_is_what_the_lock_says():
             continue
         seen[name] = version(name).partition("+")[0]
         left += [Requirement(text) for text in distribution(name).requires or []]
-    assert {name: (found, pinned.get(name)) for name, found in seen.items() if found != pinned.get(name)} == {}
+    assert {
+        name: (found, pinned.get(name)) for name, found in seen.items() if found != pinned.get(name)
+    } == {}
 
 
 def test_makefile_and_image_take_the_same_torch_from_the_same_place():
@@ -124,9 +130,14 @@ def test_makefile_and_image_take_the_same_torch_from_the_same_place():
     dockerfile = (CHECKOUT / "docker/Dockerfile").read_text()
     (index,) = re.findall(r"^TORCH_INDEX \?= (\S+)$", makefile, re.MULTILINE)
     assert f"ARG TORCH_INDEX={index}\n" in dockerfile
-    scripts = [re.search(r'sed -n "(s/.*?/p)"', text)[1] for text in (makefile.replace("$$", "$"), dockerfile)]
+    scripts = [
+        re.search(r'sed -n "(s/.*?/p)"', text)[1]
+        for text in (makefile.replace("$$", "$"), dockerfile)
+    ]
     assert scripts[0] == scripts[1]
-    said = subprocess.run(["sed", "-n", scripts[0]], input=LOCK, capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        ["sed", "-n", scripts[0]], input=LOCK, capture_output=True, text=True, check=True
+    )
     assert said.stdout == f"torch=={pins('linux', 'x86_64', '3.12.1')['torch']}\n"
 
 
@@ -138,8 +149,12 @@ print("python", platform.python_version(), sep="==")
 for package in importlib.metadata.distributions():
     print(package.name, package.version, sep="==")
 """
-    said = docker_engine.containers.run(worker_image, ["python", "-c", code], remove=True, network_mode="none")
+    said = docker_engine.containers.run(
+        worker_image, ["python", "-c", code], remove=True, network_mode="none"
+    )
     found = dict(line.split("==") for line in said.decode().split())
     pinned = pins("linux", platform.machine(), found.pop("python"))
-    assert {canonicalize_name(n): v.partition("+")[0] for n, v in found.items()}.items() <= pinned.items()
+    assert {
+        canonicalize_name(n): v.partition("+")[0] for n, v in found.items()
+    }.items() <= pinned.items()
     assert "torch" in found

@@ -1,7 +1,9 @@
-"""Processes that outlive the command that started them: each has a file that says which it is, and a mark in its environment.
+"""Processes that outlive the command that started them: each has a file that says which it is, and
+a mark in its environment.
 
-A process counts as ours only if it carries the mark, so a pid that the system has given to somebody else (after a reboot, or after a
-crash) is never taken for ours. Whatever a service starts itself, in whatever process group or session, inherits the mark.
+A process counts as ours only if it carries the mark, so a pid that the system has given to somebody
+else (after a reboot, or after a crash) is never taken for ours. Whatever a service starts itself,
+in whatever process group or session, inherits the mark.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from pathlib import Path
 import psutil
 
 _MARK = "HGT_SERVICE"
-_SAME_START_SECONDS = 2.0  # start times are compared only where the system hides another process's environment
+# start times are compared only where the system hides another process's environment
+_SAME_START_SECONDS = 2.0
 _KILL_SECONDS = 5.0
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _GONE = (psutil.Error, OSError)
@@ -26,7 +29,9 @@ _GONE = (psutil.Error, OSError)
 
 @dataclass(frozen=True)
 class Record:
-    """What the file says of a process: pid, its start in seconds since the epoch, and what it was started with."""
+    """What the file says of a process: pid, its start in seconds since the epoch, and what it was
+    started with.
+    """
 
     pid: int
     started: float
@@ -35,7 +40,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Background:
-    """One process in the background; its files are `<folder>/<name>.json` and `<folder>/<name>.log`."""
+    """One process in the background; its files are `<folder>/<name>.json` and
+    `<folder>/<name>.log`.
+    """
 
     folder: Path
     name: str
@@ -86,17 +93,27 @@ class Background:
         """Whether anything that it started outlives it."""
         return self.leader() is None and bool(self._family())
 
-    def start(self, command: list[str], environment: dict[str, str], settings: dict[str, str]) -> Record:
-        """Start it in a session of its own, with its output in the log; the log of the start before becomes `<name>.log.old`."""
+    def start(
+        self, command: list[str], environment: dict[str, str], settings: dict[str, str]
+    ) -> Record:
+        """Start it in a session of its own, with its output in the log; the log of the start before
+        becomes `<name>.log.old`.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.old"))
         with self.log.open("wb") as log:
             child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=_CHECKOUT,
-                env=environment | {_MARK: self._mark}, start_new_session=True,
-            )  # fmt: skip
-        child.returncode = 0  # it outlives this program: nobody waits for it, and Python shall not complain of that
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=_CHECKOUT,
+                env=environment | {_MARK: self._mark},
+                start_new_session=True,
+            )
+        # it outlives this program: nobody waits for it, and Python shall not complain of that
+        child.returncode = 0
         record = Record(child.pid, psutil.Process(child.pid).create_time(), settings)
         new = self.file.with_suffix(".json.new")
         new.write_text(json.dumps(asdict(record)) + "\n")
@@ -104,10 +121,12 @@ class Background:
         return record
 
     def stop(self, seconds: float) -> bool:
-        """End the process and all that it started, and remove its file. Returns whether anything ran.
+        """End the process and all that it started, and remove its file. Returns whether anything
+        ran.
 
-        SIGTERM goes first to what it started in sessions of their own (a worker's flow runs, which then still end in Prefect and
-        MLflow, and end their own children), then to its own process group. What is left after `seconds` of either gets SIGKILL.
+        SIGTERM goes first to what it started in sessions of their own (a worker's flow runs, which
+        then still end in Prefect and MLflow, and end their own children), then to its own process
+        group. What is left after `seconds` of either gets SIGKILL.
         """
         found = self._family()
         runs = [p for p in self._outermost(found) if not self._in_own_group(p)]
@@ -149,14 +168,22 @@ class Background:
 
     def _family(self) -> list[psutil.Process]:
         """The process, if it lives, and every living one with the mark."""
-        found = {p.pid: p for p in psutil.process_iter() if p.pid != os.getpid() and self._carries_mark(p)}
-        if leader := self.leader():  # where environments cannot be read, its descendants are all that can be found
+        found = {
+            p.pid: p
+            for p in psutil.process_iter()
+            if p.pid != os.getpid() and self._carries_mark(p)
+        }
+        # where environments cannot be read, its descendants are all that can be found
+        if leader := self.leader():
             found |= {p.pid: p for p in (leader, *leader.children(recursive=True))}
         return list(found.values())
 
     def _carries_mark(self, process: psutil.Process) -> bool:
         try:
-            return process.environ().get(_MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE
+            return (
+                process.environ().get(_MARK) == self._mark
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
         except _GONE:
             return False
 

@@ -36,7 +36,9 @@ def engine_info() -> dict[str, Any]:
 def running_flow_runs() -> set[str]:
     """Ids of the flow runs in running containers."""
     with contextlib.suppress(*EngineError), contextlib.closing(connect(_ENGINE_SECONDS)) as engine:
-        return {container.labels.get(_FLOW_RUN, "") for container in _ours(engine, all_states=False)}
+        return {
+            container.labels.get(_FLOW_RUN, "") for container in _ours(engine, all_states=False)
+        }
     return set()
 
 
@@ -51,4 +53,8 @@ def remove_containers() -> int:
 
 
 def _ours(engine: docker.DockerClient, all_states: bool) -> list[Container]:
-    return list(engine.containers.list(all=all_states, filters={"label": f"{_LABEL}={hgt_home()}"}, ignore_removed=True))
+    return list(
+        engine.containers.list(
+            all=all_states, filters={"label": f"{_LABEL}={hgt_home()}"}, ignore_removed=True
+        )
+    )

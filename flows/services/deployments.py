@@ -36,17 +36,25 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def create_pools(api: str) -> None:
-    """Create the work pools that are not there; one that is there keeps what the user has changed."""
+    """Create the work pools that are not there; one that is there keeps what the user has
+    changed.
+    """
     there = {pool["name"] for pool in ask(f"{api}/work_pools/filter", {})}
     if there >= set(POOLS):
         return
     from prefect.workers.process import ProcessWorker
     from prefect_docker.worker import DockerWorker
 
-    templates = {worker.type: worker.get_default_base_job_template() for worker in (ProcessWorker, DockerWorker)}
+    templates = {
+        worker.type: worker.get_default_base_job_template()
+        for worker in (ProcessWorker, DockerWorker)
+    }
     for pool, kind in POOLS.items():
         if pool not in there:
-            ask(f"{api}/work_pools/", {"name": pool, "type": kind, "base_job_template": templates[kind]})
+            ask(
+                f"{api}/work_pools/",
+                {"name": pool, "type": kind, "base_job_template": templates[kind]},
+            )
 
 
 def missing_deployments(api: str) -> list[str]:
@@ -56,20 +64,30 @@ def missing_deployments(api: str) -> list[str]:
 
 
 class Deploying:
-    """`prefect deploy --all` while other things go on; nothing at all where the server has what this checkout deploys."""
+    """`prefect deploy --all` while other things go on; nothing at all where the server has what
+    this checkout deploys.
+    """
 
     def __init__(self, addresses: Addresses, say: Say):
         self._values = _values()
         self._process: subprocess.Popen[bytes] | None = None
-        if _done().is_file() and _done().read_text() == _fingerprint(self._values) and not missing_deployments(addresses.api):
+        if (
+            _done().is_file()
+            and _done().read_text() == _fingerprint(self._values)
+            and not missing_deployments(addresses.api)
+        ):
             say("deployments are as in prefect.yaml already")
             return
         _done().unlink(missing_ok=True)
         with _log().open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, cwd=_CHECKOUT, env=environment(addresses, is_client=True) | self._values,
-            )  # fmt: skip
+                [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=_CHECKOUT,
+                env=environment(addresses, is_client=True) | self._values,
+            )
 
     def __enter__(self) -> Deploying:
         return self
@@ -86,7 +104,9 @@ class Deploying:
         try:
             code = self._process.wait(_DEPLOY_SECONDS)
         except subprocess.TimeoutExpired:
-            raise HgtError(f"`prefect deploy --all` did not end within {_DEPLOY_SECONDS:.0f} s. See {_log()}.") from None
+            raise HgtError(
+                f"`prefect deploy --all` did not end within {_DEPLOY_SECONDS:.0f} s. See {_log()}."
+            ) from None
         if code:
             said = "\n".join(_log().read_text(errors="replace").splitlines()[-_LOG_LINES:])
             raise HgtError(f"`prefect deploy --all` failed (exit code {code}):\n{said}")
@@ -97,17 +117,25 @@ class Deploying:
 def bury_lost_runs(worker: Service, api: str, say: Say) -> None:
     """What ended without a word (power cut, SIGKILL, a server that was gone) is Crashed.
 
-    Prefect shows such runs as Running for ever, and one of them holds the only slot of the deployment's concurrency limit.
+    Prefect shows such runs as Running for ever, and one of them holds the only slot of the
+    deployment's concurrency limit.
     """
     lives = worker.process.leader() is not None
     if lives and worker.key != "docker-cpu":
         return  # its runs are its children
-    elsewhere = {name for name, age in heartbeat_ages(worker.key, api).items() if age < FRESH_SECONDS} - {worker_name(worker.key)}
+    elsewhere = {
+        name for name, age in heartbeat_ages(worker.key, api).items() if age < FRESH_SECONDS
+    } - {worker_name(worker.key)}
     if worker.process.survivors() or elsewhere:
         return  # a run goes on without its worker, or with one that the user started
     alive = running_flow_runs() if worker.key == "docker-cpu" else set()
-    unended = {"state": {"type": {"any_": ["RUNNING", "CANCELLING", *([] if lives else ["PENDING"])]}}}
-    for run in ask(f"{api}/flow_runs/filter", {"work_pools": {"name": {"any_": [worker.key]}}, "flow_runs": unended}):
+    unended = {
+        "state": {"type": {"any_": ["RUNNING", "CANCELLING", *([] if lives else ["PENDING"])]}}
+    }
+    for run in ask(
+        f"{api}/flow_runs/filter",
+        {"work_pools": {"name": {"any_": [worker.key]}}, "flow_runs": unended},
+    ):
         if run["id"] not in alive:
             _bury(run, "its worker", api, say)
 
@@ -116,28 +144,48 @@ def bury_lost_trainings(api: str, say: Say) -> None:
     """The same for `hgt train`, which runs its flow itself: while one lives nothing is buried."""
     unended = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
     flow = {"name": {"any_": [DEPLOYMENTS[0].split("/")[0]]}}
-    lost = [r for r in ask(f"{api}/flow_runs/filter", {"flows": flow, "flow_runs": unended}) if r["work_pool_name"] is None]
+    lost = [
+        r
+        for r in ask(f"{api}/flow_runs/filter", {"flows": flow, "flow_runs": unended})
+        if r["work_pool_name"] is None
+    ]
     if lost and not session.running():
         for run in lost:
             _bury(run, "its process", api, say)
 
 
 def _bury(run: dict[str, Any], ended_with: str, api: str, say: Say) -> None:
-    message = "It ended with its worker or with the machine. `hgt train --resume` goes on from its last checkpoint."
-    ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": {"type": "CRASHED", "name": "Crashed", "message": message}})
+    message = (
+        "It ended with its worker or with the machine. `hgt train --resume` goes on from its last"
+        " checkpoint."
+    )
+    ask(
+        f"{api}/flow_runs/{run['id']}/set_state",
+        {"state": {"type": "CRASHED", "name": "Crashed", "message": message}},
+    )
     say(f"flow run {run['name']} had ended with {ended_with}; it is Crashed now")
 
 
 def _values() -> dict[str, str]:
     """What prefect.yaml takes from the environment."""
     info = engine_info()
-    limit = {"HGT_DOCKER_MEMORY": f"{int(_CONTAINER_SHARE * info['MemTotal']) >> 20}m"} if info else {}
-    return {"HGT_HOME": str(hgt_home()), "HGT_IMAGE": image_name(), "HGT_USER": user_in_containers(info)} | limit
+    limit = (
+        {"HGT_DOCKER_MEMORY": f"{int(_CONTAINER_SHARE * info['MemTotal']) >> 20}m"} if info else {}
+    )
+    return {
+        "HGT_HOME": str(hgt_home()),
+        "HGT_IMAGE": image_name(),
+        "HGT_USER": user_in_containers(info),
+    } | limit
 
 
 def _fingerprint(values: dict[str, str]) -> str:
     """A hash of all that the deployments are made from."""
-    sources = [_CHECKOUT / "prefect.yaml", _CHECKOUT / "hgt" / "config.py", *sorted((_CHECKOUT / "flows").glob("*.py"))]
+    sources = [
+        _CHECKOUT / "prefect.yaml",
+        _CHECKOUT / "hgt" / "config.py",
+        *sorted((_CHECKOUT / "flows").glob("*.py")),
+    ]
     content = b"\0".join(path.read_bytes() for path in sources)
     return hashlib.sha256(content + json.dumps(values, sort_keys=True).encode()).hexdigest()
 

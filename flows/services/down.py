@@ -7,7 +7,9 @@ from flows.services.local import STOP_SECONDS, Say, alone, services, services_fo
 
 
 def down(say: Say) -> None:
-    """Stop everything, workers first, so that their runs still end in Prefect and MLflow; process files that lead nowhere go."""
+    """Stop everything, workers first, so that their runs still end in Prefect and MLflow; process
+    files that lead nowhere go.
+    """
     if not services_folder().is_dir():
         say("Nothing was running.")
         return
@@ -24,6 +26,9 @@ def down(say: Say) -> None:
             elif known:
                 said.append(f"{service.title} had ended before; its process file is removed")
             if key == "docker-cpu" and (number := remove_containers()):
-                said.append(f"{number} container{'s' if number > 1 else ''} of the work pool docker-cpu removed")
+                said.append(
+                    f"{number} container{'s' if number > 1 else ''} of the work pool docker-cpu"
+                    " removed"
+                )
         for line in said or ["Nothing was running."]:
             say(line)

@@ -1,7 +1,9 @@
-"""What `hgt up` starts on this machine: a Prefect server, an MLflow server and a worker for each work pool; and whether they are well.
+"""What `hgt up` starts on this machine: a Prefect server, an MLflow server and a worker for each
+work pool; and whether they are well.
 
-On the host, because containers cannot see MPS. All listen on 127.0.0.1 alone and keep their things in `$HGT_HOME`: process files and
-logs in `services/`, Prefect's database in `prefect/`, MLflow's in `mlflow.db`.
+On the host, because containers cannot see MPS. All listen on 127.0.0.1 alone and keep their things
+in `$HGT_HOME`: process files and logs in `services/`, Prefect's database in `prefect/`, MLflow's in
+`mlflow.db`.
 """
 
 from __future__ import annotations
@@ -31,17 +33,31 @@ HOST = "127.0.0.1"
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5001  # macOS itself listens on MLflow's usual 5000 (AirPlay receiver)
 POOLS = {"native": "process", "docker-cpu": "docker"}
-# From SIGTERM to SIGKILL, in the order of stopping: a native run that was handed over to Docker can still end its container.
+# From SIGTERM to SIGKILL, in the order of stopping: a native run that was handed over to Docker can
+# still end its container.
 STOP_SECONDS = {"native": 30.0, "docker-cpu": 30.0, "mlflow": 15.0, "prefect": 15.0}
-FRESH_SECONDS = 20.0  # a worker that was last heard of longer ago is not well, whatever Prefect shows
+# a worker that was last heard of longer ago is not well, whatever Prefect shows
+FRESH_SECONDS = 20.0
 NO_ANSWER = (OSError, ValueError, HTTPException)
 _HEARTBEAT_SECONDS, _QUERY_SECONDS = 5, 5
 _ANSWER_SECONDS, _ASK_SECONDS, _ASK_AGAIN_SECONDS = 5.0, 30.0, 0.5
 # Of the user's environment: what would send our processes to another server, database or terminal.
 _NOT_INHERITED = (
-    "PREFECT_API_", "PREFECT_CLIENT_", "PREFECT_HOME", "PREFECT_PROFILE", "PREFECT_SERVER_API_", "PREFECT_SERVER_DATABASE_", "PREFECT_UI_",
-    "PREFECT__", "MLFLOW_TRACKING_", "MLFLOW_BACKEND_", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_", "HGT_TERMINAL", "HGT_SESSION_PARENT",
-)  # fmt: skip
+    "PREFECT_API_",
+    "PREFECT_CLIENT_",
+    "PREFECT_HOME",
+    "PREFECT_PROFILE",
+    "PREFECT_SERVER_API_",
+    "PREFECT_SERVER_DATABASE_",
+    "PREFECT_UI_",
+    "PREFECT__",
+    "MLFLOW_TRACKING_",
+    "MLFLOW_BACKEND_",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_",
+    "HGT_TERMINAL",
+    "HGT_SESSION_PARENT",
+)
 
 Say = Callable[[str], None]
 
@@ -68,7 +84,9 @@ class Addresses:
 
 @dataclass(frozen=True)
 class Service:
-    """One of them. key: its short name; title: what people read; option: the one of `hgt up` that sets a server's port."""
+    """One of them. key: its short name; title: what people read; option: the one of `hgt up` that
+    sets a server's port.
+    """
 
     key: str
     title: str
@@ -81,7 +99,9 @@ class Service:
         return self.key in POOLS
 
     def port(self) -> int | None:
-        """Where the server was last started to listen; None for a worker and for what was not started since the last `hgt down`."""
+        """Where the server was last started to listen; None for a worker and for what was not
+        started since the last `hgt down`.
+        """
         record = self.process.record()
         return int(record.settings["port"]) if record and "port" in record.settings else None
 
@@ -92,11 +112,36 @@ class Service:
     def command(self, addresses: Addresses) -> list[str]:
         """Its program and arguments."""
         if self.key == "prefect":
-            arguments = ["prefect", "server", "start", "--host", HOST, "--port", str(addresses.prefect_port)]
+            arguments = [
+                "prefect",
+                "server",
+                "start",
+                "--host",
+                HOST,
+                "--port",
+                str(addresses.prefect_port),
+            ]
         elif self.key == "mlflow":
-            artifacts = (hgt_home() / "mlartifacts").as_uri()  # read and written in place, also by a run that goes straight to the store
-            store = ["--backend-store-uri", own_store(), "--default-artifact-root", artifacts, "--no-serve-artifacts"]
-            arguments = ["mlflow", "server", "--host", HOST, "--port", str(addresses.mlflow_port), *store, "--workers", "1"]
+            # read and written in place, also by a run that goes straight to the store
+            artifacts = (hgt_home() / "mlartifacts").as_uri()
+            store = [
+                "--backend-store-uri",
+                own_store(),
+                "--default-artifact-root",
+                artifacts,
+                "--no-serve-artifacts",
+            ]
+            arguments = [
+                "mlflow",
+                "server",
+                "--host",
+                HOST,
+                "--port",
+                str(addresses.mlflow_port),
+                *store,
+                "--workers",
+                "1",
+            ]
         else:
             arguments = ["flows.services.worker", self.key, POOLS[self.key], worker_name(self.key)]
         return [sys.executable, "-m", *arguments]
@@ -105,13 +150,22 @@ class Service:
         """What a running one cannot change."""
         if self.is_worker:
             return {"api": addresses.api, "mlflow": addresses.mlflow}
-        return {"port": str(addresses.prefect_port if self.key == "prefect" else addresses.mlflow_port)}
+        return {
+            "port": str(addresses.prefect_port if self.key == "prefect" else addresses.mlflow_port)
+        }
 
     def is_well(self, api: str) -> bool:
         """Whether a server answers, or a worker was heard of lately and since it was started."""
         if self.is_worker:
-            record, age = self.process.record(), heartbeat_ages(self.key, api).get(worker_name(self.key))
-            return age is not None and record is not None and age < min(FRESH_SECONDS, time.time() - record.started)
+            record, age = (
+                self.process.record(),
+                heartbeat_ages(self.key, api).get(worker_name(self.key)),
+            )
+            return (
+                age is not None
+                and record is not None
+                and age < min(FRESH_SECONDS, time.time() - record.started)
+            )
         return _answers(f"{self.address()}{'/api/health' if self.key == 'prefect' else '/health'}")
 
 
@@ -119,8 +173,20 @@ def services() -> dict[str, Service]:
     """By key, in the order of starting."""
     folder = services_folder()
     found = [
-        Service("prefect", "Prefect server", Background(folder, "prefect-server"), "--prefect-port", PREFECT_PORT),
-        Service("mlflow", "MLflow server", Background(folder, "mlflow-server"), "--mlflow-port", MLFLOW_PORT),
+        Service(
+            "prefect",
+            "Prefect server",
+            Background(folder, "prefect-server"),
+            "--prefect-port",
+            PREFECT_PORT,
+        ),
+        Service(
+            "mlflow",
+            "MLflow server",
+            Background(folder, "mlflow-server"),
+            "--mlflow-port",
+            MLFLOW_PORT,
+        ),
         *(Service(pool, f"worker {pool}", Background(folder, f"worker-{pool}")) for pool in POOLS),
     ]
     return {service.key: service for service in found}
@@ -135,7 +201,9 @@ def worker_name(pool: str) -> str:
 
 
 def running_server() -> str | None:
-    """API address of the Prefect server that `hgt up` started; None if it does not run and answer."""
+    """API address of the Prefect server that `hgt up` started; None if it does not run and
+    answer.
+    """
     prefect = services()["prefect"]
     api = f"{prefect.address()}/api"
     return api if prefect.process.leader() and prefect.is_well(api) else None
@@ -143,7 +211,9 @@ def running_server() -> str | None:
 
 def environment(addresses: Addresses, is_client: bool) -> dict[str, str]:
     """Of our processes; is_client: of those that use the servers."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)
+    }
     ours = {
         "HGT_HOME": str(hgt_home()),
         "PREFECT_HOME": str(hgt_home() / "prefect"),
@@ -156,28 +226,34 @@ def environment(addresses: Addresses, is_client: bool) -> dict[str, str]:
             "MLFLOW_TRACKING_URI": addresses.mlflow,
             "PREFECT_WORKER_HEARTBEAT_SECONDS": str(_HEARTBEAT_SECONDS),
             "PREFECT_WORKER_QUERY_SECONDS": str(_QUERY_SECONDS),
-            "DOCKER_HOST": engine_address(),  # Prefect's worker does not look for Docker Desktop's socket
+            # Prefect's worker does not look for Docker Desktop's socket
+            "DOCKER_HOST": engine_address(),
         }
     return kept | ours
 
 
 def heartbeat_ages(pool: str, api: str) -> dict[str, float]:
-    """{worker of the pool: seconds since it was last heard of}; empty where the server does not answer."""
+    """{worker of the pool: seconds since it was last heard of}; empty where the server does not
+    answer.
+    """
     try:
         workers = ask(f"{api}/work_pools/{pool}/workers/filter", {})
     except NO_ANSWER:
         return {}
     now = datetime.now(UTC)
     return {
-        w["name"]: (now - datetime.fromisoformat(w["last_heartbeat_time"])).total_seconds() for w in workers if w["last_heartbeat_time"]
+        w["name"]: (now - datetime.fromisoformat(w["last_heartbeat_time"])).total_seconds()
+        for w in workers
+        if w["last_heartbeat_time"]
     }
 
 
 def ask(url: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
-    """The JSON that a server answers, None for an answer without one. Raises one of NO_ANSWER where it does not answer.
+    """The JSON that a server answers, None for an answer without one. Raises one of NO_ANSWER where
+    it does not answer.
 
-    Prefect's server says 503 where another writer holds its SQLite file, and means: ask again. Its client would do all this, 3 s of
-    imports later.
+    Prefect's server says 503 where another writer holds its SQLite file, and means: ask again. Its
+    client would do all this, 3 s of imports later.
     """
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
@@ -202,7 +278,10 @@ def _answers(url: str) -> bool:
 
 
 def _open(request: urllib.request.Request, seconds: float) -> Any:
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=seconds)  # no proxy knows our 127.0.0.1
+    # no proxy knows our 127.0.0.1
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+        request, timeout=seconds
+    )
 
 
 @contextlib.contextmanager
@@ -214,11 +293,16 @@ def alone() -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"Another `hgt up` or `hgt down` works on {hgt_home()} just now. Wait for it.") from None
+            raise InputError(
+                f"Another `hgt up` or `hgt down` works on {hgt_home()} just now. Wait for it."
+            ) from None
         yield
 
 
 def table(rows: list[list[str]]) -> str:
     """The rows in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )

@@ -6,23 +6,59 @@ import time
 
 from flows.services.containers import engine_problem
 from flows.services.deployments import DEPLOYMENTS, missing_deployments
-from flows.services.local import FRESH_SECONDS, NO_ANSWER, POOLS, Say, Service, ask, heartbeat_ages, services, table, worker_name
+from flows.services.local import (
+    FRESH_SECONDS,
+    NO_ANSWER,
+    POOLS,
+    Say,
+    Service,
+    ask,
+    heartbeat_ages,
+    services,
+    table,
+    worker_name,
+)
 
 _RUNNING, _UNHEALTHY, _STOPPED, _NO_ENGINE = "running", "unhealthy", "stopped", "no Docker engine"
 
 
 def status(say: Say) -> bool:
-    """Say what runs; returns whether all does. No worker for Docker is missed where no Docker engine answers."""
+    """Say what runs; returns whether all does. No worker for Docker is missed where no Docker
+    engine answers.
+    """
     found = services()
     prefect = found["prefect"]
     api = f"{prefect.address()}/api"
     states = {key: _state(service, api) for key, service in found.items()}
-    say(table([["service", "state", "pid", "address", "since", "log"], *(_row(s, states[s.key]) for s in found.values())]))
+    say(
+        table(
+            [
+                ["service", "state", "pid", "address", "since", "log"],
+                *(_row(s, states[s.key]) for s in found.values()),
+            ]
+        )
+    )
     missing: list[str] = []
     if states["prefect"] == _RUNNING:
         missing = missing_deployments(api)
-        say("\n" + table([["work pool", "state", "worker's last heartbeat"], *([pool, *_pool(pool, api)] for pool in POOLS)]))
-        say("\n" + table([["deployment", "state"], *([name, "absent" if name in missing else "ready"] for name in DEPLOYMENTS)]))
+        say(
+            "\n"
+            + table(
+                [
+                    ["work pool", "state", "worker's last heartbeat"],
+                    *([pool, *_pool(pool, api)] for pool in POOLS),
+                ]
+            )
+        )
+        say(
+            "\n"
+            + table(
+                [
+                    ["deployment", "state"],
+                    *([name, "absent" if name in missing else "ready"] for name in DEPLOYMENTS),
+                ]
+            )
+        )
         say(f"\nexport PREFECT_API_URL={api}")
     all_well = set(states.values()) <= {_RUNNING, _NO_ENGINE} and not missing
     if _UNHEALTHY in states.values():
@@ -40,8 +76,19 @@ def _state(service: Service, api: str) -> str:
 
 def _row(service: Service, state: str) -> list[str]:
     leader, record = service.process.leader(), service.process.record()
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.started)) if leader and record else "-"
-    return [service.title, state, str(leader.pid) if leader else "-", service.address() or "-", since, str(service.process.log)]
+    since = (
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.started))
+        if leader and record
+        else "-"
+    )
+    return [
+        service.title,
+        state,
+        str(leader.pid) if leader else "-",
+        service.address() or "-",
+        since,
+        str(service.process.log),
+    ]
 
 
 def _pool(pool: str, api: str) -> list[str]:
@@ -50,4 +97,11 @@ def _pool(pool: str, api: str) -> list[str]:
     except NO_ANSWER:
         return ["absent", "-"]
     age = heartbeat_ages(pool, api).get(worker_name(pool))
-    return [state, "never" if age is None else f"{age:.0f} s ago{'' if age < FRESH_SECONDS else ', so none polls'}"]
+    return [
+        state,
+        (
+            "never"
+            if age is None
+            else f"{age:.0f} s ago{'' if age < FRESH_SECONDS else ', so none polls'}"
+        ),
+    ]

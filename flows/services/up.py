@@ -14,7 +14,13 @@ from pathlib import Path
 from urllib.request import getproxies_environment
 
 from flows.services.containers import engine_problem
-from flows.services.deployments import DEPLOYMENTS, Deploying, bury_lost_runs, bury_lost_trainings, create_pools
+from flows.services.deployments import (
+    DEPLOYMENTS,
+    Deploying,
+    bury_lost_runs,
+    bury_lost_trainings,
+    create_pools,
+)
 from flows.services.local import (
     HOST,
     NO_ANSWER,
@@ -41,12 +47,14 @@ _LOG_LINES = 15
 def up(prefect_port: int | None, mlflow_port: int | None, say: Say) -> None:
     """Start what does not run; a port that is None is the one of before, or the default.
 
-    Raises InputError for a port that is taken or contradicts what runs, HgtError for what does not come up within its time. Then
-    whatever this call started is stopped again.
+    Raises InputError for a port that is taken or contradicts what runs, HgtError for what does not
+    come up within its time. Then whatever this call started is stopped again.
     """
     with alone():
         found = services()
-        addresses = Addresses(_port(found["prefect"], prefect_port), _port(found["mlflow"], mlflow_port))
+        addresses = Addresses(
+            _port(found["prefect"], prefect_port), _port(found["mlflow"], mlflow_port)
+        )
         for pool in POOLS:
             _check_worker(found[pool], addresses)
         problem = engine_problem()
@@ -59,9 +67,13 @@ def up(prefect_port: int | None, mlflow_port: int | None, say: Say) -> None:
             with Deploying(addresses, say) as deploying:
                 for pool in POOLS:
                     if pool == "docker-cpu" and problem and not found[pool].process.leader():
-                        say(f"worker {pool} is not started. {problem} Start Docker, then `hgt up` again.")
+                        say(
+                            f"worker {pool} is not started. {problem} Start Docker, then `hgt up`"
+                            " again."
+                        )
                         continue
-                    if not (problem and found[pool].process.leader()):  # without an engine nobody knows which containers live
+                    # without an engine nobody knows which containers live
+                    if not (problem and found[pool].process.leader()):
                         bury_lost_runs(found[pool], addresses.api, say)
                     _start(found[pool], addresses, started, say)
                 _wait(started, addresses, _WORKER_SECONDS)
@@ -74,19 +86,26 @@ def _port(server: Service, wanted: int | None) -> int:
     before = server.port()
     if before and server.process.leader():
         if wanted not in (None, before):
-            raise InputError(f"The {server.title} runs on port {before} already. Run `hgt down` before you move it to {wanted}.")
+            raise InputError(
+                f"The {server.title} runs on port {before} already. Run `hgt down` before you move"
+                f" it to {wanted}."
+            )
         return before
     server.process.kill()  # what a dead server left behind may hold the port
     port = wanted or before or server.default_port
     if _is_taken(port):
-        raise InputError(f"Port {port} of {HOST} is taken by another program. Choose one for the {server.title} with {server.option}.")
+        raise InputError(
+            f"Port {port} of {HOST} is taken by another program. Choose one for the {server.title}"
+            f" with {server.option}."
+        )
     return port
 
 
 def _is_taken(port: int) -> bool:
     with socket.socket() as s:
         s.settimeout(1.0)
-        if s.connect_ex((HOST, port)) == 0:  # also one that listens on all addresses, beside which macOS would let us bind
+        # also one that listens on all addresses, beside which macOS would let us bind
+        if s.connect_ex((HOST, port)) == 0:
             return True
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -100,7 +119,10 @@ def _is_taken(port: int) -> bool:
 def _check_worker(worker: Service, addresses: Addresses) -> None:
     record = worker.process.record()
     if record and worker.process.leader() and record.settings != worker.settings(addresses):
-        raise InputError(f"The {worker.title} was started for other ports ({record.settings}). Run `hgt down` first.")
+        raise InputError(
+            f"The {worker.title} was started for other ports ({record.settings}). Run `hgt down`"
+            " first."
+        )
 
 
 def _start(service: Service, addresses: Addresses, started: list[Service], say: Say) -> None:
@@ -109,21 +131,30 @@ def _start(service: Service, addresses: Addresses, started: list[Service], say: 
         return
     started.append(service)  # before it is, so that Ctrl-C at any moment stops it again
     record = service.process.start(
-        service.command(addresses), environment(addresses, is_client=service.is_worker), service.settings(addresses)
+        service.command(addresses),
+        environment(addresses, is_client=service.is_worker),
+        service.settings(addresses),
     )
     say(f"{service.title} started (pid {record.pid})")
 
 
 def _wait(awaited: list[Service], addresses: Addresses, seconds: float) -> None:
-    """Until all of them are well. Raises HgtError for the first that ends, or that is not within its time."""
+    """Until all of them are well. Raises HgtError for the first that ends, or that is not within
+    its time.
+    """
     deadline = time.monotonic() + seconds
     while ill := [service for service in awaited if not service.is_well(addresses.api)]:
         for service in ill:
             if service.process.leader() is None:
-                said = "\n".join(service.process.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+                said = "\n".join(
+                    service.process.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+                )
                 raise HgtError(f"The {service.title} ended while it started. Its log ends:\n{said}")
         if time.monotonic() > deadline:
-            raise HgtError(f"The {ill[0].title} does not answer after {seconds:.0f} s. See {ill[0].process.log}, then run `hgt down`.")
+            raise HgtError(
+                f"The {ill[0].title} does not answer after {seconds:.0f} s. See"
+                f" {ill[0].process.log}, then run `hgt down`."
+            )
         time.sleep(_POLL_SECONDS)
 
 
@@ -137,7 +168,10 @@ def _stopped_on_failure(say: Say) -> Iterator[list[Service]]:
             service.process.stop(STOP_SECONDS[service.key])
             say(f"{service.title} stopped again")
         if isinstance(error, NO_ANSWER):
-            raise HgtError(f"The Prefect server stopped answering ({error}). See its log in {services_folder()}.") from error
+            raise HgtError(
+                f"The Prefect server stopped answering ({error}). See its log in"
+                f" {services_folder()}."
+            ) from error
         raise
 
 
@@ -149,7 +183,11 @@ def _what_now(addresses: Addresses) -> str:
         ["logs", str(services_folder())],
     ]
     no_proxy = os.environ.get("NO_PROXY") if getproxies_environment().keys() - {"no"} else None
-    direct = f"\n  export NO_PROXY={shlex.quote(no_proxy)} no_proxy={shlex.quote(no_proxy)}" if no_proxy else ""
+    direct = (
+        f"\n  export NO_PROXY={shlex.quote(no_proxy)} no_proxy={shlex.quote(no_proxy)}"
+        if no_proxy
+        else ""
+    )
     return f"""{table(rows)}
 
 Try:
@@ -163,4 +201,6 @@ def _prefect() -> str:
     ours, found = Path(sys.executable).with_name("prefect"), shutil.which("prefect")
     if found and Path(found).resolve() == ours.resolve():
         return "prefect"
-    return shlex.quote(str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours))
+    return shlex.quote(
+        str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)
+    )

@@ -1,7 +1,8 @@
-"""A Prefect worker as a program of its own: `python -m flows.services.worker POOL TYPE NAME`. `hgt up` starts it.
+"""A Prefect worker as a program of its own: `python -m flows.services.worker POOL TYPE NAME`. `hgt
+up` starts it.
 
-What a shell starts in the background ignores SIGINT, and a worker passes its first SIGTERM on to itself as SIGINT, so it would not
-end (prefect 3.8.8): here SIGINT is as Python has it.
+What a shell starts in the background ignores SIGINT, and a worker passes its first SIGTERM on to
+itself as SIGINT, so it would not end (prefect 3.8.8): here SIGINT is as Python has it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,19 @@ def main(pool: str, kind: str, name: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from prefect.cli import app
 
-    sys.argv = ["prefect", "worker", "start", "--pool", pool, "--type", kind, "--name", name, "--install-policy", "never"]
+    sys.argv = [
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        pool,
+        "--type",
+        kind,
+        "--name",
+        name,
+        "--install-policy",
+        "never",
+    ]
     app()
 
 

@@ -1,6 +1,8 @@
-"""Linux control groups: what the memory limits around this process still leave it, as in a container.
+"""Linux control groups: what the memory limits around this process still leave it, as in a
+container.
 
-Reads versions 1 and 2, wherever /proc/self/mountinfo says they are mounted. Knows nothing of devices.
+Reads versions 1 and 2, wherever /proc/self/mountinfo says they are mounted. Knows nothing of
+devices.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class _Files:
-    """A version's files: limit, use, and the line of memory.stat with page cache that is given back on demand."""
+    """A version's files: limit, use, and the line of memory.stat with page cache that is given back
+    on demand.
+    """
 
     limit: str
     use: str
@@ -25,17 +29,21 @@ _VERSION_2 = _Files("memory.max", "memory.current", "inactive_file")
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """The least that the process's own group and those around it leave of their limits; None where none has a limit.
+    """The least that the process's own group and those around it leave of their limits; None where
+    none has a limit.
 
     In use counts without page cache that can be given back, as in `docker stats`.
     """
-    left = [n for folder, files in _memory_groups(root) if (n := _left_bytes(folder, files)) is not None]
+    left = [
+        n for folder, files in _memory_groups(root) if (n := _left_bytes(folder, files)) is not None
+    ]
     return min(left, default=None)
 
 
 def _left_bytes(folder: Path, files: _Files) -> int | None:
     limit = _number(folder / files.limit)
-    if limit is None or limit >= sys.maxsize // 2:  # version 1 writes "no limit" as a number just below 2**63
+    # version 1 writes "no limit" as a number just below 2**63
+    if limit is None or limit >= sys.maxsize // 2:
         return None
     used = _number(folder / files.use) or 0
     return max(limit - max(used - _reclaimable_bytes(folder, files), 0), 0)
@@ -43,15 +51,25 @@ def _left_bytes(folder: Path, files: _Files) -> int | None:
 
 def _reclaimable_bytes(folder: Path, files: _Files) -> int:
     lines = _text(folder / "memory.stat").splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{files.reclaimable} ")), 0)
+    return next(
+        (int(line.split()[1]) for line in lines if line.startswith(f"{files.reclaimable} ")), 0
+    )
 
 
 def _memory_groups(root: Path) -> Iterator[tuple[Path, _Files]]:
-    """The folder of every group that counts this process's memory: its own, then its parents' up to the mount."""
+    """The folder of every group that counts this process's memory: its own, then its parents' up to
+    the mount.
+    """
     mounts = dict(reversed(list(_mounts(root))))  # the first of each version
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
-        files = _VERSION_2 if not controllers else _VERSION_1 if "memory" in controllers.split(",") else None
+        files = (
+            _VERSION_2
+            if not controllers
+            else _VERSION_1
+            if "memory" in controllers.split(",")
+            else None
+        )
         if files is None or files not in mounts:
             continue
         visible, top = mounts[files]
@@ -76,9 +94,15 @@ def _mounts(root: Path) -> Iterator[tuple[_Files, tuple[str, Path]]]:
 
 
 def _below(group: str, visible: str) -> str:
-    """The group's path below the visible one; a container may see its own group at the mount point under another name."""
+    """The group's path below the visible one; a container may see its own group at the mount point
+    under another name.
+    """
     top = visible.rstrip("/")
-    return group[len(top) :].strip("/") if f"{group}/".startswith(f"{top}/") and ".." not in group else ""
+    return (
+        group[len(top) :].strip("/")
+        if f"{group}/".startswith(f"{top}/") and ".." not in group
+        else ""
+    )
 
 
 def _number(path: Path) -> int | None:

@@ -33,7 +33,10 @@ def cap_bytes(device: str, limit_bytes: int | None = None) -> int:
     Raises InputError when the limit is not above 0.
     """
     if limit_bytes is not None and limit_bytes <= 0:
-        raise InputError(f"A memory limit must be above 0 bytes, not {limit_bytes:,}. Leave it out to use what the device has.")
+        raise InputError(
+            f"A memory limit must be above 0 bytes, not {limit_bytes:,}. Leave it out to use what"
+            " the device has."
+        )
     return min(int(traits_of(device).total_bytes()), limit_bytes or sys.maxsize)
 
 

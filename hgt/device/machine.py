@@ -75,14 +75,22 @@ def _system_refusal(machine: Machine) -> str | None:
         return _linux_refusal(machine)
     if machine.system == "Windows" or machine.system.startswith(("CYGWIN", "MSYS", "MINGW")):
         return "Windows is not supported: install WSL 2 (`wsl --install`) and run make there."
-    return f"{machine.system} is not supported: use Linux, or macOS {OLDEST_MACOS} on Apple Silicon."
+    return (
+        f"{machine.system} is not supported: use Linux, or macOS {OLDEST_MACOS} on Apple Silicon."
+    )
 
 
 def _macos_refusal(machine: Machine) -> str | None:
     if machine.processor != "arm64":
         if "ARM64" in machine.kernel:
-            return "This Python was built for Intel and runs under Rosetta: give an arm64 one, such as PYTHON=/opt/homebrew/bin/python3.12."
-        return "Intel Macs are not supported, since torch has no wheels for them: use a Mac with Apple Silicon, or Linux."
+            return (
+                "This Python was built for Intel and runs under Rosetta: give an arm64 one, such as"
+                " PYTHON=/opt/homebrew/bin/python3.12."
+            )
+        return (
+            "Intel Macs are not supported, since torch has no wheels for them: use a Mac with Apple"
+            " Silicon, or Linux."
+        )
     if machine.macos < (OLDEST_MACOS,):
         found = ".".join(map(str, machine.macos))
         return (
@@ -95,11 +103,13 @@ def _macos_refusal(machine: Machine) -> str | None:
 def _linux_refusal(machine: Machine) -> str | None:
     if machine.processor not in ("x86_64", "aarch64") or not machine.is_64_bit:
         return (
-            f"Linux on {machine.processor}{'' if machine.is_64_bit else ' with a 32-bit Python'} is "
-            "not supported, since torch has no wheels for it: use 64-bit x86 or ARM."
+            f"Linux on {machine.processor}{'' if machine.is_64_bit else ' with a 32-bit Python'} is"
+            " not supported, since torch has no wheels for it: use 64-bit x86 or ARM."
         )
     if machine.glibc < OLDEST_GLIBC:
-        found = f"glibc {'.'.join(map(str, machine.glibc))}" if machine.glibc else "no glibc (musl?)"
+        found = (
+            f"glibc {'.'.join(map(str, machine.glibc))}" if machine.glibc else "no glibc (musl?)"
+        )
         return (
             f"This Linux has {found}, and torch needs glibc 2.28 or newer: use Debian 10, Ubuntu "
             "20.04, RHEL 8 or newer ones, also in a container."
@@ -114,16 +124,22 @@ def _python_refusal(machine: Machine) -> str | None:
         return f"{wanted} is needed, {'.'.join(map(str, machine.python))} was found. {advice}"
     if machine.implementation != "CPython" or not machine.has_gil:
         kind = "free-threaded" if machine.implementation == "CPython" else machine.implementation
-        return f"A {kind} Python is not supported, since not all packages have wheels for it. {advice}"
+        return (
+            f"A {kind} Python is not supported, since not all packages have wheels for it. {advice}"
+        )
     if not machine.has_venv:
         version = ".".join(map(str, machine.python))
-        return f"This Python {version} lacks venv. Install it: sudo apt install python{version}-venv."
+        return (
+            f"This Python {version} lacks venv. Install it: sudo apt install python{version}-venv."
+        )
     return None
 
 
 def download(machine: Machine, torch: str, lock: str, has_nvidia: bool) -> str:
     """What will be downloaded, in one sentence. torch: "cpu" or ""; lock: text of the lock file"""
-    sizes = re.search(rf"^# download {re.escape(machine.name)}: (.+?)(?:, with TORCH=cpu (.+))?$", lock, re.M)
+    sizes = re.search(
+        rf"^# download {re.escape(machine.name)}: (.+?)(?:, with TORCH=cpu (.+))?$", lock, re.M
+    )
     assert sizes is not None, f"{machine.name} has no size in the lock file: run `make lock`"
     whole, with_cpu = sizes.groups()
     if torch == "cpu" or with_cpu is None:
@@ -148,7 +164,9 @@ def main(arguments: list[str]) -> int:
     if refused is not None:
         sys.stderr.write(f"{refused}\n")
         return 2
-    sys.stdout.write(download(machine, torch, _LOCK.read_text(), bool(shutil.which("nvidia-smi"))) + "\n")
+    sys.stdout.write(
+        download(machine, torch, _LOCK.read_text(), bool(shutil.which("nvidia-smi"))) + "\n"
+    )
     return 0
 
 

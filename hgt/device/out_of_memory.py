@@ -139,7 +139,9 @@ def _raises_own_error() -> str:
 
 
 @contextmanager
-def translating_out_of_memory(device: str, phase: str, planned_bytes: int | None = None) -> Iterator[None]:
+def translating_out_of_memory(
+    device: str, phase: str, planned_bytes: int | None = None
+) -> Iterator[None]:
     """Every form of out-of-memory becomes one OutOfMemory. Anything else that is raised passes as
     it is, and so does an OutOfMemory.
 

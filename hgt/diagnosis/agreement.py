@@ -1,6 +1,8 @@
-"""Do two trainings of one graph, on two devices, come to the same embeddings? Their figures beside each other (`hgt compare`).
+"""Do two trainings of one graph, on two devices, come to the same embeddings? Their figures beside
+each other (`hgt compare`).
 
-In: two run folders that were trained and evaluated. Out: an `Agreement`. The band of 0.05 is seed.md's: what another seed may change.
+In: two run folders that were trained and evaluated. Out: an `Agreement`. The band of 0.05 is
+seed.md's: what another seed may change.
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ from hgt.run.folder import RunFolder
 from hgt.run.report import read_report
 
 BAND = 0.05
-_LOSSES = {"loss": "loss", **{f"{part}_loss": f"{part} loss" for part in ("link", "contrastive", "isotropy")}, "val_mrr": "validation MRR"}
+_LOSSES = {
+    "loss": "loss",
+    **{f"{part}_loss": f"{part} loss" for part in ("link", "contrastive", "isotropy")},
+    "val_mrr": "validation MRR",
+}
 
 
 _NOTHING = "tells of no training. Compare runs that were trained to their end."
@@ -21,7 +27,9 @@ _NOTHING = "tells of no training. Compare runs that were trained to their end."
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training took. seconds: of an epoch, its validation included, mean over epochs; peak_bytes: of the device or the process"""
+    """What a training took. seconds: of an epoch, its validation included, mean over epochs;
+    peak_bytes: of the device or the process
+    """
 
     seconds: float
     peak_bytes: int
@@ -38,7 +46,9 @@ class FigureOfTwo:
 
     @property
     def difference(self) -> float | None:
-        """Absolute for what lies within -1 and 1 (shares, cosines, MRR), relative to the larger one beyond; None if one is missing."""
+        """Absolute for what lies within -1 and 1 (shares, cosines, MRR), relative to the larger one
+        beyond; None if one is missing.
+        """
         if self.first is None or self.second is None:
             return None
         return abs(self.first - self.second) / max(1.0, abs(self.first), abs(self.second))
@@ -70,29 +80,52 @@ class Agreement:
         a, b = self.costs
         titles = [f"{d[:10]:>12}" for d in self.devices]
         lines = [f"{'two trainings with one seed':<50}" + "".join(titles) + f"{'ratio':>12}"]
-        costs = (("seconds per epoch", a.seconds, b.seconds), ("peak memory, GB", a.peak_bytes / 1e9, b.peak_bytes / 1e9))
+        costs = (
+            ("seconds per epoch", a.seconds, b.seconds),
+            ("peak memory, GB", a.peak_bytes / 1e9, b.peak_bytes / 1e9),
+        )
         lines += [f"{name:<50}{x:>12.2f}{y:>12.2f}{y / x:>10.2f} x" for name, x, y in costs]
         lines += [f"{'epochs':<50}{a.num_epochs:>12}{b.num_epochs:>12}", ""]
         lines.append(f"{'figure':<50}" + "".join(titles) + f"{'difference':>12}  within {BAND}")
         for f in self.figures:
             difference = "-" if f.difference is None else f"{f.difference:.4f}"
-            lines.append(f"{f.name[:50]:<50}{_shown(f.first)}{_shown(f.second)}{difference:>12}  {'yes' if f.is_within else 'NO'}")
-        lines += ["", f"DIFFERENT: {'; '.join(self.outside)}" if self.outside else f"SAME: every figure within {BAND}"]
+            lines.append(
+                f"{f.name[:50]:<50}{_shown(f.first)}{_shown(f.second)}{difference:>12} "
+                f" {'yes' if f.is_within else 'NO'}"
+            )
+        lines += [
+            "",
+            (
+                f"DIFFERENT: {'; '.join(self.outside)}"
+                if self.outside
+                else f"SAME: every figure within {BAND}"
+            ),
+        ]
         return "\n".join(lines)
 
 
 def compare_runs(first: RunFolder, second: RunFolder, devices: tuple[str, str]) -> Agreement:
-    """Raises InputError when one of them was not evaluated, or when they are of different graphs or configurations."""
+    """Raises InputError when one of them was not evaluated, or when they are of different graphs or
+    configurations.
+    """
     configs = [folder.load_config() for folder in (first, second)]
-    if configs[0].fingerprint() != configs[1].fingerprint() or first.load_graph().hash != second.load_graph().hash:
-        raise InputError(f"{first.path} and {second.path}: have different graphs or parameters. Compare runs that differ by device alone.")
+    if (
+        configs[0].fingerprint() != configs[1].fingerprint()
+        or first.load_graph().hash != second.load_graph().hash
+    ):
+        raise InputError(
+            f"{first.path} and {second.path}: have different graphs or parameters. Compare runs"
+            " that differ by device alone."
+        )
     a, b = (_figures(folder) for folder in (first, second))
     figures = tuple(FigureOfTwo(name, a.get(name), b.get(name)) for name in a | b)
     return Agreement(devices, (_cost(first), _cost(second)), figures)
 
 
 def _cost(folder: RunFolder) -> Cost:
-    epochs = list(epochs_by_number(folder.events, "step_seconds", "val_seconds", "peak_memory_bytes").values())
+    epochs = list(
+        epochs_by_number(folder.events, "step_seconds", "val_seconds", "peak_memory_bytes").values()
+    )
     starts = [e["num_batches"] for e in EventReader(folder.events).new() if e["event"] == "start"]
     if not epochs or not starts:
         raise InputError(f"{folder.events}: {_NOTHING}")
@@ -102,7 +135,9 @@ def _cost(folder: RunFolder) -> Cost:
 
 
 def _figures(folder: RunFolder) -> dict[str, float | int | None]:
-    """Losses of the last epoch, every check, ranks over all edge types, AUROC and AUPRC, cosines within types."""
+    """Losses of the last epoch, every check, ranks over all edge types, AUROC and AUPRC, cosines
+    within types.
+    """
     path = folder.report / "validation.json"
     report = read_report(path)
     if not epochs_by_number(folder.events):
@@ -119,8 +154,16 @@ def _figures(folder: RunFolder) -> dict[str, float | int | None]:
     if pairs := report["classification"]:
         for mean, title in (("micro", ""), ("macro", ", mean over edge types")):
             figures |= {f"{name.upper()}{title}": pairs[mean][name] for name in ("auroc", "auprc")}
-    return figures | {f"mean cosine within {t}": cosine for t, cosine in report["mean_cosine_by_type"].items()}
+    return figures | {
+        f"mean cosine within {t}": cosine for t, cosine in report["mean_cosine_by_type"].items()
+    }
 
 
 def _shown(value: float | int | None) -> str:
-    return f"{'-':>12}" if value is None else f"{value:>12,}" if isinstance(value, int) else f"{value:>12.4f}"
+    return (
+        f"{'-':>12}"
+        if value is None
+        else f"{value:>12,}"
+        if isinstance(value, int)
+        else f"{value:>12.4f}"
+    )

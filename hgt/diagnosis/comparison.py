@@ -1,7 +1,10 @@
-"""Does a device compute what another computes? The real training step on both, from the same seed and batch.
+"""Does a device compute what another computes? The real training step on both, from the same seed
+and batch.
 
-At production sizes, again with other shapes, and again in memory that was filled with NaN and huge numbers before. In: two devices.
-Out: a `Comparison`. Knows nothing of the step's inside: only `build_trainee`, `train_step` and `encode`.
+At production sizes, again with other shapes, and again in memory that was filled with NaN and huge
+numbers before. In: two devices.
+Out: a `Comparison`. Knows nothing of the step's inside: only `build_trainee`, `train_step` and
+`encode`.
 """
 
 from __future__ import annotations
@@ -32,24 +35,30 @@ from hgt.training.trainee import Trainee, build_trainee
 Say = Callable[[str], None]
 Step = Callable[[Trainee, Batch], Mapping[str, Tensor]]
 
-# Largest differences, relative to the norm of what is compared: ten times and more what rounding alone gave at these sizes.
-# Measured with torch 2.13 on the CPU, float32 against float64 (and other orders of summation, always less), and with 2.11 on an H100
-# against its CPU, our two formulations: embeddings 4.5e-7 and 5.5e-7, losses 1.5e-7 and 2.9e-7, gradients 4.3e-6 and 9.2e-6.
-# MPS's defect of long products, emulated, gives 3e-2 in gradients; users report 0.1 and more (pytorch 193487).
+# Largest differences, relative to the norm of what is compared: ten times and more what rounding
+# alone gave at these sizes. Measured with torch 2.13 on the CPU, float32 against float64 (and other
+# orders of summation, always less), and with 2.11 on an H100 against its CPU, our two formulations:
+# embeddings 4.5e-7 and 5.5e-7, losses 1.5e-7 and 2.9e-7, gradients 4.3e-6 and 9.2e-6. MPS's defect
+# of long products, emulated, gives 3e-2 in gradients; users report 0.1 and more (pytorch 193487).
 TOLERANCES = {
     "embeddings": 1e-5,
     "losses": 1e-5,
     "gradients": 1e-4,
-    "Adam's step": 1e-3,  # the CPU's other implementations 1.2e-6, the H100's at most 2.4e-4: parameters are rounded after it
+    # the CPU's other implementations 1.2e-6, the H100's at most 2.4e-4: parameters are rounded
+    # after it
+    "Adam's step": 1e-3,
     "losses of the next step": 1e-5,
-    "losses of the third step": 1e-4,  # where a gradient is near 0, two devices' steps of Adam may go apart
+    # where a gradient is near 0, two devices' steps of Adam may go apart
+    "losses of the third step": 1e-4,
 }
-ROWS_OF_PLAIN_PRODUCT = 40_003  # rows of a plain product: beyond 32,767 and no multiple of a kernel's tile
+# rows of a plain product: beyond 32,767 and no multiple of a kernel's tile
+ROWS_OF_PLAIN_PRODUCT = 40_003
 
 
 @dataclass(frozen=True)
 class Workload:
-    """first, other: numbers of genes, diseases and drugs of two graphs; parameters: what differs from a run's defaults.
+    """first, other: numbers of genes, diseases and drugs of two graphs; parameters: what differs
+    from a run's defaults.
 
     Genes outnumber 32,767, from where on MPS's products are wrong on M1 and M2 (pytorch 177116).
     """
@@ -59,8 +68,11 @@ class Workload:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def config(self) -> RunConfig:
-        # No clipping: torch's norm of a large float32 tensor is off by 5e-4 on the CPU, and would scale every gradient.
-        return RunConfig.from_flat({"max_grad_norm": 1e9, "contrastive_weight": 0.5} | dict(self.parameters))
+        # No clipping: torch's norm of a large float32 tensor is off by 5e-4 on the CPU, and would
+        # scale every gradient.
+        return RunConfig.from_flat(
+            {"max_grad_norm": 1e9, "contrastive_weight": 0.5} | dict(self.parameters)
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """seconds: {device: a step's, once warm}; plain_product: the difference of one product over 40,003 rows, for information."""
+    """seconds: {device: a step's, once warm}; plain_product: the difference of one product over
+    40,003 rows, for information.
+    """
 
     differences: tuple[Difference, ...]
     seconds: dict[str, float]
@@ -91,30 +105,53 @@ class Comparison:
 
     @property
     def first_wrong(self) -> Difference | None:
-        """What went wrong first, in the order of the step: what follows may only be its consequence."""
+        """What went wrong first, in the order of the step: what follows may only be its
+        consequence.
+        """
         return next((d for d in self.differences if not d.agrees), None)
 
     def table(self) -> str:
-        lines = [f"{'case':<14} {'quantity':<24} {'difference':>10} {'tolerance':>10}  {'verdict':<8} largest in"]
+        lines = [
+            f"{'case':<14} {'quantity':<24} {'difference':>10} {'tolerance':>10}  {'verdict':<8}"
+            " largest in"
+        ]
         for d in self.differences:
             verdict = "same" if d.agrees else "WRONG"
-            lines.append(f"{d.case:<14} {d.quantity:<24} {d.value:>10.1e} {d.tolerance:>10.0e}  {verdict:<8} {d.where}".rstrip())
-        return "\n".join([*lines, "seconds per step: " + ", ".join(f"{device} {s:.2f}" for device, s in self.seconds.items())])
+            lines.append(
+                f"{d.case:<14} {d.quantity:<24} {d.value:>10.1e} {d.tolerance:>10.0e}  {verdict:<8}"
+                f" {d.where}".rstrip()
+            )
+        return "\n".join(
+            [
+                *lines,
+                "seconds per step: "
+                + ", ".join(f"{device} {s:.2f}" for device, s in self.seconds.items()),
+            ]
+        )
 
 
 def compare_devices(
-    reference: torch.device, device: torch.device, say: Say, workload: Workload | None = None, device_step: Step | None = None
+    reference: torch.device,
+    device: torch.device,
+    say: Say,
+    workload: Workload | None = None,
+    device_step: Step | None = None,
 ) -> Comparison:
-    """The step on both devices, in three cases. Raises DeviceRefused where it cannot be run, OutOfMemory where there is too little.
+    """The step on both devices, in three cases. Raises DeviceRefused where it cannot be run,
+    OutOfMemory where there is too little.
 
-    device_step: what the device does; without it what the trainer does there, which on CUDA records the second step and replays it
+    device_step: what the device does; without it what the trainer does there, which on CUDA records
+        the second step and replays it
     """
     workload = workload or Workload()
     config = workload.config()
     graphs = [synthetic_graph(*workload.first, seed=1), synthetic_graph(*workload.other, seed=2)]
     expected = []
     for graph, name in zip(graphs, ("first shapes", "other shapes"), strict=True):
-        say(f"{name}: {graph.total_nodes:,} nodes, {graph.total_facts:,} facts; three steps on {reference} ...")
+        say(
+            f"{name}: {graph.total_nodes:,} nodes, {graph.total_facts:,} facts; three steps on"
+            f" {reference} ..."
+        )
         with translating_out_of_memory(reference.type, "step"):
             expected.append(run_steps(config, graph, reference, train_step))
     differences: list[Difference] = []
@@ -126,7 +163,10 @@ def compare_devices(
                     dirty_memory(device)
                 found = run_steps(config, graphs[i], device, device_step)
         except RuntimeError as error:
-            raise DeviceRefused(f"{device} is refused: the training step fails in case '{name}': {str(error).splitlines()[0]}") from error
+            raise DeviceRefused(
+                f"{device} is refused: the training step fails in case '{name}':"
+                f" {str(error).splitlines()[0]}"
+            ) from error
         differences += differences_of(name, expected[i], found)
     seconds = {f"{reference} (reference)": expected[0].seconds, str(device): found.seconds}
     return Comparison(tuple(differences), seconds, plain_product_difference(reference, device))
@@ -134,7 +174,9 @@ def compare_devices(
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of three steps, on the CPU. update_error: {parameter: how far Adam's step is from that of the CPU's Adam, relative to it}."""
+    """Of three steps, on the CPU. update_error: {parameter: how far Adam's step is from that of the
+    CPU's Adam, relative to it}.
+    """
 
     embeddings: Tensor
     losses: dict[str, float]
@@ -145,7 +187,9 @@ class StepResult:
     seconds: float
 
 
-def run_steps(config: RunConfig, graph: KnowledgeGraph, device: torch.device, given_step: Step | None = None) -> StepResult:
+def run_steps(
+    config: RunConfig, graph: KnowledgeGraph, device: torch.device, given_step: Step | None = None
+) -> StepResult:
     """A new model's embeddings and its first three steps, the trainer's own when none is given."""
     trainee = build_trainee(config, graph, split_facts(graph, config.split), device)
     step = Steps(trainee) if given_step is None else functools.partial(given_step, trainee)
@@ -156,12 +200,16 @@ def run_steps(config: RunConfig, graph: KnowledgeGraph, device: torch.device, gi
     model.train()
     before = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
     losses = _numbers(step(draw(0, 0)))
-    gradients = {name: p.grad.cpu().clone() for name, p in model.named_parameters() if p.grad is not None}
+    gradients = {
+        name: p.grad.cpu().clone() for name, p in model.named_parameters() if p.grad is not None
+    }
     errors = update_errors(trainee, before, gradients)
     next_losses = _numbers(step(draw(0, 1)))  # reading the numbers waits for the device
     started = time.monotonic()
     third_losses = _numbers(step(draw(0, 2)))
-    return StepResult(embeddings, losses, gradients, errors, next_losses, third_losses, time.monotonic() - started)
+    return StepResult(
+        embeddings, losses, gradients, errors, next_losses, third_losses, time.monotonic() - started
+    )
 
 
 def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
@@ -169,10 +217,14 @@ def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: value.item() for name, value in losses.items() if name != "grad_norm"}
 
 
-def update_errors(trainee: Trainee, before: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, float]:
-    """Each parameter's step, against the same optimizer's on the CPU given the device's own gradients.
+def update_errors(
+    trainee: Trainee, before: dict[str, Tensor], gradients: dict[str, Tensor]
+) -> dict[str, float]:
+    """Each parameter's step, against the same optimizer's on the CPU given the device's own
+    gradients.
 
-    Steps from two gradients cannot be compared: where a gradient is near 0, Adam makes a whole step of its rounding error.
+    Steps from two gradients cannot be compared: where a gradient is near 0, Adam makes a whole step
+    of its rounding error.
     """
     after = {name: parameter.detach().cpu() for name, parameter in trainee.model.named_parameters()}
     again, cpu = copy.deepcopy(trainee.model).to("cpu"), torch.device("cpu")
@@ -180,21 +232,43 @@ def update_errors(trainee: Trainee, before: dict[str, Tensor], gradients: dict[s
         parameter.data.copy_(before[name])
         parameter.grad = gradients.get(name)
     update(again, adam(again, trainee.config.train, cpu), trainee.config.train)
-    return {n: relative_difference(after[n] - before[n], p.detach() - before[n]) for n, p in again.named_parameters() if n in gradients}
+    return {
+        n: relative_difference(after[n] - before[n], p.detach() - before[n])
+        for n, p in again.named_parameters()
+        if n in gradients
+    }
 
 
 def differences_of(case: str, expected: StepResult, found: StepResult) -> list[Difference]:
     """One line per quantity: its largest difference."""
     names = expected.gradients.keys() | found.gradients.keys()
-    gradients = {n: _difference_of(found.gradients.get(n), expected.gradients.get(n)) for n in sorted(names)}
+    gradients = {
+        n: _difference_of(found.gradients.get(n), expected.gradients.get(n)) for n in sorted(names)
+    }
     return [
         Difference(case, "embeddings", relative_difference(found.embeddings, expected.embeddings)),
-        _largest(case, "losses", {n: _relative(found.losses[n], value) for n, value in expected.losses.items()}),
+        _largest(
+            case,
+            "losses",
+            {n: _relative(found.losses[n], value) for n, value in expected.losses.items()},
+        ),
         _largest(case, "gradients", gradients),
         _largest(case, "Adam's step", found.update_error),
-        _largest(case, "losses of the next step", {n: _relative(found.next_losses[n], value) for n, value in expected.next_losses.items()}),
         _largest(
-            case, "losses of the third step", {n: _relative(found.third_losses[n], value) for n, value in expected.third_losses.items()}
+            case,
+            "losses of the next step",
+            {
+                n: _relative(found.next_losses[n], value)
+                for n, value in expected.next_losses.items()
+            },
+        ),
+        _largest(
+            case,
+            "losses of the third step",
+            {
+                n: _relative(found.third_losses[n], value)
+                for n, value in expected.third_losses.items()
+            },
         ),
     ]
 
@@ -205,7 +279,9 @@ def _largest(case: str, quantity: str, values: dict[str, float]) -> Difference:
 
 
 def _difference_of(found: Tensor | None, expected: Tensor | None) -> float:
-    return float("inf") if found is None or expected is None else relative_difference(found, expected)
+    return (
+        float("inf") if found is None or expected is None else relative_difference(found, expected)
+    )
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
@@ -223,14 +299,20 @@ def _over(difference: float, norm: float) -> float:
 
 
 def dirty_memory(device: torch.device) -> None:
-    """Fill half a GiB with NaN and huge numbers and let it go, so that whoever reads memory before writing it shows."""
+    """Fill half a GiB with NaN and huge numbers and let it go, so that whoever reads memory before
+    writing it shows.
+    """
     values = (float("nan"), 1e30, -1e30, float("nan"))
-    blocks = [torch.full((1 << size,), value, device=device) for size in range(6, 25) for value in values]
+    blocks = [
+        torch.full((1 << size,), value, device=device) for size in range(6, 25) for value in values
+    ]
     del blocks
 
 
 def plain_product_difference(reference: torch.device, device: torch.device) -> float:
-    """One matrix product that reduces over more rows than MPS can on M1 and M2: shows whether torch has the defect here."""
+    """One matrix product that reduces over more rows than MPS can on M1 and M2: shows whether torch
+    has the defect here.
+    """
     draws = torch.Generator().manual_seed(torch_seed(0, Stream.EXAMINED_PRODUCT))
     left, right = (torch.randn(ROWS_OF_PLAIN_PRODUCT, 64, generator=draws) for _ in range(2))
     product = left.to(device).T @ right.to(device)
@@ -238,7 +320,9 @@ def plain_product_difference(reference: torch.device, device: torch.device) -> f
 
 
 def synthetic_graph(num_genes: int, num_diseases: int, num_drugs: int, seed: int) -> KnowledgeGraph:
-    """Every gene has an edge to another (so one relation alone has all of them on both sides); some diseases and drugs are hubs."""
+    """Every gene has an edge to another (so one relation alone has all of them on both sides); some
+    diseases and drugs are hubs.
+    """
     rng = generator(seed, Stream.EXAMINED_GRAPH)
     sizes = {"gene/protein": num_genes, "disease": num_diseases, "drug": num_drugs}
     ids = {name: np.arange(n).astype(str).astype(object) for name, n in sizes.items()}
@@ -247,13 +331,26 @@ def synthetic_graph(num_genes: int, num_diseases: int, num_drugs: int, seed: int
         return np.asarray((n * rng.random(size) ** 3).astype(np.int64))
 
     diseases = rng.integers(num_diseases, size=num_genes // 3)
-    partners = (diseases // 10 * 40 + rng.integers(40, size=len(diseases))) % num_genes  # ten diseases share 40 genes: some are alike
+    # ten diseases share 40 genes: some are alike
+    partners = (diseases // 10 * 40 + rng.integers(40, size=len(diseases))) % num_genes
     pairs = {
-        ("gene/protein", "protein_protein", "gene/protein"): (np.arange(num_genes), rng.permutation(num_genes)),
+        ("gene/protein", "protein_protein", "gene/protein"): (
+            np.arange(num_genes),
+            rng.permutation(num_genes),
+        ),
         ("disease", "disease_protein", "gene/protein"): (diseases, partners),
-        ("drug", "drug_protein", "gene/protein"): (rng.integers(num_drugs, size=num_genes // 4), uneven(num_genes, num_genes // 4)),
-        ("drug", "indication", "disease"): (uneven(num_drugs, 3 * num_drugs), rng.integers(num_diseases, size=3 * num_drugs)),
-        ("drug", "contraindication", "disease"): (rng.integers(num_drugs, size=num_drugs), uneven(num_diseases, num_drugs)),
+        ("drug", "drug_protein", "gene/protein"): (
+            rng.integers(num_drugs, size=num_genes // 4),
+            uneven(num_genes, num_genes // 4),
+        ),
+        ("drug", "indication", "disease"): (
+            uneven(num_drugs, 3 * num_drugs),
+            rng.integers(num_diseases, size=3 * num_drugs),
+        ),
+        ("drug", "contraindication", "disease"): (
+            rng.integers(num_drugs, size=num_drugs),
+            uneven(num_diseases, num_drugs),
+        ),
     }
     symmetric = next(iter(pairs))
     edges = {e: _distinct(*ends, unordered=e == symmetric) for e, ends in pairs.items()}

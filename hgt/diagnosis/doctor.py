@@ -1,4 +1,5 @@
-"""`hgt doctor`: what this machine has, what is known to be bad about it, and whether its accelerator computes what its CPU computes.
+"""`hgt doctor`: what this machine has, what is known to be bad about it, and whether its
+accelerator computes what its CPU computes.
 
 In: a device's name. Out: lines for people, or a `DeviceRefused`.
 """
@@ -23,17 +24,26 @@ from hgt.errors import DeviceRefused
 
 
 def examine(wanted: str | None, say: Callable[[str], None]) -> None:
-    """Print what there is, and compare the accelerator with the CPU. Raises DeviceRefused, or InputError for a device that is not there."""
+    """Print what there is, and compare the accelerator with the CPU. Raises DeviceRefused, or
+    InputError for a device that is not there.
+    """
     probe = probe_device(wanted)
     machine = this_machine(probe)
     say(facts(probe, machine))
     say(_known_issues(machine))
     if traits_of(probe.type).is_host:
-        say("The CPU is what accelerators are compared with." if wanted else f"No accelerator to compare with the CPU: {probe.reason}.")
+        say(
+            "The CPU is what accelerators are compared with."
+            if wanted
+            else f"No accelerator to compare with the CPU: {probe.reason}."
+        )
         return
     comparison = compare_devices(torch.device("cpu"), prepare_device(probe.type), say)
     say(comparison.table())
-    say(f"a plain product over {ROWS_OF_PLAIN_PRODUCT:,} rows, which the step avoids, differs by {comparison.plain_product:.0e}")
+    say(
+        f"a plain product over {ROWS_OF_PLAIN_PRODUCT:,} rows, which the step avoids, differs by"
+        f" {comparison.plain_product:.0e}"
+    )
     if comparison.first_wrong is not None:
         raise DeviceRefused(refusal(probe.type, comparison.first_wrong, machine))
     say(f"{probe.type} computes what the CPU computes.")
@@ -47,7 +57,9 @@ def this_machine(probe: DeviceProbe) -> Machine:
         chip=chip_name() if traits_of(probe.type).is_host else probe.name,
         macos=tuple(int(n) for n in macos.split(".")) if macos else None,
         torch=tuple(int(n) for n in version[:2]),
-        environment={name: value for name, value in os.environ.items() if name.startswith("PYTORCH_")},
+        environment={
+            name: value for name, value in os.environ.items() if name.startswith("PYTORCH_")
+        },
     )
 
 
@@ -55,16 +67,32 @@ def facts(probe: DeviceProbe, machine: Machine) -> str:
     """Chip, memory, caps and versions."""
     memory = psutil.virtual_memory()
     group = cgroup.available_bytes()
-    container = "" if group is None or group > memory.available else f", {_gib(group)} left by the control group"
-    system = f"macOS {platform.mac_ver()[0]}" if machine.macos else f"{platform.system()} {platform.release()}"
+    container = (
+        ""
+        if group is None or group > memory.available
+        else f", {_gib(group)} left by the control group"
+    )
+    system = (
+        f"macOS {platform.mac_ver()[0]}"
+        if machine.macos
+        else f"{platform.system()} {platform.release()}"
+    )
     lines = [
         f"chip      {chip_name()}, {torch.get_num_threads()} threads",
         f"memory    {_gib(memory.total)}, {_gib(memory.available)} available{container}",
-        f"versions  {system} {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
+        (
+            f"versions  {system} {platform.machine()}, Python {platform.python_version()}, torch"
+            f" {torch.__version__}"
+        ),
         f"device    {probe.type} ({probe.name}): {probe.reason}",
         f"cap       {_cap(probe)}",
     ]
-    return "\n".join([*lines, *(f"          {name}={value}" for name, value in sorted(machine.environment.items()))])
+    return "\n".join(
+        [
+            *lines,
+            *(f"          {name}={value}" for name, value in sorted(machine.environment.items())),
+        ]
+    )
 
 
 def _cap(probe: DeviceProbe) -> str:
@@ -85,15 +113,22 @@ def _known_issues(machine: Machine) -> str:
     issues = issues_of(machine)
     if not issues:
         return "known issues of this combination: none"
-    return "\n".join(["known issues of this combination", *(f"  {issue.text()}" for issue in issues)])
+    return "\n".join(
+        ["known issues of this combination", *(f"  {issue.text()}" for issue in issues)]
+    )
 
 
 def refusal(device: str, wrong: Difference, machine: Machine) -> str:
     where = f" (largest in {wrong.where})" if wrong.where else ""
     known = [issue.text() for issue in issues_of(machine) if issue.explains_gradients]
-    cause = f"Known of this combination: {' '.join(known)}" if known else "The cause is not known: no issue in our table fits."
+    cause = (
+        f"Known of this combination: {' '.join(known)}"
+        if known
+        else "The cause is not known: no issue in our table fits."
+    )
     return (
-        f"{device} on {machine.chip} with torch {torch.__version__} is refused: its {wrong.quantity} differ from the CPU's by "
-        f"{wrong.value:.1e} of their norm{where} in case '{wrong.case}'; rounding alone gives less than {wrong.tolerance:.0e}. {cause} "
-        "Use --device cpu, or another version of torch."
+        f"{device} on {machine.chip} with torch {torch.__version__} is refused: its"
+        f" {wrong.quantity} differ from the CPU's by {wrong.value:.1e} of their norm{where} in case"
+        f" '{wrong.case}'; rounding alone gives less than {wrong.tolerance:.0e}. {cause} Use"
+        " --device cpu, or another version of torch."
     )

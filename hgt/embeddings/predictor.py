@@ -1,6 +1,7 @@
 """Which facts the embeddings suggest: a node and a relation, answered with ranked nodes.
 
-In: a table of embeddings and the graph that it was trained on. Knows nothing of training or of MLflow.
+In: a table of embeddings and the graph that it was trained on. Knows nothing of training or of
+MLflow.
 """
 
 from __future__ import annotations
@@ -33,10 +34,14 @@ class Predictor:
 
     @classmethod
     def load(cls, embeddings: Path, graph: Path) -> Predictor:
-        """From an `embeddings.parquet` with its `relations.parquet` beside it, and a graph folder. Raises InputError."""
+        """From an `embeddings.parquet` with its `relations.parquet` beside it, and a graph folder.
+        Raises InputError.
+        """
         table, kg = Embeddings.load(embeddings), KnowledgeGraph.load(graph)
         if table.origin.get("graph_hash") != kg.hash:
-            raise InputError(f"{embeddings}: was not trained on the graph in {graph}. Give the files of one run.")
+            raise InputError(
+                f"{embeddings}: was not trained on the graph in {graph}. Give the files of one run."
+            )
         return cls(table, kg)
 
     @cached_property
@@ -44,25 +49,42 @@ class Predictor:
         return FactIndex(self.graph)
 
     @torch.no_grad()
-    def tails(self, head: str, relation: str, k: int = 10, head_type: str | None = None, include_known: bool = False) -> pd.DataFrame:
-        """The k nodes with which `head` most likely stands in `relation`, best first, in the columns `COLUMNS`.
+    def tails(
+        self,
+        head: str,
+        relation: str,
+        k: int = 10,
+        head_type: str | None = None,
+        include_known: bool = False,
+    ) -> pd.DataFrame:
+        """The k nodes with which `head` most likely stands in `relation`, best first, in the
+        columns `COLUMNS`.
 
-        head: a node's id, or its name where no id is like it; head_type: tells nodes of one id or name apart. A relation towards several
-        types gives k of each. `rev_<relation>` asks for heads instead: from a disease for drugs, say. known: whether the graph states the
-        fact already; such tails are left out unless `include_known`. Scores compare tails of one relation, nothing else.
-        Raises InputError for a node or relation that the graph lacks, a node that is not unique, or a k below 1.
+        head: a node's id, or its name where no id is like it; head_type: tells nodes of one id or
+            name apart. A relation towards several types gives k of each. `rev_<relation>` asks for
+            heads instead: from a disease for drugs, say. known: whether the graph states the fact
+            already; such tails are left out unless `include_known`. Scores compare tails of one
+            relation, nothing else. Raises InputError for a node or relation that the graph lacks, a
+            node that is not unique, or a k below 1.
         """
         if k < 1:
             raise InputError(f"k = {k}: asks for no tails. Give at least 1.")
         node_type, number = self._node(head, head_type)
         return pd.concat(
-            [self._ranked(number, *asked, k, include_known) for asked in self._edge_types(node_type, relation)], ignore_index=True
+            [
+                self._ranked(number, *asked, k, include_known)
+                for asked in self._edge_types(node_type, relation)
+            ],
+            ignore_index=True,
         )
 
     def _node(self, given: str, node_type: str | None) -> tuple[str, int]:
         """Its type and its number within it."""
         if node_type is not None and node_type not in self.graph.node_types:
-            raise InputError(f"head_type {node_type!r}: the graph has no such type. It has {listed(self.graph.node_types, most=50)}.")
+            raise InputError(
+                f"head_type {node_type!r}: the graph has no such type. It has"
+                f" {listed(self.graph.node_types, most=50)}."
+            )
         types = self.graph.node_types if node_type is None else [node_type]
         for columns in (self.graph.node_ids, self.graph.node_names):
             found = [(t, int(n)) for t in types for n in np.flatnonzero(columns[t] == given)]
@@ -70,28 +92,62 @@ class Predictor:
                 return found[0]
             if found:
                 told = ", ".join(f"{t} {self.graph.node_ids[t][n]}" for t, n in found[:5])
-                raise InputError(f"head {given!r}: is the name of {len(found)} nodes ({told}). Give the id and head_type of one of them.")
-        names = list(dict.fromkeys(n for t in types for columns in (self.graph.node_ids, self.graph.node_names) for n in columns[t]))
+                raise InputError(
+                    f"head {given!r}: is the name of {len(found)} nodes ({told}). Give the id and"
+                    " head_type of one of them."
+                )
+        names = list(
+            dict.fromkeys(
+                n
+                for t in types
+                for columns in (self.graph.node_ids, self.graph.node_names)
+                for n in columns[t]
+            )
+        )
         alike = difflib.get_close_matches(given, names, 3)
         like = f"; like it are {', '.join(alike)}" if alike else ""
-        raise InputError(f"head {given!r}: the graph has no node of this id or name{like}. Give one of its nodes.")
+        raise InputError(
+            f"head {given!r}: the graph has no node of this id or name{like}. Give one of its"
+            " nodes."
+        )
 
     def _edge_types(self, node_type: str, relation: str) -> list[tuple[int, EdgeType, bool]]:
-        """(number, edge type, whether its tails are asked for) of what the relation can mean for a node of the type."""
+        """(number, edge type, whether its tails are asked for) of what the relation can mean for a
+        node of the type.
+        """
         every = list(enumerate(self.graph.edge_types))
         found = [(number, e, True) for number, e in every if e[:2] == (node_type, relation)]
         if not found:  # a symmetric relation x may stand beside one that is called rev_x
-            found = [(number, e, False) for number, e in every if (f"{REVERSE}{e[1]}", e[2]) == (relation, node_type)]
+            found = [
+                (number, e, False)
+                for number, e in every
+                if (f"{REVERSE}{e[1]}", e[2]) == (relation, node_type)
+            ]
         if not found:
             there = {r for h, r, _ in self.graph.edge_types if h == node_type}
-            there |= {f"{REVERSE}{e[1]}" for e in self.graph.edge_types if e[2] == node_type and e not in self.graph.symmetric}
+            there |= {
+                f"{REVERSE}{e[1]}"
+                for e in self.graph.edge_types
+                if e[2] == node_type and e not in self.graph.symmetric
+            }
             raise InputError(
-                f"relation {relation!r}: no node of type {node_type} stands in it. Such nodes have {listed(sorted(there), most=50)}."
+                f"relation {relation!r}: no node of type {node_type} stands in it. Such nodes have"
+                f" {listed(sorted(there), most=50)}."
             )
         return found
 
-    def _ranked(self, node: int, number: int, edge_type: EdgeType, forward: bool, k: int, include_known: bool) -> pd.DataFrame:
-        given_type, wanted_type = (edge_type[0], edge_type[2]) if forward else (edge_type[2], edge_type[0])
+    def _ranked(
+        self,
+        node: int,
+        number: int,
+        edge_type: EdgeType,
+        forward: bool,
+        k: int,
+        include_known: bool,
+    ) -> pd.DataFrame:
+        given_type, wanted_type = (
+            (edge_type[0], edge_type[2]) if forward else (edge_type[2], edge_type[0])
+        )
         vectors, decoder = self.embeddings.vectors, self.embeddings.decoder(self.graph.edge_types)
         given = vectors[self.graph.offsets[given_type] + node].unsqueeze(0)
         query = decoder.tail_query(given, number) if forward else decoder.head_query(given, number)
@@ -102,7 +158,8 @@ class Predictor:
         if not include_known:
             candidates = candidates[~known]
         if given_type == wanted_type:
-            candidates = candidates[candidates != node]  # the graph has no fact of a node with itself
+            # the graph has no fact of a node with itself
+            candidates = candidates[candidates != node]
         best = candidates[np.argsort(-scores[candidates], kind="stable")[:k]]
         values = (
             *(np.arange(1, len(best) + 1), scores[best], known[best], wanted_type),

@@ -1,4 +1,5 @@
-"""The table of embeddings: computed layer by layer in node chunks, written in forms that other tools read in one line.
+"""The table of embeddings: computed layer by layer in node chunks, written in forms that other
+tools read in one line.
 
 In: a trained model. Out: `Embeddings` and its files. Knows nothing of training.
 """
@@ -40,7 +41,8 @@ _UNREADABLE = (pa.ArrowException, OSError, KeyError, TypeError, ValueError)
 
 @dataclass(frozen=True)
 class Embeddings:
-    """vectors: [num_nodes, dim] float32 on the CPU, in the order of `nodes` (node_type, node_id, node_name)
+    """vectors: [num_nodes, dim] float32 on the CPU, in the order of `nodes` (node_type, node_id,
+    node_name)
     relations: [num_relations, dim], the decoder's, in the order of `edge_types`
     origin: how they came about (graph hash, decoder, parameters), for whoever checks them later
     """
@@ -63,19 +65,35 @@ class Embeddings:
         place = {e: i for i, e in enumerate(self.edge_types)}
         missing = [edge_type_name(e) for e in edge_types if place and e not in place]
         if missing:
-            raise InputError(f"relations.parquet lacks {listed(missing)}, which the graph has. Give the file of the same run.")
-        decoder.relation.data.copy_(self.relations[[place[e] for e in edge_types]] if place else torch.ones_like(decoder.relation))
+            raise InputError(
+                f"relations.parquet lacks {listed(missing)}, which the graph has. Give the file of"
+                " the same run."
+            )
+        decoder.relation.data.copy_(
+            self.relations[[place[e] for e in edge_types]]
+            if place
+            else torch.ones_like(decoder.relation)
+        )
         return decoder
 
     def save(self, folder: Path) -> None:
-        """Write `embeddings.parquet`, `embeddings.safetensors` with `nodes.parquet`, and `relations.parquet`."""
+        """Write `embeddings.parquet`, `embeddings.safetensors` with `nodes.parquet`, and
+        `relations.parquet`.
+        """
         make_folder(folder)
         origin = json.dumps(self.origin)
         metadata = {_METADATA_KEY: origin.encode()}
         nodes = pa.Table.from_pandas(self.nodes, preserve_index=False)
-        tensors = {"embeddings": self.vectors.contiguous(), "relations": self.relations.contiguous()}
+        tensors = {
+            "embeddings": self.vectors.contiguous(),
+            "relations": self.relations.contiguous(),
+        }
         tables = {
-            "embeddings": nodes.append_column("embedding", _as_lists(self.vectors)).replace_schema_metadata(metadata),
+            "embeddings": (
+                nodes.append_column("embedding", _as_lists(self.vectors)).replace_schema_metadata(
+                    metadata
+                )
+            ),
             "nodes": nodes.replace_schema_metadata(None),
             "relations": self._relation_table(),
         }
@@ -89,8 +107,8 @@ class Embeddings:
     def save_csv(self, path: Path, overwrite: bool = False, record: Path | None = None) -> None:
         """Write a CSV and, as it has no room for the relations and the origin, these beside it.
 
-        overwrite, record: which files may be replaced (`hgt/output_file.py`)
-        Raises InputError for a file that is there and may not be replaced, or that cannot be written.
+        overwrite, record: which files may be replaced (`hgt/output_file.py`) Raises InputError for
+            a file that is there and may not be replaced, or that cannot be written.
         """
         columns = {c: self.nodes[c].to_numpy() for c in self.nodes}
         columns |= {f"dim_{i}": column for i, column in enumerate(self.vectors.numpy().T)}
@@ -108,7 +126,10 @@ class Embeddings:
         except OSError as error:
             if is_disk_full(error):
                 raise
-            raise InputError(f"{path}: the CSV could not be written ({error}). Give output_csv a path in a folder that exists.") from error
+            raise InputError(
+                f"{path}: the CSV could not be written ({error}). Give output_csv a path in a"
+                " folder that exists."
+            ) from error
 
     def _relation_table(self) -> pa.Table:
         names = pd.DataFrame(self.edge_types, columns=["head_type", "relation", "tail_type"])
@@ -119,11 +140,11 @@ class Embeddings:
 
     @classmethod
     def load(cls, path: Path) -> Embeddings:
-        """Read `embeddings.parquet` or a CSV of the same columns; relations and origin from its `<name>.relations.parquet` or a
-        `relations.parquet` beside it, if any.
+        """Read `embeddings.parquet` or a CSV of the same columns; relations and origin from its
+        `<name>.relations.parquet` or a `relations.parquet` beside it, if any.
 
-        Raises InputError when the file is missing, unreadable, or has not the columns of an embedding table, or when the relations
-        beside it are unreadable or another run's.
+        Raises InputError when the file is missing, unreadable, or has not the columns of an
+        embedding table, or when the relations beside it are unreadable or another run's.
         """
         check_table(path)
         try:
@@ -132,25 +153,45 @@ class Embeddings:
                 vectors = _from_lists(table.column("embedding"))
             else:
                 table = _read_csv(path)
-                dims = [f"dim_{i}" for i in range(max(sum(c.startswith("dim_") for c in table.column_names), 1))]  # KeyError: a gap
-                vectors = torch.from_numpy(np.stack([table.column(d).to_numpy().astype(np.float32) for d in dims], axis=1))
-            there = [c for c in _NODE_COLUMNS if c != "node_name" or c in table.column_names]  # no check asks for names
+                # KeyError: a gap
+                dims = [
+                    f"dim_{i}"
+                    for i in range(max(sum(c.startswith("dim_") for c in table.column_names), 1))
+                ]
+                vectors = torch.from_numpy(
+                    np.stack([table.column(d).to_numpy().astype(np.float32) for d in dims], axis=1)
+                )
+            # no check asks for names
+            there = [c for c in _NODE_COLUMNS if c != "node_name" or c in table.column_names]
             nodes = table.select(there).to_pandas()
             nodes["node_name"] = nodes["node_name"] if "node_name" in nodes else nodes["node_id"]
             origin = _origin(table)
         except _UNREADABLE as error:
             raise InputError(
-                f"{path}: is no table of embeddings ({_first_line(error)}). It needs node_type, node_id and "
-                "embedding (Parquet) or dim_0, dim_1, ... (CSV)."
+                f"{path}: is no table of embeddings ({_first_line(error)}). It needs node_type,"
+                " node_id and embedding (Parquet) or dim_0, dim_1, ... (CSV)."
             ) from error
         del table
-        pa.default_memory_pool().release_unused()  # Arrow keeps what the file took: four times the vectors, while facts are ranked
-        beside = next((p for p in (relations_of(path), path.with_name("relations.parquet")) if p.exists()), None)
+        # Arrow keeps what the file took: four times the vectors, while facts are ranked
+        pa.default_memory_pool().release_unused()
+        beside = next(
+            (p for p in (relations_of(path), path.with_name("relations.parquet")) if p.exists()),
+            None,
+        )
         edge_types, relations, origin_of_relations = _load_relations(beside, vectors.shape[1])
-        if origin_of_relations and not origin and beside == path.with_name("relations.parquet") and path.stem != "embeddings":
-            return cls(nodes.astype(str), vectors, (), torch.zeros(0, vectors.shape[1]), {})  # somebody's table in a run's folder
+        if (
+            origin_of_relations
+            and not origin
+            and beside == path.with_name("relations.parquet")
+            and path.stem != "embeddings"
+        ):
+            # somebody's table in a run's folder
+            return cls(nodes.astype(str), vectors, (), torch.zeros(0, vectors.shape[1]), {})
         if origin and origin_of_relations and origin != origin_of_relations:
-            raise InputError(f"{path}: the relations beside it are another run's. Put the two files of one run together.")
+            raise InputError(
+                f"{path}: the relations beside it are another run's. Put the two files of one run"
+                " together."
+            )
         return cls(nodes.astype(str), vectors, edge_types, relations, origin or origin_of_relations)
 
 
@@ -159,11 +200,15 @@ def _read_csv(path: Path) -> pa.Table:
     return pyarrow.csv.read_csv(
         path,
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_NODE_COLUMNS, pa.string())),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(_NODE_COLUMNS, pa.string())
+        ),
     )
 
 
-def _load_relations(path: Path | None, dim: int) -> tuple[tuple[EdgeType, ...], Tensor, dict[str, Any]]:
+def _load_relations(
+    path: Path | None, dim: int
+) -> tuple[tuple[EdgeType, ...], Tensor, dict[str, Any]]:
     if path is None:
         return (), torch.zeros(0, dim), {}
     check_file(path, "Remove it or write it again.")
@@ -172,23 +217,35 @@ def _load_relations(path: Path | None, dim: int) -> tuple[tuple[EdgeType, ...], 
         names = table.select(["head_type", "relation", "tail_type"]).to_pylist()
         vectors, origin = _from_lists(table.column("embedding")), _origin(table)
     except _UNREADABLE as error:
-        raise InputError(f"{path}: holds no readable relations ({_first_line(error)}). Remove it or write it again.") from error
+        raise InputError(
+            f"{path}: holds no readable relations ({_first_line(error)}). Remove it or write it"
+            " again."
+        ) from error
     if vectors.shape[1] != dim:
         raise InputError(
-            f"{path}: its embeddings have {vectors.shape[1]} dimensions, those of the nodes {dim}. Give the file of the same run."
+            f"{path}: its embeddings have {vectors.shape[1]} dimensions, those of the nodes {dim}."
+            " Give the file of the same run."
         )
     return tuple(tuple(row.values()) for row in names), vectors, origin
 
 
 def _origin(table: pa.Table) -> dict[str, Any]:
-    """What our own tables say of themselves; empty for others. Raises ValueError for what none of ours says."""
-    origin: dict[str, Any] = parsed_json((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"), dict)
+    """What our own tables say of themselves; empty for others. Raises ValueError for what none of
+    ours says.
+    """
+    origin: dict[str, Any] = parsed_json(
+        (table.schema.metadata or {}).get(_METADATA_KEY, b"{}"), dict
+    )
     kinds = {"graph_hash": str, "decoder": str, "parameters": dict}
     for key, kind in kinds.items():
         if origin and not isinstance(origin.get(key), kind):
-            raise ValueError(f"its metadata {_METADATA_KEY.decode()} has {key} {quoted(origin.get(key))}")
+            raise ValueError(
+                f"its metadata {_METADATA_KEY.decode()} has {key} {quoted(origin.get(key))}"
+            )
     if origin and origin["decoder"] not in DECODERS:
-        raise ValueError(f"its metadata {_METADATA_KEY.decode()} has decoder {quoted(origin['decoder'])}")
+        raise ValueError(
+            f"its metadata {_METADATA_KEY.decode()} has decoder {quoted(origin['decoder'])}"
+        )
     return origin
 
 
@@ -197,40 +254,58 @@ def _first_line(error: Exception) -> str:
 
 
 def _as_lists(matrix: Tensor) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.contiguous().numpy().ravel()), matrix.shape[1])
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(matrix.contiguous().numpy().ravel()), matrix.shape[1]
+    )
 
 
 def _from_lists(column: pa.ChunkedArray) -> Tensor:
     """Raises ValueError unless every row is a list of as many numbers."""
-    if not (pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+    if not (
+        pa.types.is_fixed_size_list(column.type)
+        or pa.types.is_list(column.type)
+        or pa.types.is_large_list(column.type)
+    ):
         raise ValueError(f"its column embedding holds {column.type}, not lists of numbers")
     lengths = pc.unique(pc.list_value_length(column)).to_pylist()
     if len(lengths) != 1 or not lengths[0]:
-        raise ValueError(f"its embeddings have {', '.join(map(str, lengths[:5])) or 'no'} dimensions, not the same number in every row")
+        raise ValueError(
+            f"its embeddings have {', '.join(map(str, lengths[:5])) or 'no'} dimensions, not the"
+            " same number in every row"
+        )
     vectors, start = np.empty((len(column), lengths[0]), dtype=np.float32), 0
     for chunk in column.chunks:
-        vectors[start : start + len(chunk)] = np.asarray(chunk.flatten(), dtype=np.float32).reshape(-1, lengths[0])
+        vectors[start : start + len(chunk)] = np.asarray(chunk.flatten(), dtype=np.float32).reshape(
+            -1, lengths[0]
+        )
         start += len(chunk)
     return torch.from_numpy(vectors)
 
 
 @torch.no_grad()
-def infer_layerwise(encoder: HGTEncoder, graph: MessageGraph, node_batch_size: int) -> Float[Tensor, "num_nodes dim"]:
-    """The encoder's output for all nodes, one layer at a time and `node_batch_size` nodes at a time; dropout is off.
+def infer_layerwise(
+    encoder: HGTEncoder, graph: MessageGraph, node_batch_size: int
+) -> Float[Tensor, "num_nodes dim"]:
+    """The encoder's output for all nodes, one layer at a time and `node_batch_size` nodes at a
+    time; dropout is off.
 
     Besides the keys and values of one layer it holds only one chunk's edges and messages.
     """
     encoder.eval()
     edges = edge_list(graph).cpu().sorted_by_target()
     x = encoder.node_embedding.detach()
-    spans = [(start, min(start + node_batch_size, len(x))) for start in range(0, len(x), node_batch_size)]
+    spans = [
+        (start, min(start + node_batch_size, len(x))) for start in range(0, len(x), node_batch_size)
+    ]
     for number, layer in enumerate(encoder.layers):
         assert isinstance(layer, HGTLayer)
         if number:
             x = bounded(x, MOST_BETWEEN_LAYERS)
         key_value, out = layer.keys_and_values(x, graph), torch.empty_like(x)
         for span in spans:
-            out[slice(*span)] = layer.infer(x, edges_into(graph, edges, *span).to(x.device), span, key_value)
+            out[slice(*span)] = layer.infer(
+                x, edges_into(graph, edges, *span).to(x.device), span, key_value
+            )
         x = out
     embeddings = x.new_empty(len(x), encoder.projection.out_features)
     for span in spans:

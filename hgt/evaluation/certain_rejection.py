@@ -1,7 +1,9 @@
-"""Which required checks a run cannot pass, whatever it learns: known from the graph and the split alone.
+"""Which required checks a run cannot pass, whatever it learns: known from the graph and the split
+alone.
 
-In: graph, split, configuration. Out: an InputError before anything is trained, or nothing. Knows the checks of
-`hgt/evaluation/validation.py` as far as they are bounded; what is only unlikely is trained and judged.
+In: graph, split, configuration. Out: an InputError before anything is trained, or nothing. Knows
+the checks of `hgt/evaluation/validation.py` as far as they are bounded; what is only unlikely is
+trained and judged.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from hgt.graph.split import TEST, TRAIN, EdgeSplit
 
 
 def refuse_certain_rejection(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> None:
-    """Raises InputError, which names each required check that must fail, with figures and remedy."""
+    """Raises InputError, which names each required check that must fail, with figures and
+    remedy.
+    """
     if problems := certain_rejection(graph, split, config):
         raise InputError(
-            f"Validation would reject this run, whatever it learns: {'; '.join(problems.values())}. "
-            f"Take a larger graph or other thresholds, or leave {' and '.join(problems)} out of "
-            "--required-checks."
+            f"Validation would reject this run, whatever it learns: {'; '.join(problems.values())}."
+            f" Take a larger graph or other thresholds, or leave {' and '.join(problems)} out of"
+            " --required-checks."
         )
 
 
@@ -30,7 +34,8 @@ def certain_rejection(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig
     found = {}
     if not (split.part == TEST).any():
         found["mrr"] = _nothing_to_rank(graph, config)
-    # n points lie in n - 1 directions, and 90 % of the variance in at most 90 % of these, rounded up
+    # n points lie in n - 1 directions, and 90 % of the variance in at most 90 % of these, rounded
+    # up
     most = most_components_90(min(nodes - 1, dim))
     if limits.min_components_90 > most:
         found["components_90"] = (
@@ -62,6 +67,7 @@ def _nothing_to_rank(graph: KnowledgeGraph, config: RunConfig) -> str:
     largest = max(graph.num_facts.values())
     s = config.split
     return (
-        f"no fact is held out for the test, so nothing can be ranked (mrr): the largest edge type has "
-        f"{largest:,} facts, test_fraction is {s.test_fraction:g} and val_fraction {s.val_fraction:g}"
+        "no fact is held out for the test, so nothing can be ranked (mrr): the largest edge type"
+        f" has {largest:,} facts, test_fraction is {s.test_fraction:g} and val_fraction"
+        f" {s.val_fraction:g}"
     )

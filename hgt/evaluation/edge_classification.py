@@ -1,11 +1,14 @@
-"""Held-out facts against as many false ones: AUROC and AUPRC, the figures that drug repurposing papers report.
+"""Held-out facts against as many false ones: AUROC and AUPRC, the figures that drug repurposing
+papers report.
 
-In: embeddings, decoder, facts. Out: `ClassificationReport`. Every fact is paired twice with a negative: once its tail, once its head is
-replaced by a node of the right type, drawn evenly among those that make no known fact: the candidates of the typed ranking.
+In: embeddings, decoder, facts. Out: `ClassificationReport`. Every fact is paired twice with a
+negative: once its tail, once its head is replaced by a node of the right type, drawn evenly among
+those that make no known fact: the candidates of the typed ranking.
 
-TxGNN (Huang et al. 2024, `fix_dst` in its code) also draws one negative per held-out edge and direction, and takes `micro` over the pairs
-of all edge types and `macro` as the mean over edge types. It draws among the nodes that the held-out edges of that type end in, and
-leaves known facts among them; so figures are close to its protocol, but not the same.
+TxGNN (Huang et al. 2024, `fix_dst` in its code) also draws one negative per held-out edge and
+direction, and takes `micro` over the pairs of all edge types and `macro` as the mean over edge
+types. It draws among the nodes that the held-out edges of that type end in, and leaves known facts
+among them; so figures are close to its protocol, but not the same.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ _VALUES_PER_CHUNK = 2_000_000  # embedding values of one end: 8 MB, four such at
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
-    """auroc, auprc: in [0, 1], 0.5 by chance; auprc is the average precision. num_pairs: positives, and as many negatives"""
+    """auroc, auprc: in [0, 1], 0.5 by chance; auprc is the average precision. num_pairs: positives,
+    and as many negatives
+    """
 
     auroc: float
     auprc: float
@@ -49,11 +54,17 @@ class ClassificationReport:
 
 @torch.no_grad()
 def classify_facts(
-    embeddings: Float[Tensor, "num_nodes dim"], decoder: Decoder, facts: Int[Tensor, "3 num_facts"], index: FactIndex, seed: int
+    embeddings: Float[Tensor, "num_nodes dim"],
+    decoder: Decoder,
+    facts: Int[Tensor, "3 num_facts"],
+    index: FactIndex,
+    seed: int,
 ) -> ClassificationReport | None:
-    """None where no fact has a negative. Scores are computed on the embeddings' device; negatives are drawn on the CPU.
+    """None where no fact has a negative. Scores are computed on the embeddings' device; negatives
+    are drawn on the CPU.
 
-    What is not finite never helps, as in the ranking: a fact's score counts as the lowest then, a negative's as the highest.
+    What is not finite never helps, as in the ranking: a fact's score counts as the lowest then, a
+    negative's as the highest.
     """
     truth, false = draw_negatives(facts.cpu(), index, seed)
     if not truth.shape[1]:
@@ -68,7 +79,9 @@ def classify_facts(
     return ClassificationReport(
         micro=_metrics(positive, negative),
         macro=ClassificationMetrics(
-            auroc=float(np.mean([m.auroc for m in every])), auprc=float(np.mean([m.auprc for m in every])), num_pairs=len(positive)
+            auroc=float(np.mean([m.auroc for m in every])),
+            auprc=float(np.mean([m.auprc for m in every])),
+            num_pairs=len(positive),
         ),
         by_edge_type=by_edge_type,
         num_without_negative=2 * facts.shape[1] - truth.shape[1],
@@ -78,13 +91,18 @@ def classify_facts(
 def draw_negatives(
     facts: Int[Tensor, "3 num_facts"], index: FactIndex, seed: int
 ) -> tuple[Int[Tensor, "3 num_pairs"], Int[Tensor, "3 num_pairs"]]:
-    """Facts and, in the same places, their negatives: edge type by edge type, first with other tails, then with other heads."""
+    """Facts and, in the same places, their negatives: edge type by edge type, first with other
+    tails, then with other heads.
+    """
     truth, false = [facts[:, :0]], [facts[:, :0]]
     for relation in torch.unique(facts[1]).tolist():
         head_type, _, tail_type = index.graph.edge_types[relation]
         rng = generator(seed, Stream.CLASSIFIED_PAIRS, relation)
         own = facts[:, facts[1] == relation]
-        for given, replaced, types, known in ((0, 2, (head_type, tail_type), 0), (2, 0, (tail_type, head_type), 1)):
+        for given, replaced, types, known in (
+            (0, 2, (head_type, tail_type), 0),
+            (2, 0, (tail_type, head_type), 1),
+        ):
             given_start, start = (index.graph.offsets[t] for t in types)
             drawn = _unknown(index.known[relation][known], own[given].numpy() - given_start, rng)
             there = torch.from_numpy(drawn >= 0)
@@ -95,7 +113,9 @@ def draw_negatives(
     return torch.cat(truth, dim=1), torch.cat(false, dim=1)
 
 
-def _unknown(known: scipy.sparse.csr_array, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _unknown(
+    known: scipy.sparse.csr_array, rows: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """[rows] for each a column that is not known for it, evenly drawn; -1 where all are known.
 
     The u-th column that is missing from sorted known ones c is u + |{j: c_j - j <= u}|.
@@ -125,7 +145,8 @@ def _metrics(positive: np.ndarray, negative: np.ndarray) -> ClassificationMetric
     import sklearn.metrics  # 1 s, for whoever classifies: others read the figures alone
 
     label = np.repeat([1, 0], [len(positive), len(negative)])
-    _, score = np.unique(np.concatenate([positive, negative]), return_inverse=True)  # places tell all; infinite scores are refused
+    # places tell all; infinite scores are refused
+    _, score = np.unique(np.concatenate([positive, negative]), return_inverse=True)
     return ClassificationMetrics(
         auroc=float(sklearn.metrics.roc_auc_score(label, score)),
         auprc=float(sklearn.metrics.average_precision_score(label, score)),

@@ -1,8 +1,9 @@
 """The geometry of an embedding table: how far apart the vectors are, and in how many directions.
 
-In: vectors and their node types. Out: `Geometry`. Means over pairs are exact, over all pairs: the mean of all cosines is
-(|sum of unit vectors|^2 - n) / (n (n - 1)). The spectrum is that of the full covariance matrix, all components of it.
-Each figure is made for one defect and blind to the others: see the fields.
+In: vectors and their node types. Out: `Geometry`. Means over pairs are exact, over all pairs: the
+mean of all cosines is (|sum of unit vectors|^2 - n) / (n (n - 1)). The spectrum is that of the full
+covariance matrix, all components of it. Each figure is made for one defect and blind to the others:
+see the fields.
 """
 
 from __future__ import annotations
@@ -21,29 +22,39 @@ from hgt.seeds import Stream, generator
 
 _ROWS = 8_192  # in float64 at a time: 32 MB of 512 dimensions
 _MAX_SAMPLE = 5_000  # nodes on which types are told apart
-_SILHOUETTE_MB = 32  # of distances at a time; scikit-learn's own 1 GiB would be more than training takes
-_DEAD_VARIANCE = 1e-3  # a dimension with less of the mean dimension's variance is dead: a thirtieth of its standard deviation
+# of distances at a time; scikit-learn's own 1 GiB would be more than training takes
+_SILHOUETTE_MB = 32
+# a dimension with less of the mean dimension's variance is dead: a thirtieth of its standard
+# deviation
+_DEAD_VARIANCE = 1e-3
 _TINY_NORM = 1e-3  # a row with no more of the median norm is near zero
-_MIN_FOR_SPREAD = 5  # nodes of a type: fewer can lie together by chance where there are few dimensions
+# nodes of a type: fewer can lie together by chance where there are few dimensions
+_MIN_FOR_SPREAD = 5
 
 
 @dataclass(frozen=True)
 class Geometry:
     """num_not_finite: rows with NaN or infinity; every other figure is over the finite rows
-    mean_cosine: over all pairs of nodes; mean_cosine_by_type: over pairs within a type (types of 2 nodes and more)
+    mean_cosine: over all pairs of nodes; mean_cosine_by_type: over pairs within a type (types of 2
+        nodes and more)
     explained_variance: share of the variance per PCA component, falling
     components_90: how many of them reach 90 % of the variance (0 where there is none)
-    effective_rank: exp of the entropy of `explained_variance` (Roy & Vetterli 2007, who take singular values); 0 where there is none
-    distinct_share: different rows / rows. Rows of zeros and of types that are one row throughout have figures of their own and are left
-        out, unless none would remain
-    dead_dimensions: share of dimensions with less than a thousandth of the mean dimension's variance
-    spread_by_type: (1 - mean cosine within the type) over the mean of that over types (types of 5 nodes and more); 0: a dead type
-    tiny_norms: share of rows with at most a thousandth of the median norm (of rows that are not zero)
+    effective_rank: exp of the entropy of `explained_variance` (Roy & Vetterli 2007, who take
+        singular values); 0 where there is none
+    distinct_share: different rows / rows. Rows of zeros and of types that are one row throughout
+        have figures of their own and are left out, unless none would remain
+    dead_dimensions: share of dimensions with less than a thousandth of the mean dimension's
+        variance
+    spread_by_type: (1 - mean cosine within the type) over the mean of that over types (types of 5
+        nodes and more); 0: a dead type
+    tiny_norms: share of rows with at most a thousandth of the median norm (of rows that are not
+        zero)
     norm_ratio: the largest norm over that median; 1 where all rows are zero
-    type_accuracy: share of nodes whose nearest neighbour is of their type, in the space of those `components_90`, mean over types
-        (of 2 nodes and more)
+    type_accuracy: share of nodes whose nearest neighbour is of their type, in the space of those
+        `components_90`, mean over types (of 2 nodes and more)
     plane_type_accuracy: the same in the plane of the first two components, as a PCA plot shows them
-    silhouette: mean over the sample, in the space of those `components_90` (Rousseeuw 1987); None where there is only one type
+    silhouette: mean over the sample, in the space of those `components_90` (Rousseeuw 1987); None
+        where there is only one type
     plane: [sample, 2] the sampled nodes in that plane; plane_types: their types
     """
 
@@ -65,7 +76,9 @@ class Geometry:
     plane_types: np.ndarray
 
 
-def measure_geometry(vectors: Float[Tensor, "num_nodes dim"], types: np.ndarray, seed: int) -> Geometry:
+def measure_geometry(
+    vectors: Float[Tensor, "num_nodes dim"], types: np.ndarray, seed: int
+) -> Geometry:
     """types: [num_nodes] strings. Raises InputError when fewer than two rows are finite."""
     num_rows = len(vectors)
     vectors, types = _finite_rows(vectors, types)
@@ -73,11 +86,18 @@ def measure_geometry(vectors: Float[Tensor, "num_nodes dim"], types: np.ndarray,
     share = spectrum / spectrum.sum() if spectrum.sum() > 0 else np.zeros_like(spectrum)
     sample = _sample_by_type(types, seed)
     components_90 = components_for(share, 0.9)
-    projected = ((vectors[torch.from_numpy(sample)].double() - mean) @ directions[:, : max(components_90, 2)]).numpy()
-    plane = np.pad(projected, ((0, 0), (0, 1)))[:, :2]  # one-dimensional embeddings lie on a line in it
+    projected = (
+        (vectors[torch.from_numpy(sample)].double() - mean) @ directions[:, : max(components_90, 2)]
+    ).numpy()
+    # one-dimensional embeddings lie on a line in it
+    plane = np.pad(projected, ((0, 0), (0, 1)))[:, :2]
     norms = np.concatenate([part.norm(dim=1).numpy() for part in _parts(vectors)])
     tiny_norms, norm_ratio = _norm_figures(norms)
-    within = {str(t): mean_pairwise_cosine(vectors[torch.from_numpy(types == t)]) for t in np.unique(types) if (types == t).sum() > 1}
+    within = {
+        str(t): mean_pairwise_cosine(vectors[torch.from_numpy(types == t)])
+        for t in np.unique(types)
+        if (types == t).sum() > 1
+    }
     return Geometry(
         num_not_finite=num_rows - len(vectors),
         mean_cosine=mean_pairwise_cosine(vectors),
@@ -87,7 +107,9 @@ def measure_geometry(vectors: Float[Tensor, "num_nodes dim"], types: np.ndarray,
         effective_rank=effective_rank(share),
         distinct_share=_distinct_share(vectors, types, norms),
         dead_dimensions=float((by_dimension <= _DEAD_VARIANCE * by_dimension.mean()).mean()),
-        spread_by_type=_spreads({t: c for t, c in within.items() if (types == t).sum() >= _MIN_FOR_SPREAD}),
+        spread_by_type=_spreads(
+            {t: c for t, c in within.items() if (types == t).sum() >= _MIN_FOR_SPREAD}
+        ),
         tiny_norms=tiny_norms,
         norm_ratio=norm_ratio,
         type_accuracy=_type_accuracy(projected, types[sample]),
@@ -99,7 +121,9 @@ def measure_geometry(vectors: Float[Tensor, "num_nodes dim"], types: np.ndarray,
 
 
 def mean_pairwise_cosine(vectors: Float[Tensor, "n dim"]) -> float:
-    """Mean cosine over all pairs of different rows, in float64. A zero row has cosine 0 with every other."""
+    """Mean cosine over all pairs of different rows, in float64. A zero row has cosine 0 with every
+    other.
+    """
     total = torch.zeros(vectors.shape[1], dtype=torch.float64)
     own = 0.0  # a row's cosine with itself: 1, or 0 for a zero row
     for part in _parts(vectors):
@@ -111,14 +135,18 @@ def mean_pairwise_cosine(vectors: Float[Tensor, "n dim"]) -> float:
 
 
 def components_for(share: np.ndarray, wanted: float) -> int:
-    """How many of the falling shares reach `wanted` together; 0 when there is no variance at all."""
+    """How many of the falling shares reach `wanted` together; 0 when there is no variance at
+    all.
+    """
     if not share.any():
         return 0
     return int(np.searchsorted(np.cumsum(share), wanted - 1e-12) + 1)
 
 
 def effective_rank(share: np.ndarray) -> float:
-    """exp(-sum p log p) of shares that sum to 1: n where n of them are equal; 0 when there is no variance at all."""
+    """exp(-sum p log p) of shares that sum to 1: n where n of them are equal; 0 when there is no
+    variance at all.
+    """
     p = share[share > 0]
     return float(np.exp(-(p * np.log(p)).sum())) if len(p) else 0.0
 
@@ -130,8 +158,15 @@ def _norm_figures(norms: np.ndarray) -> tuple[float, float]:
 
 
 def _distinct_share(vectors: Tensor, types: np.ndarray, norms: np.ndarray) -> float:
-    """Rows are the same when all their values are; told by a hash of 64 bits, so that no second table is sorted."""
-    digests = [hashlib.blake2b(row, digest_size=8).digest() for part in vectors.split(_ROWS) for row in (part + 0.0).numpy()]  # no -0.0
+    """Rows are the same when all their values are; told by a hash of 64 bits, so that no second
+    table is sorted.
+    """
+    # no -0.0
+    digests = [
+        hashlib.blake2b(row, digest_size=8).digest()
+        for part in vectors.split(_ROWS)
+        for row in (part + 0.0).numpy()
+    ]
     digest = np.frombuffer(b"".join(digests), dtype=np.uint64)
     left_out = norms == 0
     for t in np.unique(types):
@@ -148,7 +183,9 @@ def _spreads(within: dict[str, float]) -> dict[str, float]:
 
 
 def _silhouette(points: np.ndarray, types: np.ndarray) -> float | None:
-    """How much nearer nodes are to their own type than to the next one: -1 to 1, 0 where types lie over one another."""
+    """How much nearer nodes are to their own type than to the next one: -1 to 1, 0 where types lie
+    over one another.
+    """
     if not 2 <= len(np.unique(types)) < len(points):
         return None
     import sklearn.metrics  # 1 s, for whoever measures: others read the figures alone
@@ -163,14 +200,16 @@ def _finite_rows(vectors: Tensor, types: np.ndarray) -> tuple[Tensor, np.ndarray
         vectors, types = vectors[finite], types[finite.numpy()]
     if len(vectors) < 2:
         raise InputError(
-            f"Only {len(vectors)} of {len(finite)} embeddings are finite, too few to measure. If a run made them, train again with a lower "
-            "learning_rate."
+            f"Only {len(vectors)} of {len(finite)} embeddings are finite, too few to measure. If a"
+            " run made them, train again with a lower learning_rate."
         )
     return vectors, types
 
 
 def _principal_components(vectors: Tensor) -> tuple[np.ndarray, Tensor, Tensor, np.ndarray]:
-    """Variances (falling, all of them), directions [dim, dim], the mean and the variance of each dimension, in float64."""
+    """Variances (falling, all of them), directions [dim, dim], the mean and the variance of each
+    dimension, in float64.
+    """
     mean = torch.zeros(vectors.shape[1], dtype=torch.float64)
     for part in _parts(vectors):
         mean += part.sum(0)
@@ -183,7 +222,12 @@ def _principal_components(vectors: Tensor) -> tuple[np.ndarray, Tensor, Tensor, 
     values, directions = torch.linalg.eigh(covariance)
     values = values.clamp_min(0).flip(0)
     noise = float(values[0]) * 1e-12  # rounding leaves a rank-deficient covariance with tiny values
-    return torch.where(values > noise, values, 0.0).numpy(), directions.flip(1), mean, covariance.diagonal().numpy()
+    return (
+        torch.where(values > noise, values, 0.0).numpy(),
+        directions.flip(1),
+        mean,
+        covariance.diagonal().numpy(),
+    )
 
 
 def _parts(vectors: Tensor) -> Iterator[Tensor]:
@@ -199,12 +243,15 @@ def _sample_by_type(types: np.ndarray, seed: int) -> np.ndarray:
     chosen = []
     for t in distinct:
         places = np.flatnonzero(types == t)
-        chosen.append(places if len(places) <= most else np.sort(rng.choice(places, most, replace=False)))
+        chosen.append(
+            places if len(places) <= most else np.sort(rng.choice(places, most, replace=False))
+        )
     return np.concatenate(chosen)
 
 
 def _type_accuracy(points: np.ndarray, types: np.ndarray) -> float | None:
-    """Leave-one-out nearest-neighbour accuracy, mean over the types (so that a large type cannot carry it).
+    """Leave-one-out nearest-neighbour accuracy, mean over the types (so that a large type cannot
+    carry it).
 
     None where there is only one type, or none has two nodes: nothing can be told apart.
     """

@@ -1,6 +1,8 @@
-"""Do the embeddings agree with the graph's neighbourhoods? What the graph's training facts say of nodes, beside their vectors.
+"""Do the embeddings agree with the graph's neighbourhoods? What the graph's training facts say of
+nodes, beside their vectors.
 
-In: vectors, graph, split. Out: `Neighbourhoods`. Runs on the CPU; memory is bounded by the sampled pairs.
+In: vectors, graph, split. Out: `Neighbourhoods`. Runs on the CPU; memory is bounded by the sampled
+pairs.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ _MIN_PAIRS = 20
 @dataclass(frozen=True)
 class Neighbourhoods:
     """num_untrained: nodes without any training fact; num_nodes: of all
-    node_type: whose nodes are compared; correlation: Spearman's, between the Jaccard similarity of two nodes' neighbour sets and the
-    cosine of their vectors; None where the graph has not the type, or too few pairs of it that differ
+    node_type: whose nodes are compared; correlation: Spearman's, between the Jaccard similarity of
+        two nodes' neighbour sets and the cosine of their vectors; None where the graph has not the
+        type, or too few pairs of it that differ
     """
 
     num_untrained: int
@@ -37,9 +40,15 @@ class Neighbourhoods:
 
 
 def measure_neighbourhoods(
-    vectors: Float[Tensor, "num_nodes dim"], graph: KnowledgeGraph, split: EdgeSplit, node_type: str, seed: int
+    vectors: Float[Tensor, "num_nodes dim"],
+    graph: KnowledgeGraph,
+    split: EdgeSplit,
+    node_type: str,
+    seed: int,
 ) -> Neighbourhoods:
-    """Pairs are a seeded sample: up to 2,000 that share a neighbour with one of 256 nodes, and up to 2,000 at random."""
+    """Pairs are a seeded sample: up to 2,000 that share a neighbour with one of 256 nodes, and up
+    to 2,000 at random.
+    """
     trained = np.zeros(graph.total_nodes, dtype=bool)
     trained[split.of(TRAIN)[[0, 2]].numpy()] = True
     correlation = None
@@ -51,7 +60,9 @@ def measure_neighbourhoods(
 
 
 def sample_pairs(sets: scipy.sparse.csr_array, rng: np.random.Generator) -> np.ndarray:
-    """[2, num_pairs] different nodes; the first kind alone would lack dissimilar pairs, the second similar ones."""
+    """[2, num_pairs] different nodes; the first kind alone would lack dissimilar pairs, the second
+    similar ones.
+    """
     num_nodes = sets.shape[0]
     anchors = np.sort(rng.choice(num_nodes, min(_ANCHORS, num_nodes), replace=False))
     shared = (sets[anchors] @ sets.T.tocsr()).tocoo()

@@ -1,7 +1,9 @@
-"""A synthetic graph in PrimeKG's form, for trying the product out and for benchmarks at sizes that cannot be had here.
+"""A synthetic graph in PrimeKG's form, for trying the product out and for benchmarks at sizes that
+cannot be had here.
 
-Nodes have communities and power-law propensities; most facts join nodes of one community. As in PrimeKG, every fact is
-written in both directions and ids are integers that mean different nodes in different types.
+Nodes have communities and power-law propensities; most facts join nodes of one community. As in
+PrimeKG, every fact is written in both directions and ids are integers that mean different nodes in
+different types.
 """
 
 from __future__ import annotations
@@ -63,7 +65,14 @@ class _Nodes:
         return len(self.community)
 
 
-def write_demo_graph(path: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int, overwrite: bool = False) -> int:
+def write_demo_graph(
+    path: Path,
+    num_nodes: int,
+    num_facts: int,
+    num_communities: int,
+    seed: int,
+    overwrite: bool = False,
+) -> int:
     """Write the graph as .csv, .csv.gz or .parquet; returns the number of rows (two per fact).
 
     Raises InputError for another ending, a file that is there (unless `overwrite`) or cannot be
@@ -72,27 +81,40 @@ def write_demo_graph(path: Path, num_nodes: int, num_facts: int, num_communities
     if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
         raise InputError(f"{path}: the name must end in .csv, .csv.gz or .parquet.")
     place = claim_output(path, overwrite=overwrite)
-    table = pa.Table.from_pandas(demo_rows(num_nodes, num_facts, num_communities, seed), preserve_index=False)
+    table = pa.Table.from_pandas(
+        demo_rows(num_nodes, num_facts, num_communities, seed), preserve_index=False
+    )
     try:
         with output_written_whole(place) as new:
             if path.name.endswith(".parquet"):
                 pyarrow.parquet.write_table(table, new)
                 return table.num_rows
-            with pa.CompressedOutputStream(str(new), "gzip") if path.name.endswith(".gz") else pa.OSFile(str(new), "wb") as out:
+            with (
+                pa.CompressedOutputStream(str(new), "gzip")
+                if path.name.endswith(".gz")
+                else pa.OSFile(str(new), "wb")
+            ) as out:
                 pyarrow.csv.write_csv(table, out, pyarrow.csv.WriteOptions(quoting_style="needed"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({str(error).splitlines()[0]}). Choose another place or name.") from error
+        raise InputError(
+            f"{path}: cannot be written ({str(error).splitlines()[0]}). Choose another place or"
+            " name."
+        ) from error
     return table.num_rows
 
 
 def demo_rows(num_nodes: int, num_facts: int, num_communities: int, seed: int) -> pd.DataFrame:
-    """The rows in PrimeKG's twelve columns, each fact in both directions; both sizes are met within a tenth."""
+    """The rows in PrimeKG's twelve columns, each fact in both directions; both sizes are met within
+    a tenth.
+    """
     _refuse_sizes(num_nodes, num_facts, num_communities, seed)
     rng = np.random.default_rng(seed)
     nodes, start = {}, 0
     for node_type, (share, _) in _NODE_TYPES.items():
         n = max(round(share * num_nodes), 4)
-        nodes[node_type] = _Nodes(start, rng.integers(num_communities, size=n), 0.2 + rng.pareto(1.5, n))
+        nodes[node_type] = _Nodes(
+            start, rng.integers(num_communities, size=n), 0.2 + rng.pareto(1.5, n)
+        )
         start += n
     met = {t: np.zeros(n.num, dtype=bool) for t, n in nodes.items()}
     head_types = {head_type for _, _, head_type, _, _ in _RELATIONS}
@@ -100,10 +122,15 @@ def demo_rows(num_nodes: int, num_facts: int, num_communities: int, seed: int) -
     parts = []
     for relation, display, head_type, tail_type, share in _RELATIONS:
         heads, tails = nodes[head_type], nodes[tail_type]
-        num = max(round(share / share_left * facts_left), 2)  # what one relation has too many or cannot hold, the next ones make up for
-        lonely = _partners(rng, heads, tails, np.flatnonzero(~met[head_type]))  # everyone gets a fact
+        # what one relation has too many or cannot hold, the next ones make up for
+        num = max(round(share / share_left * facts_left), 2)
+        # everyone gets a fact
+        lonely = _partners(rng, heads, tails, np.flatnonzero(~met[head_type]))
         if tail_type not in head_types:
-            lonely = np.concatenate([lonely, _partners(rng, tails, heads, np.flatnonzero(~met[tail_type]))[::-1]], axis=1)
+            lonely = np.concatenate(
+                [lonely, _partners(rng, tails, heads, np.flatnonzero(~met[tail_type]))[::-1]],
+                axis=1,
+            )
         pairs = _pairs(rng, heads, tails, num, head_type == tail_type, lonely)
         facts_left, share_left = facts_left - pairs.shape[1], share_left - share
         met[head_type][pairs[0]] = True
@@ -112,8 +139,9 @@ def demo_rows(num_nodes: int, num_facts: int, num_communities: int, seed: int) -
         parts.append(_rows(relation, display, tail_type, head_type, pairs[::-1], nodes))
     if abs(facts_left) > num_facts // 10:
         raise InputError(
-            f"{num_nodes} nodes in {num_communities} communities hold about {num_facts - facts_left} facts, not {num_facts}. "
-            "Ask for more nodes or for fewer facts."
+            f"{num_nodes} nodes in {num_communities} communities hold about"
+            f" {num_facts - facts_left} facts, not {num_facts}. Ask for more nodes or for fewer"
+            " facts."
         )
     return pd.concat(parts, ignore_index=True)
 
@@ -123,14 +151,27 @@ def _refuse_sizes(num_nodes: int, num_facts: int, num_communities: int, seed: in
         raise InputError(f"A demo graph has between 200 and 10,000,000 nodes, not {num_nodes}.")
     most = min(num_nodes**2 // 20, 200_000_000)
     if not num_nodes <= num_facts <= most:
-        raise InputError(f"A demo graph of {num_nodes} nodes has between {num_nodes} and {most} facts, not {num_facts}.")
+        raise InputError(
+            f"A demo graph of {num_nodes} nodes has between {num_nodes} and {most} facts, not"
+            f" {num_facts}."
+        )
     if not 2 <= num_communities <= num_nodes // 10:
-        raise InputError(f"A demo graph of {num_nodes} nodes has between 2 and {num_nodes // 10} communities, not {num_communities}.")
+        raise InputError(
+            f"A demo graph of {num_nodes} nodes has between 2 and {num_nodes // 10} communities,"
+            f" not {num_communities}."
+        )
     if not 0 <= seed < 2**31:
         raise InputError(f"The seed must be between 0 and {2**31 - 1:,}, not {seed}.")
 
 
-def _pairs(rng: np.random.Generator, heads: _Nodes, tails: _Nodes, num: int, same_type: bool, given: np.ndarray) -> np.ndarray:
+def _pairs(
+    rng: np.random.Generator,
+    heads: _Nodes,
+    tails: _Nodes,
+    num: int,
+    same_type: bool,
+    given: np.ndarray,
+) -> np.ndarray:
     """[2, about num] distinct pairs, the given ones among them.
 
     Drawn are a head by propensity and a tail by propensity, mostly from the head's community.
@@ -143,7 +184,9 @@ def _pairs(rng: np.random.Generator, heads: _Nodes, tails: _Nodes, num: int, sam
         head = rng.choice(heads.num, num, p=heads.propensity / heads.propensity.sum())
         new = _distinct(_partners(rng, heads, tails, head), tails.num, same_type)
         new = new[:, ~np.isin(_keys(new, tails.num), _keys(pairs, tails.num), assume_unique=True)]
-        pairs = np.concatenate([pairs, rng.permutation(new, axis=1)[:, : num - pairs.shape[1]]], axis=1)
+        pairs = np.concatenate(
+            [pairs, rng.permutation(new, axis=1)[:, : num - pairs.shape[1]]], axis=1
+        )
     return _distinct(pairs, tails.num, same_type)
 
 
@@ -159,7 +202,9 @@ def _distinct(pairs: np.ndarray, num_tails: int, same_type: bool) -> np.ndarray:
     return np.stack([keys // num_tails, keys % num_tails])
 
 
-def _partners(rng: np.random.Generator, heads: _Nodes, tails: _Nodes, head: np.ndarray) -> np.ndarray:
+def _partners(
+    rng: np.random.Generator, heads: _Nodes, tails: _Nodes, head: np.ndarray
+) -> np.ndarray:
     anywhere = np.cumsum(tails.propensity) / tails.propensity.sum()
     tail = np.searchsorted(anywhere, rng.random(len(head)))
     inside = rng.random(len(head)) < _INSIDE
@@ -168,11 +213,20 @@ def _partners(rng: np.random.Generator, heads: _Nodes, tails: _Nodes, head: np.n
         rows = np.flatnonzero(inside & (heads.community[head] == community))
         if len(members) and len(rows):
             weight = tails.propensity[members]
-            tail[rows] = members[np.searchsorted(np.cumsum(weight) / weight.sum(), rng.random(len(rows)))]
+            tail[rows] = members[
+                np.searchsorted(np.cumsum(weight) / weight.sum(), rng.random(len(rows)))
+            ]
     return np.stack([head, np.minimum(tail, tails.num - 1)])
 
 
-def _rows(relation: str, display: str, x_type: str, y_type: str, pairs: np.ndarray, nodes: dict[str, _Nodes]) -> pd.DataFrame:
+def _rows(
+    relation: str,
+    display: str,
+    x_type: str,
+    y_type: str,
+    pairs: np.ndarray,
+    nodes: dict[str, _Nodes],
+) -> pd.DataFrame:
     columns: dict[str, object] = {"relation": relation, "display_relation": display}
     for side, node_type, number in (("x", x_type, pairs[0]), ("y", y_type, pairs[1])):
         text = pd.Series(number + 1).astype(str)

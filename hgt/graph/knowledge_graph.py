@@ -1,7 +1,8 @@
 """The knowledge graph: nodes keyed by (type, id), facts keyed by (head type, relation, tail type).
 
-In: an `EdgeTable`. Out: a `KnowledgeGraph`, with a report of every row that did not become a fact. Knows nothing of
-splits or training. A **fact** is one statement of the file; its mirror row, if it has one, is the same fact.
+In: an `EdgeTable`. Out: a `KnowledgeGraph`, with a report of every row that did not become a fact.
+Knows nothing of splits or training. A **fact** is one statement of the file; its mirror row, if it
+has one, is the same fact.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class KnowledgeGraph:
 
     node_ids, node_names: {node type: strings, one per node}
     edge_index: {edge type: [2, num_facts] int64, heads above tails, numbered within their types}
-    symmetric: edge types within one type whose facts have no direction; each pair is stored once, smaller number first
+    symmetric: edge types within one type whose facts have no direction; each pair is stored once,
+        smaller number first
     notes: sentences about the file's nodes that are left out; not saved
     """
 
@@ -54,8 +56,9 @@ class KnowledgeGraph:
             reverse = (tail, f"rev_{relation}", head)
             if reverse in self.edge_index and (head, relation, tail) not in self.symmetric:
                 raise InputError(
-                    f"Edge type {edge_type_name(reverse)} has the name of the reverse of {edge_type_name((head, relation, tail))}, "
-                    "which is added by itself. Remove these edges, or rename the relation."
+                    f"Edge type {edge_type_name(reverse)} has the name of the reverse of"
+                    f" {edge_type_name((head, relation, tail))}, which is added by itself. Remove"
+                    " these edges, or rename the relation."
                 )
 
     @property
@@ -89,7 +92,9 @@ class KnowledgeGraph:
 
     @cached_property
     def offsets(self) -> dict[str, int]:
-        """The global number of each type's node 0; types follow one another in the order of `node_types`."""
+        """The global number of each type's node 0; types follow one another in the order of
+        `node_types`.
+        """
         starts = np.cumsum([0, *self.num_nodes.values()])
         return dict(zip(self.node_types, starts.tolist(), strict=False))
 
@@ -104,14 +109,17 @@ class KnowledgeGraph:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over nodes and facts: equal for equal graphs, whatever file or row order they came from, as long as those of its
-        relations that stand in both orientations begin with the same one (`hgt/graph/facts.py`).
+        """SHA-256 over nodes and facts: equal for equal graphs, whatever file or row order they
+        came from, as long as those of its relations that stand in both orientations begin with the
+        same one (`hgt/graph/facts.py`).
         """
         digest = hashlib.sha256()
         for node_type, ids in self.node_ids.items():
             digest.update("\x1f".join([node_type, *ids]).encode() + b"\x1e")
         for edge_type, index in self.edge_index.items():
-            digest.update("\x1f".join([*edge_type, str(edge_type in self.symmetric)]).encode() + b"\x1e")
+            digest.update(
+                "\x1f".join([*edge_type, str(edge_type in self.symmetric)]).encode() + b"\x1e"
+            )
             digest.update(index.to(torch.int32).contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -119,17 +127,25 @@ class KnowledgeGraph:
     def from_edge_table(cls, table: EdgeTable, config: GraphConfig) -> KnowledgeGraph:
         """Filter, merge mirrors, drop duplicates and self-loops, and number what is left.
 
-        Raises InputError for an unknown type or relation in the configuration, or when nothing is left.
+        Raises InputError for an unknown type or relation in the configuration, or when nothing is
+        left.
         """
         facts = extract_facts(table, config)
         index = {e: torch.from_numpy(pairs) for e, pairs in facts.edge_index.items()}
-        return cls(facts.node_ids, facts.node_names, index, facts.symmetric, facts.dropped, facts.notes)
+        return cls(
+            facts.node_ids, facts.node_names, index, facts.symmetric, facts.dropped, facts.notes
+        )
 
     def save(self, folder: Path) -> None:
-        """Write `nodes.parquet`, `facts.safetensors` and `graph.json`; `graph.json` comes last and marks it whole."""
+        """Write `nodes.parquet`, `facts.safetensors` and `graph.json`; `graph.json` comes last and
+        marks it whole.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.node_table().to_parquet(folder / "nodes.parquet", index=False)
-        tensors = {str(i): index.to(torch.int32).contiguous() for i, index in enumerate(self.edge_index.values())}
+        tensors = {
+            str(i): index.to(torch.int32).contiguous()
+            for i, index in enumerate(self.edge_index.values())
+        }
         safetensors.torch.save_file(tensors, folder / "facts.safetensors")
         description = {
             "hash": self.hash,
@@ -141,7 +157,9 @@ class KnowledgeGraph:
 
     @classmethod
     def load(cls, folder: Path) -> KnowledgeGraph:
-        """Read what `save` wrote. Raises InputError when the folder holds no whole graph or its hash differs."""
+        """Read what `save` wrote. Raises InputError when the folder holds no whole graph or its
+        hash differs.
+        """
         description = read_json(folder / "graph.json", dict, "Start the run anew.")
         for name in ("nodes.parquet", "facts.safetensors"):
             check_file(folder / name, "Start the run anew.")
@@ -152,29 +170,47 @@ class KnowledgeGraph:
             graph = cls(
                 {t: rows["node_id"].to_numpy(dtype=object) for t, rows in by_type.items()},
                 {t: rows["node_name"].to_numpy(dtype=object) for t, rows in by_type.items()},
-                {tuple(e[:3]): tensors[str(i)].to(torch.int64) for i, e in enumerate(description["edge_types"])},
+                {
+                    tuple(e[:3]): tensors[str(i)].to(torch.int64)
+                    for i, e in enumerate(description["edge_types"])
+                },
                 frozenset(tuple(e[:3]) for e in description["edge_types"] if e[3]),
                 DroppedRows(**description["dropped_rows"]),
             )
             whole = graph.hash == description["hash"]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, safetensors.SafetensorError) as error:
-            raise InputError(f"{folder}: holds no readable graph ({error}). Start the run anew.") from error
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            safetensors.SafetensorError,
+        ) as error:
+            raise InputError(
+                f"{folder}: holds no readable graph ({error}). Start the run anew."
+            ) from error
         if not whole:
-            raise InputError(f"{folder}: the graph was changed after it was written. Start the run anew.")
+            raise InputError(
+                f"{folder}: the graph was changed after it was written. Start the run anew."
+            )
         return graph
 
     def node_table(self) -> pd.DataFrame:
         """One row per node in global order: node_type, node_id, node_name."""
         return pd.DataFrame(
             {
-                "node_type": np.repeat(np.array(self.node_types, dtype=object), list(self.num_nodes.values())),
+                "node_type": np.repeat(
+                    np.array(self.node_types, dtype=object), list(self.num_nodes.values())
+                ),
                 "node_id": np.concatenate(list(self.node_ids.values())),
                 "node_name": np.concatenate(list(self.node_names.values())),
             }
         )
 
     def to_hetero_data(self) -> HeteroData:
-        """PyG's form: `data[node_type].num_nodes / .node_id / .node_name`, `data[edge_type].edge_index / .symmetric`."""
+        """PyG's form: `data[node_type].num_nodes / .node_id / .node_name`,
+        `data[edge_type].edge_index / .symmetric`.
+        """
         from torch_geometric.data import HeteroData
 
         data = HeteroData()
@@ -189,10 +225,12 @@ class KnowledgeGraph:
 
     @classmethod
     def from_hetero_data(cls, data: HeteroData) -> KnowledgeGraph:
-        """The way back. Data that did not come from us gets ids "0", "1", ... and directed edge types.
+        """The way back. Data that did not come from us gets ids "0", "1", ... and directed edge
+        types.
 
-        Raises InputError when a node type has neither `num_nodes` nor features to tell its size, when an edge type has no
-        `edge_index` or one that points outside, or when reverse edges were added (`ToUndirected`).
+        Raises InputError when a node type has neither `num_nodes` nor features to tell its size,
+        when an edge type has no `edge_index` or one that points outside, or when reverse edges were
+        added (`ToUndirected`).
         """
         ids, names = {}, {}
         for node_type in data.node_types:
@@ -201,33 +239,54 @@ class KnowledgeGraph:
                 warnings.simplefilter("ignore")
                 num_nodes = len(store.node_id) if "node_id" in store else store.num_nodes
             if num_nodes is None:
-                raise InputError(f"HeteroData: node type {node_type!r} has no num_nodes. Set data[{node_type!r}].num_nodes.")
+                raise InputError(
+                    f"HeteroData: node type {node_type!r} has no num_nodes. Set"
+                    f" data[{node_type!r}].num_nodes."
+                )
             ids[node_type] = _strings(store.node_id if "node_id" in store else range(num_nodes))
             names[node_type] = _strings(store.node_name) if "node_name" in store else ids[node_type]
         index = {}
         for e in data.edge_types:
             if "edge_index" not in data[e]:
-                raise InputError(f"HeteroData: edge type {e} has no edge_index. Set data[{e}].edge_index.")
+                raise InputError(
+                    f"HeteroData: edge type {e} has no edge_index. Set data[{e}].edge_index."
+                )
             pairs = data[e].edge_index.to(torch.int64)
             sizes = torch.tensor([[len(ids.get(e[0], ()))], [len(ids.get(e[2], ()))]])
             if ((pairs < 0) | (pairs >= sizes)).any():
-                raise InputError(f"HeteroData: edge type {e} points outside its {sizes[0].item()} heads and {sizes[1].item()} tails.")
+                raise InputError(
+                    f"HeteroData: edge type {e} points outside its {sizes[0].item()} heads and"
+                    f" {sizes[1].item()} tails."
+                )
             index[e] = pairs
-        symmetric = frozenset(e for e in data.edge_types if "symmetric" in data[e] and data[e].symmetric)
+        symmetric = frozenset(
+            e for e in data.edge_types if "symmetric" in data[e] and data[e].symmetric
+        )
         return cls(ids, names, index, symmetric)
 
     def table(self, most: int | None = None) -> str:
-        """What was read, for people: nodes per type, facts per edge type and how it was read, dropped rows by reason.
+        """What was read, for people: nodes per type, facts per edge type and how it was read,
+        dropped rows by reason.
 
         most: how many types and edge types to list, the largest; None: all
         """
         lines = [f"{counted(self.total_nodes, 'node')} of {counted(len(self.node_types), 'type')}"]
         lines += _largest(self.num_nodes, most, "types", "nodes")
-        lines += [f"{counted(self.total_facts, 'fact')} of {counted(len(self.edge_types), 'edge type')}"]
+        lines += [
+            f"{counted(self.total_facts, 'fact')} of {counted(len(self.edge_types), 'edge type')}"
+        ]
         read_as = {e: "symmetric" if e in self.symmetric else "directed" for e in self.edge_types}
-        lines += _largest({f"{edge_type_name(e)}  ({read_as[e]})": n for e, n in self.num_facts.items()}, most, "edge types", "facts")
+        lines += _largest(
+            {f"{edge_type_name(e)}  ({read_as[e]})": n for e, n in self.num_facts.items()},
+            most,
+            "edge types",
+            "facts",
+        )
         lines.append("rows that are no fact of their own")
-        lines += [f"  {n:>11,}  {reason.replace('_', ' ')}" for reason, n in self.dropped.as_dict().items()]
+        lines += [
+            f"  {n:>11,}  {reason.replace('_', ' ')}"
+            for reason, n in self.dropped.as_dict().items()
+        ]
         return "\n".join(lines)
 
 
@@ -236,9 +295,13 @@ def _largest(counts: dict[str, int], most: int | None, kind: str, unit: str) -> 
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     lines = [f"  {n:>11,}  {printable(name)}" for name, n in ordered[:most]]
     others = [n for _, n in ordered[most:]] if most is not None else []
-    return lines + ([f"  {sum(others):>11,}  {unit} of {len(others):,} more {kind}"] if others else [])
+    return lines + (
+        [f"  {sum(others):>11,}  {unit} of {len(others):,} more {kind}"] if others else []
+    )
 
 
 def _strings(values: Iterable[object] | Tensor) -> np.ndarray:
     """[n] object array of the values as text."""
-    return np.array([str(v) for v in (values.tolist() if isinstance(values, Tensor) else values)], dtype=object)
+    return np.array(
+        [str(v) for v in (values.tolist() if isinstance(values, Tensor) else values)], dtype=object
+    )

@@ -12,7 +12,9 @@ import scipy.sparse
 from hgt.graph.knowledge_graph import KnowledgeGraph
 
 
-def known_matrix(head: np.ndarray, tail: np.ndarray, graph: KnowledgeGraph, relation: int) -> scipy.sparse.csr_array:
+def known_matrix(
+    head: np.ndarray, tail: np.ndarray, graph: KnowledgeGraph, relation: int
+) -> scipy.sparse.csr_array:
     """[heads, tails] True where the fact is known. A symmetric relation has both directions.
 
     head, tail: [num_facts] the facts' ends, numbered within their types.

@@ -1,8 +1,9 @@
 """The audit of a split: does any fact that is held out also train, in whatever form?
 
-In: a graph and its `EdgeSplit`. Out: an `Audit`, or an error. Knows nothing of how a split is made: it looks at every fact and every
-side. One statement stands in a graph in several forms: repeated, mirrored, read in the other direction, or implied by a symmetric
-relation. All of them must be on one side (Toutanova and Chen 2015; FACTS.md 5). Sorts once: seconds for millions of facts.
+In: a graph and its `EdgeSplit`. Out: an `Audit`, or an error. Knows nothing of how a split is made:
+it looks at every fact and every side. One statement stands in a graph in several forms: repeated,
+mirrored, read in the other direction, or implied by a symmetric relation. All of them must be on
+one side (Toutanova and Chen 2015; FACTS.md 5). Sorts once: seconds for millions of facts.
 """
 
 from __future__ import annotations
@@ -20,16 +21,23 @@ from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import TEST, TRAIN, VAL, EdgeSplit, holdout_edge_types
 
 _SIDES = {TRAIN: "training", VAL: "validation", TEST: "test"}
-_DUPLICATE, _SYMMETRIC, _MIRROR, _REVERSED = "the same fact", "the same fact of a symmetric relation", "its mirror", "its reverse"
-# Of a pair that two relations tell, most facts of the one: the field's other leak, which no split can mend (WN18, FB15k).
+_DUPLICATE, _SYMMETRIC, _MIRROR, _REVERSED = (
+    "the same fact",
+    "the same fact of a symmetric relation",
+    "its mirror",
+    "its reverse",
+)
+# Of a pair that two relations tell, most facts of the one: the field's other leak, which no split
+# can mend (WN18, FB15k).
 _SAME_PAIRS = 0.8
 _WORST = 5  # edge types named in a warning
 
 
 @dataclass(frozen=True)
 class Audit:
-    """A split without leaks. num_facts: {part: facts}; zero_shot: what a holdout split holds out, in words; empty for a random split
-    twins: a sentence about edge types whose held-out pairs nearly all train under another relation, for people to judge
+    """A split without leaks. num_facts: {part: facts}; zero_shot: what a holdout split holds out,
+    in words; empty for a random split twins: a sentence about edge types whose held-out pairs
+    nearly all train under another relation, for people to judge
     """
 
     num_facts: dict[int, int]
@@ -39,32 +47,62 @@ class Audit:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{n:,} {_SIDES[part]}" for part, n in self.num_facts.items())
-        line = f"leakage audit: {sum(self.num_facts.values()):,} facts of {self.num_edge_types} edge types ({counts}): none is on two sides"
+        line = (
+            f"leakage audit: {sum(self.num_facts.values()):,} facts of {self.num_edge_types} edge"
+            f" types ({counts}): none is on two sides"
+        )
         return f"{line}, neither repeated, mirrored nor reversed{self.zero_shot}"
 
 
-def audit_split(graph: KnowledgeGraph, split: EdgeSplit, config: SplitConfig, path: Path | None = None) -> Audit:
-    """Look for facts that leak from one side to another. path: the file that the split was read from; None for one just made.
+def audit_split(
+    graph: KnowledgeGraph, split: EdgeSplit, config: SplitConfig, path: Path | None = None
+) -> Audit:
+    """Look for facts that leak from one side to another. path: the file that the split was read
+    from; None for one just made.
 
-    Raises InputError for leaks in a split that was read, HgtError (a defect of ours) for one just made; both with counts and an example.
+    Raises InputError for leaks in a split that was read, HgtError (a defect of ours) for one just
+    made; both with counts and an example.
     """
     head, relation, tail = split.facts.numpy()
     part = split.part.numpy()
     key = _statement(graph, head, relation, tail)
-    problems = [*_on_two_sides(graph, split, key), *_held_out_nodes_in_training(graph, split, config)]
+    problems = [
+        *_on_two_sides(graph, split, key),
+        *_held_out_nodes_in_training(graph, split, config),
+    ]
     if problems:
-        what = f"{path or 'the new split'}: held-out facts leak into another side. {' '.join(problems)}"
+        what = (
+            f"{path or 'the new split'}: held-out facts leak into another side."
+            f" {' '.join(problems)}"
+        )
         if path is not None:
-            raise InputError(f"{what} The file was changed, or written by another version: start the run anew.")
-        raise HgtError(f"{what} No figure on it could be trusted. This is a defect of the split: report it, with the graph's table.")
+            raise InputError(
+                f"{what} The file was changed, or written by another version: start the run anew."
+            )
+        raise HgtError(
+            f"{what} No figure on it could be trusted. This is a defect of the split: report it,"
+            " with the graph's table."
+        )
     counts = np.bincount(part, minlength=3).tolist()
-    return Audit(dict(enumerate(counts)), len(graph.edge_types), _zero_shot(graph, split, config), tuple(_twins(graph, split)))
+    return Audit(
+        dict(enumerate(counts)),
+        len(graph.edge_types),
+        _zero_shot(graph, split, config),
+        tuple(_twins(graph, split)),
+    )
 
 
-def _statement(graph: KnowledgeGraph, head: np.ndarray, relation: np.ndarray, tail: np.ndarray) -> np.ndarray:
-    """[num_facts] int64, equal for facts of one relation between the same two nodes, in whichever direction and edge type."""
+def _statement(
+    graph: KnowledgeGraph, head: np.ndarray, relation: np.ndarray, tail: np.ndarray
+) -> np.ndarray:
+    """[num_facts] int64, equal for facts of one relation between the same two nodes, in whichever
+    direction and edge type.
+    """
     place = {e: i for i, e in enumerate(graph.edge_types)}
-    canonical = np.array([min(i, place.get((t, r, h), i)) for i, (h, r, t) in enumerate(graph.edge_types)], dtype=np.int64)
+    canonical = np.array(
+        [min(i, place.get((t, r, h), i)) for i, (h, r, t) in enumerate(graph.edge_types)],
+        dtype=np.int64,
+    )
     return np.asarray(canonical[relation] * graph.total_nodes**2 + _pair(graph, head, tail))
 
 
@@ -75,7 +113,8 @@ def _pair(graph: KnowledgeGraph, head: np.ndarray, tail: np.ndarray) -> np.ndarr
 def _on_two_sides(graph: KnowledgeGraph, split: EdgeSplit, key: np.ndarray) -> list[str]:
     """One sentence for each form in which a statement is on two sides."""
     part = split.part.numpy().astype(np.int64)
-    both = np.sort(key * 3 + part)  # sorted by statement, then side: a change of side within a statement is a leak
+    # sorted by statement, then side: a change of side within a statement is a leak
+    both = np.sort(key * 3 + part)
     statement = both // 3
     leaking = np.unique(statement[1:][(statement[1:] == statement[:-1]) & (both[1:] != both[:-1])])
     if not len(leaking):
@@ -83,7 +122,8 @@ def _on_two_sides(graph: KnowledgeGraph, split: EdgeSplit, key: np.ndarray) -> l
     facts = np.flatnonzero(np.isin(key, leaking))
     facts = facts[np.lexsort((part[facts], key[facts]))]
     first = np.concatenate([[True], key[facts][1:] != key[facts][:-1]])
-    seen = facts[np.flatnonzero(first)[np.cumsum(first) - 1]]  # the statement's fact that trains, or else is validated
+    # the statement's fact that trains, or else is validated
+    seen = facts[np.flatnonzero(first)[np.cumsum(first) - 1]]
     other = part[facts] != part[seen]
     return _told(graph, split, facts[other], seen[other])
 
@@ -94,35 +134,46 @@ def _told(graph: KnowledgeGraph, split: EdgeSplit, held: np.ndarray, seen: np.nd
     symmetric = np.array([e in graph.symmetric for e in graph.edge_types])[relation[held]]
     turned = (head[held] != head[seen]) | (tail[held] != tail[seen])
     same_type = relation[held] == relation[seen]
-    form = np.select([~same_type, symmetric & turned, turned], [_REVERSED, _SYMMETRIC, _MIRROR], default=_DUPLICATE)
+    form = np.select(
+        [~same_type, symmetric & turned, turned],
+        [_REVERSED, _SYMMETRIC, _MIRROR],
+        default=_DUPLICATE,
+    )
     sentences = []
     for name in np.unique(form).tolist():
         where = np.flatnonzero(form == name)
         h, s = int(held[where[0]]), int(seen[where[0]])
         sides = _SIDES[int(split.part[h])], _SIDES[int(split.part[s])]
         sentences.append(
-            f"{len(where):,} fact(s) have {name} on another side, such as {_fact(graph, split, h)} ({sides[0]}) and "
-            f"{_fact(graph, split, s)} ({sides[1]})."
+            f"{len(where):,} fact(s) have {name} on another side, such as {_fact(graph, split, h)}"
+            f" ({sides[0]}) and {_fact(graph, split, s)} ({sides[1]})."
         )
     return sentences
 
 
-def _held_out_nodes_in_training(graph: KnowledgeGraph, split: EdgeSplit, config: SplitConfig) -> list[str]:
-    """A sentence when a fact that a holdout split must hold out is on another side than its held-out node."""
+def _held_out_nodes_in_training(
+    graph: KnowledgeGraph, split: EdgeSplit, config: SplitConfig
+) -> list[str]:
+    """A sentence when a fact that a holdout split must hold out is on another side than its
+    held-out node.
+    """
     edge_types = holdout_edge_types(graph, config)
     if not edge_types:
         return []
     if split.node_part is None:
         return [f"The split tells no held-out nodes, which --split {config.split} has."]
-    concerned = torch.isin(split.facts[1], torch.tensor([graph.edge_types.index(e) for e in edge_types]))
+    concerned = torch.isin(
+        split.facts[1], torch.tensor([graph.edge_types.index(e) for e in edge_types])
+    )
     due = torch.maximum(split.node_part[split.facts[0]], split.node_part[split.facts[2]])
     wrong = torch.nonzero(concerned & (due != TRAIN) & (split.part != due)).squeeze(1)
     if not len(wrong):
         return []
     example = int(wrong[0])
     return [
-        f"{len(wrong):,} fact(s) of held-out nodes are on another side than their node, such as {_fact(graph, split, example)}, which is "
-        f"in {_SIDES[int(split.part[example])]} while its {config.holdout_type} is held out for {_SIDES[int(due[example])]}."
+        f"{len(wrong):,} fact(s) of held-out nodes are on another side than their node, such as"
+        f" {_fact(graph, split, example)}, which is in {_SIDES[int(split.part[example])]} while its"
+        f" {config.holdout_type} is held out for {_SIDES[int(due[example])]}."
     ]
 
 
@@ -130,13 +181,19 @@ def _zero_shot(graph: KnowledgeGraph, split: EdgeSplit, config: SplitConfig) -> 
     if split.node_part is None:
         return ""
     val, test = (int((split.node_part == part).sum()) for part in (VAL, TEST))
-    relations = " or ".join(sorted({relation for _, relation, _ in holdout_edge_types(graph, config)}))
-    return f"; zero-shot: {val:,} validation and {test:,} test nodes of type {config.holdout_type}, of which no {relations} trains"
+    relations = " or ".join(
+        sorted({relation for _, relation, _ in holdout_edge_types(graph, config)})
+    )
+    return (
+        f"; zero-shot: {val:,} validation and {test:,} test nodes of type {config.holdout_type}, of"
+        f" which no {relations} trains"
+    )
 
 
 def _twins(graph: KnowledgeGraph, split: EdgeSplit) -> list[str]:
-    """One sentence about the edge types of whose held-out facts at least `_SAME_PAIRS` have their pair of nodes in training under
-    another relation, if there are any."""
+    """One sentence about the edge types of whose held-out facts at least `_SAME_PAIRS` have their
+    pair of nodes in training under another relation, if there are any.
+    """
     found = sorted(_shared_pairs(graph, split), key=lambda twin: -twin[0])
     if not found:
         return []
@@ -145,29 +202,39 @@ def _twins(graph: KnowledgeGraph, split: EdgeSplit) -> list[str]:
     if len(found) == 1:
         share, own, other = found[0]
         return [
-            f"{share:.0%} of the held-out facts of {names[own]} have their pair of nodes in training as {names[other]}: "
-            f"its figures say little. {advice}"
+            f"{share:.0%} of the held-out facts of {names[own]} have their pair of nodes in"
+            f" training as {names[other]}: its figures say little. {advice}"
         ]
-    worst = ", ".join(f"{names[own]} as {names[other]} ({share:.0%})" for share, own, other in found[:_WORST])
+    worst = ", ".join(
+        f"{names[own]} as {names[other]} ({share:.0%})" for share, own, other in found[:_WORST]
+    )
     more = f"; the {_WORST} worst are" if len(found) > _WORST else ":"
     return [
-        f"In {len(found):,} cases {_SAME_PAIRS:.0%} or more of an edge type's held-out pairs of nodes are in training as another edge "
-        f"type, so that its figures say little{more} {worst}. {advice}"
+        f"In {len(found):,} cases {_SAME_PAIRS:.0%} or more of an edge type's held-out pairs of"
+        f" nodes are in training as another edge type, so that its figures say little{more}"
+        f" {worst}. {advice}"
     ]
 
 
 def _shared_pairs(graph: KnowledgeGraph, split: EdgeSplit) -> list[tuple[float, int, int]]:
-    """(share, edge type, other): of the pairs that an edge type holds out, the share that trains as the other, from `_SAME_PAIRS` up."""
+    """(share, edge type, other): of the pairs that an edge type holds out, the share that trains as
+    the other, from `_SAME_PAIRS` up.
+    """
     head, relation, tail = split.facts.numpy()
     held, num_types = split.part.numpy() != TRAIN, len(graph.edge_types)
     wanted, pair = np.unique(_pair(graph, head, tail), return_inverse=True)
     own = np.unique(relation[held] * len(wanted) + pair[held])  # (edge type, pair), each once
     near = ~held & np.isin(pair, pair[held])
     other = np.unique(pair[near] * num_types + relation[near])  # (pair, edge type), each once
-    start, stop = (np.searchsorted(other // num_types, own % len(wanted), side) for side in ("left", "right"))
+    start, stop = (
+        np.searchsorted(other // num_types, own % len(wanted), side) for side in ("left", "right")
+    )
     matches = stop - start
     places = np.repeat(start - (np.cumsum(matches) - matches), matches) + np.arange(matches.sum())
-    both, count = np.unique(np.repeat(own // len(wanted), matches) * num_types + other[places] % num_types, return_counts=True)
+    both, count = np.unique(
+        np.repeat(own // len(wanted), matches) * num_types + other[places] % num_types,
+        return_counts=True,
+    )
     share = count / np.bincount(own // len(wanted), minlength=num_types)[both // num_types]
     return [
         (float(s), int(b) // num_types, int(b) % num_types)
@@ -180,5 +247,8 @@ def _fact(graph: KnowledgeGraph, split: EdgeSplit, number: int) -> str:
     """(type, id) - relation - (type, id)"""
     head, relation, tail = split.facts[:, number].tolist()
     head_type, name, tail_type = graph.edge_types[relation]
-    ends = [f"({t}, {graph.node_ids[t][n - graph.offsets[t]]})" for t, n in ((head_type, head), (tail_type, tail))]
+    ends = [
+        f"({t}, {graph.node_ids[t][n - graph.offsets[t]]})"
+        for t, n in ((head_type, head), (tail_type, tail))
+    ]
     return f"{ends[0]} - {name} - {ends[1]}"

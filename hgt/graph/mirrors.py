@@ -11,7 +11,9 @@ from jaxtyping import Int
 from hgt.graph.knowledge_graph import KnowledgeGraph
 
 
-def mirror_facts(graph: KnowledgeGraph, facts: Int[np.ndarray, "3 num_facts"]) -> Int[np.ndarray, " n"]:
+def mirror_facts(
+    graph: KnowledgeGraph, facts: Int[np.ndarray, "3 num_facts"]
+) -> Int[np.ndarray, " n"]:
     """[num_facts + 1] the number of each fact's mirror; num_facts where there is none.
 
     Empty where no fact has one. The split holds the two out together, so no fact that is ranked has
@@ -19,8 +21,12 @@ def mirror_facts(graph: KnowledgeGraph, facts: Int[np.ndarray, "3 num_facts"]) -
     pass in both directions.
     """
     there, num_facts = set(graph.edge_types), facts.shape[1]
-    names = sorted({e[1] for e in graph.edge_types if e not in graph.symmetric and e[::-1] in there})
-    number = [names.index(e[1]) if e[1] in names and e[::-1] in there else -1 for e in graph.edge_types]
+    names = sorted(
+        {e[1] for e in graph.edge_types if e not in graph.symmetric and e[::-1] in there}
+    )
+    number = [
+        names.index(e[1]) if e[1] in names and e[::-1] in there else -1 for e in graph.edge_types
+    ]
     name = np.array(number)[facts[1]]
     place = np.flatnonzero(name >= 0)
     low, high = np.sort(facts[::2, place].astype(np.int64), axis=0)

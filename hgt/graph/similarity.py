@@ -1,6 +1,8 @@
-"""Which nodes of one type are alike: Jaccard similarity of their sets of neighbours in the training facts.
+"""Which nodes of one type are alike: Jaccard similarity of their sets of neighbours in the training
+facts.
 
-Sparse products on the CPU, a block of rows at a time; the earlier implementation compared all pairs in Python (FACTS.md 1).
+Sparse products on the CPU, a block of rows at a time; the earlier implementation compared all pairs
+in Python (FACTS.md 1).
 """
 
 from __future__ import annotations
@@ -14,8 +16,12 @@ from hgt.graph.split import TRAIN, EdgeSplit
 _ROWS = 1_024
 
 
-def neighbour_sets(graph: KnowledgeGraph, split: EdgeSplit, node_type: str) -> scipy.sparse.csr_array:
-    """[nodes of the type, all nodes] with a 1 for every neighbour over training facts, whatever the relation."""
+def neighbour_sets(
+    graph: KnowledgeGraph, split: EdgeSplit, node_type: str
+) -> scipy.sparse.csr_array:
+    """[nodes of the type, all nodes] with a 1 for every neighbour over training facts, whatever the
+    relation.
+    """
     head, _, tail = split.of(TRAIN).numpy()
     mine = graph.type_range(node_type)
     rows, columns = [], []
@@ -38,7 +44,9 @@ def jaccard(sets: scipy.sparse.csr_array, rows: np.ndarray, others: np.ndarray) 
     return shared / np.maximum(sizes[rows][:, None] + sizes[others] - shared, 1)
 
 
-def similar_pairs(sets: scipy.sparse.csr_array, threshold: float, max_per_node: int = 64) -> scipy.sparse.csr_array:
+def similar_pairs(
+    sets: scipy.sparse.csr_array, threshold: float, max_per_node: int = 64
+) -> scipy.sparse.csr_array:
     """[n, n] Jaccard similarities >= threshold (and above 0) between different nodes.
 
     Each row keeps its `max_per_node` most similar ones, so that hubs do not make the result dense.

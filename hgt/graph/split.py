@@ -1,9 +1,12 @@
-"""Which facts train, which steer early stopping (val) and which the final figures are computed on (test).
+"""Which facts train, which steer early stopping (val) and which the final figures are computed on
+(test).
 
-In: a `KnowledgeGraph`. Out: an `EdgeSplit` over its facts in their global order. The unit is the unordered pair within an
-edge type, so that a fact, its mirror row and its reverse are always on the same side (FACTS.md 5: the field's commonest leak).
-A holdout split goes by node: all facts of a held-out node with drugs are on one side, so that what ranks them never saw one of them.
-A share of every other edge type's facts steers early stopping besides: held-out nodes have too few facts to do it alone.
+In: a `KnowledgeGraph`. Out: an `EdgeSplit` over its facts in their global order. The unit is the
+unordered pair within an edge type, so that a fact, its mirror row and its reverse are always on the
+same side (FACTS.md 5: the field's commonest leak). A holdout split goes by node: all facts of a
+held-out node with drugs are on one side, so that what ranks them never saw one of them. A share of
+every other edge type's facts steers early stopping besides: held-out nodes have too few facts to do
+it alone.
 """
 
 from __future__ import annotations
@@ -35,10 +38,11 @@ _PARTNER, _PARTNER_OF_ITSELF = "drug", "disease"  # a drug's own partner is the 
 
 @dataclass(frozen=True)
 class EdgeSplit:
-    """facts: [3, num_facts] int64 (head, edge type, tail), global node numbers, edge types in the graph's order
-    part: [num_facts] TRAIN, VAL or TEST
+    """facts: [3, num_facts] int64 (head, edge type, tail), global node numbers, edge types in the
+    graph's order part: [num_facts] TRAIN, VAL or TEST
     unsplit: edge types of which nothing is held out; all of theirs train
-    node_part: [num_nodes] the part of each node's held-out facts in a holdout split, TRAIN for all others; None for a random split
+    node_part: [num_nodes] the part of each node's held-out facts in a holdout split, TRAIN for all
+        others; None for a random split
     """
 
     facts: Int[Tensor, "3 num_facts"]
@@ -59,8 +63,12 @@ class EdgeSplit:
         return digest.hexdigest()
 
     def save(self, path: Path, graph: KnowledgeGraph) -> None:
-        """Write the file, and beside it (`split.json`) which split it is: another's file in its place is noticed."""
-        tensors = {"part": self.part} | ({} if self.node_part is None else {"node_part": self.node_part})
+        """Write the file, and beside it (`split.json`) which split it is: another's file in its
+        place is noticed.
+        """
+        tensors = {"part": self.part} | (
+            {} if self.node_part is None else {"node_part": self.node_part}
+        )
         told = {"graph_hash": graph.hash, "split_hash": self.hash}
         with written_whole(path) as new:
             safetensors.torch.save_file(tensors, new, metadata=told)
@@ -69,7 +77,9 @@ class EdgeSplit:
 
     @classmethod
     def load(cls, path: Path, graph: KnowledgeGraph) -> EdgeSplit:
-        """Raises InputError when the split belongs to another graph, or is not the one that the run began with."""
+        """Raises InputError when the split belongs to another graph, or is not the one that the run
+        began with.
+        """
         check_file(path, _START_ANEW)
         try:
             with safetensors.safe_open(path, "pt") as file:
@@ -77,22 +87,41 @@ class EdgeSplit:
                 part = file.get_tensor("part")
                 node_part = file.get_tensor("node_part") if "node_part" in file.keys() else None  # noqa: SIM118 - it is no mapping
         except (OSError, KeyError, safetensors.SafetensorError) as error:
-            raise InputError(f"{path}: holds no readable split ({error}). Start the run anew.") from error
+            raise InputError(
+                f"{path}: holds no readable split ({error}). Start the run anew."
+            ) from error
         if belongs_to != graph.hash:
-            raise InputError(f"{path}: was made for graph {belongs_to[:12]}, not for {graph.hash[:12]}. Start the run anew.")
+            raise InputError(
+                f"{path}: was made for graph {belongs_to[:12]}, not for {graph.hash[:12]}. Start"
+                " the run anew."
+            )
         facts = all_facts(graph)
         if part.shape != facts.shape[1:] or part.dtype != torch.uint8 or part.max() > TEST:
-            raise InputError(f"{path}: tells no part for each of {facts.shape[1]:,} facts. Start the run anew.")
-        if node_part is not None and (node_part.shape != (graph.total_nodes,) or node_part.dtype != torch.uint8 or node_part.max() > TEST):
-            raise InputError(f"{path}: tells no part for each of {graph.total_nodes:,} nodes. Start the run anew.")
+            raise InputError(
+                f"{path}: tells no part for each of {facts.shape[1]:,} facts. Start the run anew."
+            )
+        if node_part is not None and (
+            node_part.shape != (graph.total_nodes,)
+            or node_part.dtype != torch.uint8
+            or node_part.max() > TEST
+        ):
+            raise InputError(
+                f"{path}: tells no part for each of {graph.total_nodes:,} nodes. Start the run"
+                " anew."
+            )
         split = cls(facts, part, _unsplit(graph, facts, part), node_part)
         beside = path.with_suffix(".json")
-        told = read_json(beside, dict, "Every run has one but those of earlier versions, which cannot go on. Start the run anew.")
+        told = read_json(
+            beside,
+            dict,
+            "Every run has one but those of earlier versions, which cannot go on. Start the run"
+            " anew.",
+        )
         if (told.get("graph_hash"), told.get("split_hash")) != (graph.hash, split.hash):
             began = quoted(told.get("split_hash"))
             raise InputError(
-                f"{path}: holds split {split.hash[:16]}, but the run began with another one ({beside.name}: {began}). Put that one back, "
-                "or start a new run."
+                f"{path}: holds split {split.hash[:16]}, but the run began with another one"
+                f" ({beside.name}: {began}). Put that one back, or start a new run."
             )
         return split
 
@@ -100,15 +129,15 @@ class EdgeSplit:
 def split_facts(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
     """The split that the configuration asks for, seeded.
 
-    Raises InputError for a holdout split of an unknown node type, of one without facts or nodes enough to hold out, or that leaves no
-    facts to train on or for validation.
+    Raises InputError for a holdout split of an unknown node type, of one without facts or nodes
+    enough to hold out, or that leaves no facts to train on or for validation.
     """
     if config.holdout_type is not None:
         return _by_node(graph, config)
     if config.holdout_relations:
         raise InputError(
-            f"holdout_relations {', '.join(config.holdout_relations)} means something for a holdout split alone. Give --split "
-            "disease-holdout (or another node type) as well."
+            f"holdout_relations {', '.join(config.holdout_relations)} means something for a holdout"
+            " split alone. Give --split disease-holdout (or another node type) as well."
         )
     return _by_fact(graph, config)
 
@@ -116,17 +145,24 @@ def split_facts(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
 def _by_fact(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
     """Split each edge type by the shares of the configuration.
 
-    Edge types too small to hold out at least one pair for each of val and test keep all of theirs for training.
+    Edge types too small to hold out at least one pair for each of val and test keep all of theirs
+    for training.
     """
-    facts, part = all_facts(graph), _random_parts(graph, config.seed, (config.val_fraction, config.test_fraction))
+    facts, part = (
+        all_facts(graph),
+        _random_parts(graph, config.seed, (config.val_fraction, config.test_fraction)),
+    )
     return EdgeSplit(facts, part, _unsplit(graph, facts, part))
 
 
-def _random_parts(graph: KnowledgeGraph, seed: int, shares: tuple[float, ...]) -> UInt8[Tensor, " num_facts"]:
-    """The part of each fact, in the order of `all_facts`. shares: of each edge type, for validation (and the test)
+def _random_parts(
+    graph: KnowledgeGraph, seed: int, shares: tuple[float, ...]
+) -> UInt8[Tensor, " num_facts"]:
+    """The part of each fact, in the order of `all_facts`. shares: of each edge type, for validation
+    (and the test)
 
-    An edge type too small to hold out at least one pair for each of them trains as a whole. Edge types of one relation in both directions
-    (read as directed) are split together, as pairs.
+    An edge type too small to hold out at least one pair for each of them trains as a whole. Edge
+    types of one relation in both directions (read as directed) are split together, as pairs.
     """
     parts = [np.full(n, TRAIN, dtype=np.uint8) for n in graph.num_facts.values()]
     place = {e: i for i, e in enumerate(graph.edge_types)}
@@ -135,12 +171,17 @@ def _random_parts(graph: KnowledgeGraph, seed: int, shares: tuple[float, ...]) -
         if opposite < number:
             continue  # split with the other direction
         members = [number] if opposite == number else [number, opposite]
-        unit, num_units = _units([graph.edge_index[graph.edge_types[m]].numpy() for m in members], within_one_type=head == tail)
+        unit, num_units = _units(
+            [graph.edge_index[graph.edge_types[m]].numpy() for m in members],
+            within_one_type=head == tail,
+        )
         counts = [int(share * num_units) for share in shares]
         if all(counts):
             order = generator(seed, Stream.FACT_SPLIT, number).permutation(num_units)
             part_of_unit = np.full(num_units, TRAIN, dtype=np.uint8)
-            for part, units in zip((VAL, TEST), np.split(order[: sum(counts)], np.cumsum(counts)[:-1]), strict=False):
+            for part, units in zip(
+                (VAL, TEST), np.split(order[: sum(counts)], np.cumsum(counts)[:-1]), strict=False
+            ):
                 part_of_unit[units] = part
             start = 0
             for m in members:
@@ -151,12 +192,13 @@ def _random_parts(graph: KnowledgeGraph, seed: int, shares: tuple[float, ...]) -
 
 
 def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
-    """Hold out a share of a type's nodes with all their facts of the `holdout_edge_types`; other facts train, but for some that validate.
+    """Hold out a share of a type's nodes with all their facts of the `holdout_edge_types`; other
+    facts train, but for some that validate.
 
-    Diseases as in TxGNN's `complex_disease` split (Huang et al. 2024): drawn from those with drugs, without any of their drugs, but with
-    their genes and phenotypes; facts of other edge types, drawn at random, steer early stopping as well. The final figures are about
-    held-out nodes alone, so nothing else is kept for the test.
-    A fact between two held-out nodes goes with the test node.
+    Diseases as in TxGNN's `complex_disease` split (Huang et al. 2024): drawn from those with drugs,
+    without any of their drugs, but with their genes and phenotypes; facts of other edge types,
+    drawn at random, steer early stopping as well. The final figures are about held-out nodes alone,
+    so nothing else is kept for the test. A fact between two held-out nodes goes with the test node.
     """
     assert config.holdout_type is not None
     facts, edge_types = all_facts(graph), holdout_edge_types(graph, config)
@@ -164,12 +206,20 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
     nodes = graph.type_range(config.holdout_type)
     ends = torch.unique(facts[::2, concerned])
     candidates = ends[(ends >= nodes.start) & (ends < nodes.stop)]
-    num_val, num_test = int(config.val_fraction * len(candidates)), int(config.test_fraction * len(candidates))
+    num_val, num_test = (
+        int(config.val_fraction * len(candidates)),
+        int(config.test_fraction * len(candidates)),
+    )
     if not (num_val and num_test):
-        remedy = "Raise both fractions." if len(candidates) >= _FEWEST_TO_SPLIT else "Hold out a type with more of them."
+        remedy = (
+            "Raise both fractions."
+            if len(candidates) >= _FEWEST_TO_SPLIT
+            else "Hold out a type with more of them."
+        )
         raise InputError(
-            f"--split {config.split}: {len(candidates)} nodes of type {config.holdout_type} have such facts, too few to hold "
-            f"{config.val_fraction:g} of them out for validation and {config.test_fraction:g} for the test. {remedy}"
+            f"--split {config.split}: {len(candidates)} nodes of type {config.holdout_type} have"
+            f" such facts, too few to hold {config.val_fraction:g} of them out for validation and"
+            f" {config.test_fraction:g} for the test. {remedy}"
         )
     order = torch.from_numpy(generator(config.seed, Stream.NODE_SPLIT).permutation(len(candidates)))
     node_part = torch.full((graph.total_nodes,), TRAIN, dtype=torch.uint8)
@@ -180,41 +230,51 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
     for needed, what in ((TRAIN, "to train on"), (VAL, "for validation")):
         if not (part == needed).any():
             raise InputError(
-                f"--split {config.split}: the nodes held out leave no fact {what}, of {facts.shape[1]:,}. Change the fractions, the seed "
-                "or the relations that are held out."
+                f"--split {config.split}: the nodes held out leave no fact {what}, of"
+                f" {facts.shape[1]:,}. Change the fractions, the seed or the relations that are"
+                " held out."
             )
     return EdgeSplit(facts, part, _unsplit(graph, facts, part), node_part)
 
 
 def holdout_edge_types(graph: KnowledgeGraph, config: SplitConfig) -> tuple[EdgeType, ...]:
-    """The edge types of which a holdout split holds out every fact of its held-out nodes; none for a random split.
+    """The edge types of which a holdout split holds out every fact of its held-out nodes; none for
+    a random split.
 
-    All between its node type and drug (disease where the type is drug itself), or those of `holdout_relations`.
-    Raises InputError when the graph has no such type, relation or facts.
+    All between its node type and drug (disease where the type is drug itself), or those of
+    `holdout_relations`. Raises InputError when the graph has no such type, relation or facts.
     """
     held, named = config.holdout_type, config.holdout_relations
     if held is None:
         return ()
     if held not in graph.node_types:
-        raise InputError(f"--split {config.split}: the graph has no node type {held}; its types are {listed(graph.node_types, most=50)}.")
+        raise InputError(
+            f"--split {config.split}: the graph has no node type {held}; its types are"
+            f" {listed(graph.node_types, most=50)}."
+        )
     own = [e for e in graph.edge_types if held in (e[0], e[2])]
     relations = sorted({relation for _, relation, _ in own})
     unknown = [relation for relation in named if relation not in relations]
     if unknown:
-        raise InputError(f"holdout_relations: {held} has no relation {', '.join(unknown)}; its relations are {listed(relations, most=50)}.")
+        raise InputError(
+            f"holdout_relations: {held} has no relation {', '.join(unknown)}; its relations are"
+            f" {listed(relations, most=50)}."
+        )
     partner = _PARTNER if held != _PARTNER else _PARTNER_OF_ITSELF
     chosen = tuple(e for e in own if (e[1] in named if named else partner in (e[0], e[2])))
     if not chosen:
         raise InputError(
-            f"--split {config.split}: no edge type connects {held} with {partner}; the graph's types are "
-            f"{listed(graph.node_types, most=50)}. "
-            f"Name the relations to hold out with --holdout-relations; those of {held} are {listed(relations, most=50)}."
+            f"--split {config.split}: no edge type connects {held} with {partner}; the graph's"
+            f" types are {listed(graph.node_types, most=50)}. Name the relations to hold out with"
+            f" --holdout-relations; those of {held} are {listed(relations, most=50)}."
         )
     return chosen
 
 
 def least_held_out(graph: KnowledgeGraph, config: SplitConfig) -> dict[EdgeType, float]:
-    """Of each edge type the share of the facts that certainly does not train. Raises InputError as `holdout_edge_types` does."""
+    """Of each edge type the share of the facts that certainly does not train. Raises InputError as
+    `holdout_edge_types` does.
+    """
     by_node = holdout_edge_types(graph, config)
     others = config.val_fraction + (0.0 if by_node else config.test_fraction)
     return {e: 0.0 if e in by_node else others for e in graph.edge_types}
@@ -232,12 +292,15 @@ def all_facts(graph: KnowledgeGraph) -> Int[Tensor, "3 num_facts"]:
 def _units(directions: list[np.ndarray], within_one_type: bool) -> tuple[np.ndarray, int]:
     """The number of each fact's unordered pair, and how many there are.
 
-    directions: [2, n] pairs, and where the relation has a second edge type the other way round, that one's pairs too
+    directions: [2, n] pairs, and where the relation has a second edge type the other way round,
+        that one's pairs too
     """
     ends = np.concatenate([directions[0], *(pairs[::-1] for pairs in directions[1:])], axis=1)
     if within_one_type:
         ends = np.sort(ends, axis=0)
-    distinct, unit = np.unique(ends[0] * (int(ends.max(initial=0)) + 1) + ends[1], return_inverse=True)
+    distinct, unit = np.unique(
+        ends[0] * (int(ends.max(initial=0)) + 1) + ends[1], return_inverse=True
+    )
     return unit, len(distinct)
 
 

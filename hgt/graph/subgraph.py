@@ -1,7 +1,7 @@
 """A connected, type-balanced sample of a graph's nodes, for `limit_nodes`.
 
-Taking the first n rows would give one node type only (FACTS.md 1). This grows one connected set instead, always from
-the type that is furthest below its share.
+Taking the first n rows would give one node type only (FACTS.md 1). This grows one connected set
+instead, always from the type that is furthest below its share.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import scipy.sparse
 import scipy.sparse.csgraph
 
 
-def connected_sample(head: np.ndarray, tail: np.ndarray, node_type: np.ndarray, limit: int) -> np.ndarray:
-    """Boolean mask over the nodes: at most `limit` of them, connected, as evenly spread over the types as edges allow.
+def connected_sample(
+    head: np.ndarray, tail: np.ndarray, node_type: np.ndarray, limit: int
+) -> np.ndarray:
+    """Boolean mask over the nodes: at most `limit` of them, connected, as evenly spread over the
+    types as edges allow.
 
-    head, tail: [num_rows] node numbers; node_type: [num_nodes] type codes. Deterministic. Shares: every type gets an
-    equal one; what a small type cannot use goes to the others. Takes from the
-    largest component that has more than one type, and then never nodes of one type only.
+    head, tail: [num_rows] node numbers; node_type: [num_nodes] type codes. Deterministic. Shares:
+        every type gets an equal one; what a small type cannot use goes to the others. Takes from
+        the largest component that has more than one type, and then never nodes of one type only.
     """
     num_nodes = len(node_type)
     ones = np.ones(2 * len(head), dtype=np.int8)
@@ -33,7 +36,8 @@ def connected_sample(head: np.ndarray, tail: np.ndarray, node_type: np.ndarray, 
     share = _shares(np.bincount(node_type[reachable], minlength=node_type.max() + 1), limit)
     chosen = np.zeros(num_nodes, dtype=bool)
     seen = np.zeros(num_nodes, dtype=bool)
-    frontier: list[list[tuple[int, int]]] = [[] for _ in share]  # per type a heap of (-degree, node)
+    # per type a heap of (-degree, node)
+    frontier: list[list[tuple[int, int]]] = [[] for _ in share]
     taken = np.zeros(len(share), dtype=np.int64)
 
     def see(nodes: np.ndarray) -> None:
@@ -41,7 +45,11 @@ def connected_sample(head: np.ndarray, tail: np.ndarray, node_type: np.ndarray, 
             heapq.heappush(frontier[node_type[node]], (-int(degree[node]), node))
         seen[nodes] = True
 
-    see(np.array([np.where(_beside_another_type(head, tail, node_type, reachable), degree, -1).argmax()]))
+    see(
+        np.array(
+            [np.where(_beside_another_type(head, tail, node_type, reachable), degree, -1).argmax()]
+        )
+    )
     for _ in range(limit):
         waiting = [t for t in range(len(share)) if frontier[t]]
         best = min(waiting, key=lambda t: int(taken[t]) / max(float(share[t]), 1e-9))
@@ -52,8 +60,12 @@ def connected_sample(head: np.ndarray, tail: np.ndarray, node_type: np.ndarray, 
     return chosen
 
 
-def _beside_another_type(head: np.ndarray, tail: np.ndarray, node_type: np.ndarray, reachable: np.ndarray) -> np.ndarray:
-    """The reachable nodes from which one step leads to another type (all reachable ones where there is none)."""
+def _beside_another_type(
+    head: np.ndarray, tail: np.ndarray, node_type: np.ndarray, reachable: np.ndarray
+) -> np.ndarray:
+    """The reachable nodes from which one step leads to another type (all reachable ones where there
+    is none).
+    """
     across = np.zeros(len(node_type), dtype=bool)
     mixed = reachable[head] & (node_type[head] != node_type[tail])
     across[head[mixed]] = across[tail[mixed]] = True
@@ -61,7 +73,9 @@ def _beside_another_type(head: np.ndarray, tail: np.ndarray, node_type: np.ndarr
 
 
 def _largest_mixed_component(component: np.ndarray, node_type: np.ndarray) -> int:
-    """The largest component with several types; the largest at all where every component has one type only."""
+    """The largest component with several types; the largest at all where every component has one
+    type only.
+    """
     size = np.bincount(component)
     pairs = np.unique(component.astype(np.int64) * (int(node_type.max()) + 1) + node_type)
     num_types = np.bincount(pairs // (int(node_type.max()) + 1), minlength=len(size))

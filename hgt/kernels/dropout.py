@@ -21,7 +21,9 @@ def draw_seeds(*shape: int) -> Int[Tensor, "*shape 2"]:
     return torch.randint(-(1 << 31), 1 << 31, (*shape, 2), dtype=torch.int32)
 
 
-def kept_elements(shape: tuple[int, ...], share: float, seed: Int[Tensor, " 2"]) -> Bool[Tensor, "*shape"]:
+def kept_elements(
+    shape: tuple[int, ...], share: float, seed: Int[Tensor, " 2"]
+) -> Bool[Tensor, "*shape"]:
     """What dropout of `share` leaves, on the seed's device. The share is kept to 16 bits: to
     1 / 65536."""
     size = torch.Size(shape).numel()
@@ -32,6 +34,8 @@ def kept_elements(shape: tuple[int, ...], share: float, seed: Int[Tensor, " 2"])
     return kept[:size].view(shape)
 
 
-def dropped(x: Float[Tensor, "*shape"], share: float, seed: Int[Tensor, " 2"]) -> Float[Tensor, "*shape"]:
+def dropped(
+    x: Float[Tensor, "*shape"], share: float, seed: Int[Tensor, " 2"]
+) -> Float[Tensor, "*shape"]:
     """x with dropout."""
     return (x * kept_elements(tuple(x.shape), share, seed)).mul_(1 / (1 - share))

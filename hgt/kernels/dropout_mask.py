@@ -11,7 +11,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 
-def fill(kept: Bool[Tensor, " places"], seed: Int[Tensor, " 2"], least: int, hashes_at_a_time: int) -> None:
+def fill(
+    kept: Bool[Tensor, " places"], seed: Int[Tensor, " 2"], least: int, hashes_at_a_time: int
+) -> None:
     """Whether each element's 16 bits, as the upper ones of a signed number, are `least` or more.
 
     One hash serves two elements: its upper bits one of the first half, its lower bits one of the

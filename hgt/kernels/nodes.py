@@ -1,4 +1,5 @@
-"""The products of an HGT layer that each node type does with matrices of its own, behind one seam as in `edges.py`.
+"""The products of an HGT layer that each node type does with matrices of its own, behind one seam
+as in `edges.py`.
 
 project, project_backward: keys, queries or values (equation 3 of Hu et al. 2020)
 update, update_backward: output map and gated skip connection (equation 5)
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# MPS on M1/M2 returns wrong products where the reduction reaches 32,767 rows (pytorch 177116, torch 2.7 - 2.13).
+# MPS on M1/M2 returns wrong products where the reduction reaches 32,767 rows (pytorch 177116, torch
+# 2.7 - 2.13).
 MAX_REDUCTION_ROWS = 32_000
 KEY, QUERY, VALUE = 0, 1, 2  # places in `Weights.projection`
 
@@ -32,8 +34,10 @@ class Weights:
 class Nodes:
     """How a layer goes over its nodes.
 
-    ranges: each type's nodes; kept: [N, hidden] bool, what dropout leaves, or None; keep_scale: what it is scaled by
-    dtype: of the products; spend_gradient: the backward pass may overwrite the gradient that it is given
+    ranges: each type's nodes; kept: [N, hidden] bool, what dropout leaves, or None; keep_scale:
+        what it is scaled by
+    dtype: of the products; spend_gradient: the backward pass may overwrite the gradient that it is
+        given
     """
 
     ranges: tuple[tuple[int, int], ...]
@@ -43,7 +47,9 @@ class Nodes:
     spend_gradient: bool
 
     def parts(self) -> Iterator[tuple[int, slice]]:
-        """Each type's rows, at most MAX_REDUCTION_ROWS at a time, so that no gradient of weights reduces over more."""
+        """Each type's rows, at most MAX_REDUCTION_ROWS at a time, so that no gradient of weights
+        reduces over more.
+        """
         for i, (start, stop) in enumerate(self.ranges):
             for first in range(start, stop, MAX_REDUCTION_ROWS):
                 yield i, slice(first, min(first + MAX_REDUCTION_ROWS, stop))
@@ -56,7 +62,8 @@ class Nodes:
 class NodeKernels:
     """Type by type: runs on every device. All formulations have these methods.
 
-    joins: the gradients of keys, queries and values go back together, where projections are kept and memory is not short
+    joins: the gradients of keys, queries and values go back together, where projections are kept
+        and memory is not short
     """
 
     joins = False
@@ -65,10 +72,25 @@ class NodeKernels:
         """[N, hidden] keys, queries or values."""
         out = torch.empty_like(x, dtype=nodes.dtype)
         for i, part in nodes.parts():
-            _affine(x[part], w.projection[i, which], w.projection_bias[i, which], nodes.dtype, out=out[part])
+            _affine(
+                x[part],
+                w.projection[i, which],
+                w.projection_bias[i, which],
+                nodes.dtype,
+                out=out[part],
+            )
         return out
 
-    def project_backward(self, grad: Tensor, x: Tensor, w: Weights, grads: Weights, which: int, nodes: Nodes, grad_x: Tensor) -> None:
+    def project_backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        w: Weights,
+        grads: Weights,
+        which: int,
+        nodes: Nodes,
+        grad_x: Tensor,
+    ) -> None:
         """Adds to grad_x and to the gradients of the projection."""
         for i, part in nodes.parts():
             _add_product(grad_x[part], grad[part], w.projection[i, which], nodes.dtype)
@@ -76,9 +98,17 @@ class NodeKernels:
             grads.projection_bias[i, which] += grad[part].sum(0)
 
     def project_backward_joined(
-        self, by_map: tuple[Tensor, Tensor, Tensor], x: Tensor, w: Weights, grads: Weights, nodes: Nodes, grad_x: Tensor
+        self,
+        by_map: tuple[Tensor, Tensor, Tensor],
+        x: Tensor,
+        w: Weights,
+        grads: Weights,
+        nodes: Nodes,
+        grad_x: Tensor,
     ) -> None:
-        """`project_backward` of keys, queries and values at once: a product of three times the size instead of three."""
+        """`project_backward` of keys, queries and values at once: a product of three times the size
+        instead of three.
+        """
         for i, part in nodes.parts():
             grad = torch.cat([of_map[part] for of_map in by_map], 1)
             _add_product(grad_x[part], grad, w.projection[i].flatten(0, 1), nodes.dtype)
@@ -86,10 +116,14 @@ class NodeKernels:
             grads.projection_bias[i].view(-1).add_(grad.sum(0))
 
     def update(self, x: Tensor, message: Tensor, w: Weights, nodes: Nodes) -> Tensor:
-        """[N, hidden] the layer's output: `x` and `out(gelu(message))` mixed by each type's gate, the sigmoid of its skip."""
+        """[N, hidden] the layer's output: `x` and `out(gelu(message))` mixed by each type's gate,
+        the sigmoid of its skip.
+        """
         out = torch.empty_like(x)
         for i, part in nodes.parts():
-            new = _affine(functional.gelu(message[part]), w.out[i], w.out_bias[i], nodes.dtype).to(message.dtype)
+            new = _affine(functional.gelu(message[part]), w.out[i], w.out_bias[i], nodes.dtype).to(
+                message.dtype
+            )
             torch.lerp(x[part], nodes.dropped(new, part), w.skip[i].sigmoid(), out=out[part])
         return out
 
@@ -98,10 +132,14 @@ class NodeKernels:
     ) -> tuple[Tensor, Tensor]:
         """Gradients of x (the skip's share) and of the messages; adds to those of out and skip.
 
-        The gate's gradient, the sum of (new - x) grad_out, comes from what is needed anyway: new is linear in the activation, so that
-        gate * sum(new * grad_out) = sum(activation * grad_activation) + bias . grad_bias. The output map is not computed again.
+        The gate's gradient, the sum of (new - x) grad_out, comes from what is needed anyway: new is
+        linear in the activation, so that gate * sum(new * grad_out) = sum(activation *
+        grad_activation) + bias . grad_bias. The output map is not computed again.
         """
-        grad_x, grad_message = grad_out if nodes.spend_gradient else torch.empty_like(x), torch.empty_like(message)
+        grad_x, grad_message = (
+            grad_out if nodes.spend_gradient else torch.empty_like(x),
+            torch.empty_like(message),
+        )
         for i, part in nodes.parts():
             gate = w.skip[i].sigmoid()
             activation = functional.gelu(message[part])
@@ -112,14 +150,22 @@ class NodeKernels:
             _add_product(grads.out[i], grad_new.T, activation, nodes.dtype)
             grad_bias = grad_new.sum(0)
             grads.out_bias[i] += grad_bias
-            grad_activation = (grad_new.to(nodes.dtype) @ w.out[i].to(nodes.dtype)).to(message.dtype)
-            through_new = (activation.mul_(grad_activation)).sum() + (w.out_bias[i] * grad_bias).sum()
+            grad_activation = (grad_new.to(nodes.dtype) @ w.out[i].to(nodes.dtype)).to(
+                message.dtype
+            )
+            through_new = (activation.mul_(grad_activation)).sum() + (
+                w.out_bias[i] * grad_bias
+            ).sum()
             grads.skip[i] += (1 - gate) * (through_new - gate * through_x)
-            torch.ops.aten.gelu_backward.grad_input(grad_activation, message[part], grad_input=grad_message[part])
+            torch.ops.aten.gelu_backward.grad_input(
+                grad_activation, message[part], grad_input=grad_message[part]
+            )
         return grad_x, grad_message
 
 
-def _affine(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+def _affine(
+    x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, out: Tensor | None = None
+) -> Tensor:
     return torch.addmm(bias.to(dtype), x.to(dtype), weight.to(dtype).T, out=out)
 
 
@@ -132,6 +178,8 @@ def _add_product(out: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype) -
 
 
 class CpuNodeKernels(NodeKernels):
-    """Gradients of keys, queries and values joined: a step at 5,000 nodes of ten types takes 2 % less time."""
+    """Gradients of keys, queries and values joined: a step at 5,000 nodes of ten types takes 2 %
+    less time.
+    """
 
     joins = True

@@ -1,4 +1,5 @@
-"""CUDA formulation of `dropout_mask`: one Triton kernel for a mask, where torch needs some 25 for every million elements.
+"""CUDA formulation of `dropout_mask`: one Triton kernel for a mask, where torch needs some 25 for
+every million elements.
 
 Imported on CUDA alone; the same integers, so the same elements are kept.
 """
@@ -14,7 +15,7 @@ _HASHES_PER_PROGRAM = 1_024
 
 
 @triton.jit
-def _fill(kept, seed, half, least, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202
+def _fill(kept, seed, half, least, BLOCK: tl.constexpr):
     """See `dropout_mask.fill`."""
     number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = number < half
@@ -35,4 +36,6 @@ def fill(kept: Tensor, seed: Tensor, least: int) -> None:
     """As `dropout_mask.fill`."""
     half = len(kept) // 2
     if half:
-        _fill[(triton.cdiv(half, _HASHES_PER_PROGRAM),)](kept.view(torch.int8), seed, half, least, BLOCK=_HASHES_PER_PROGRAM)
+        _fill[(triton.cdiv(half, _HASHES_PER_PROGRAM),)](
+            kept.view(torch.int8), seed, half, least, BLOCK=_HASHES_PER_PROGRAM
+        )

@@ -1,6 +1,8 @@
-"""CUDA formulation of `edges`: one Triton kernel each, segments summed in registers instead of edge by edge with atomics.
+"""CUDA formulation of `edges`: one Triton kernel each, segments summed in registers instead of edge
+by edge with atomics.
 
-Imported on CUDA alone; Triton comes with torch's CUDA builds. Same results as the other formulations up to rounding.
+Imported on CUDA alone; Triton comes with torch's CUDA builds. Same results as the other
+formulations up to rounding.
 """
 
 from __future__ import annotations
@@ -19,29 +21,41 @@ _ROWS_PER_PROGRAM = 16
 
 
 @triton.jit
-def _edge_dot(  # noqa: ANN202
-    rows, others, row, other, out, num_edges,  # noqa: ANN001
-    ROW: tl.constexpr, ROW_HEAD, OTHER: tl.constexpr, OTHER_HEAD,  # noqa: ANN001
+def _edge_dot(
+    rows, others, row, other, out, num_edges,
+    ROW: tl.constexpr, ROW_HEAD, OTHER: tl.constexpr, OTHER_HEAD,
     HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """ROW, OTHER: floats from one row to the next; ROW_HEAD, OTHER_HEAD: from one head to the next."""
+    """ROW, OTHER: floats from one row to the next; ROW_HEAD, OTHER_HEAD: from one head to the
+    next.
+    """
     edge = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = edge < num_edges
     head = tl.arange(0, HEADS)
     column = tl.arange(0, DIM)
     r = tl.load(row + edge, mask=inside, other=0).to(tl.int64)
     o = tl.load(other + edge, mask=inside, other=0).to(tl.int64)
-    at = r[:, None, None] * ROW + head[None, :, None].to(tl.int64) * ROW_HEAD + column[None, None, :]
+    at = (
+        r[:, None, None] * ROW + head[None, :, None].to(tl.int64) * ROW_HEAD + column[None, None, :]
+    )
     a = tl.load(rows + at, mask=inside[:, None, None], other=0.0).to(tl.float32)
-    at = o[:, None, None] * OTHER + head[None, :, None].to(tl.int64) * OTHER_HEAD + column[None, None, :]
+    at = (
+        o[:, None, None] * OTHER
+        + head[None, :, None].to(tl.int64) * OTHER_HEAD
+        + column[None, None, :]
+    )
     b = tl.load(others + at, mask=inside[:, None, None], other=0.0).to(tl.float32)
-    tl.store(out + edge[:, None].to(tl.int64) * HEADS + head[None, :], tl.sum(a * b, axis=2), mask=inside[:, None])
+    tl.store(
+        out + edge[:, None].to(tl.int64) * HEADS + head[None, :],
+        tl.sum(a * b, axis=2),
+        mask=inside[:, None],
+    )
 
 
 @triton.jit
-def _segment_sum(  # noqa: ANN202
-    out, summands, weights, rows, ptr, other, order,  # noqa: ANN001
-    ROW: tl.constexpr, ROW_HEAD, OTHER: tl.constexpr, OTHER_HEAD,  # noqa: ANN001
+def _segment_sum(
+    out, summands, weights, rows, ptr, other, order,
+    ROW: tl.constexpr, ROW_HEAD, OTHER: tl.constexpr, OTHER_HEAD,
     HAS_ORDER: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """ROW, ROW_HEAD: strides of `out`; OTHER, OTHER_HEAD: of `summands`."""
@@ -58,18 +72,37 @@ def _segment_sum(  # noqa: ANN202
         place = edge
         if HAS_ORDER:
             place = tl.load(order + edge, mask=inside, other=0)
-        weight = tl.load(weights + place[:, None].to(tl.int64) * HEADS + head[None, :], mask=inside[:, None], other=0.0)
-        at = o[:, None, None] * OTHER + head[None, :, None].to(tl.int64) * OTHER_HEAD + column[None, None, :]
+        weight = tl.load(
+            weights + place[:, None].to(tl.int64) * HEADS + head[None, :],
+            mask=inside[:, None],
+            other=0.0,
+        )
+        at = (
+            o[:, None, None] * OTHER
+            + head[None, :, None].to(tl.int64) * OTHER_HEAD
+            + column[None, None, :]
+        )
         x = tl.load(summands + at, mask=inside[:, None, None], other=0.0).to(tl.float32)
         total += tl.sum(x * weight[:, :, None], axis=0)
     row = tl.load(rows + segment).to(tl.int64)
-    tl.atomic_add(out + row * ROW + head[:, None].to(tl.int64) * ROW_HEAD + column[None, :], total, sem="relaxed")
+    tl.atomic_add(
+        out + row * ROW + head[:, None].to(tl.int64) * ROW_HEAD + column[None, :],
+        total,
+        sem="relaxed",
+    )
 
 
 @triton.jit
-def _table_rows(  # noqa: ANN202
-    x, table, nodes, num_rows, HEADS: tl.constexpr, DIM: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr,  # noqa: ANN001
-):  # fmt: skip
+def _table_rows(
+    x,
+    table,
+    nodes,
+    num_rows,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    ADD: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Node rows of x into a table, head by head; or, ADD, the table's rows added to those of x."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = (row < num_rows)[:, None, None]
@@ -79,13 +112,20 @@ def _table_rows(  # noqa: ANN202
     of_x = x + node[:, None, None] * (HEADS * DIM) + head * DIM + column
     of_table = table + (head.to(tl.int64) * num_rows + row[:, None, None]) * DIM + column
     if ADD:
-        tl.atomic_add(of_x, tl.load(of_table, mask=inside, other=0.0).to(tl.float32), mask=inside, sem="relaxed")
+        tl.atomic_add(
+            of_x,
+            tl.load(of_table, mask=inside, other=0.0).to(tl.float32),
+            mask=inside,
+            sem="relaxed",
+        )
     else:
         tl.store(of_table, tl.load(of_x, mask=inside, other=0.0), mask=inside)
 
 
 class TritonKernels(ChunkedKernels):
-    """Needs powers of two for heads and dimensions per head, and float32 weights; anything else goes by chunks."""
+    """Needs powers of two for heads and dimensions per head, and float32 weights; anything else
+    goes by chunks.
+    """
 
     def per_edge(self, values: Tensor, node: Tensor) -> Tensor:
         return values[node]  # index_select and gather: four times as long on an H100
@@ -99,7 +139,11 @@ class TritonKernels(ChunkedKernels):
         return table
 
     def add_table(self, out: Tensor, group: EdgeGroup, table: Tensor) -> None:
-        fits = _powers_of_two(len(table), table.shape[2]) and out.is_contiguous() and table.is_contiguous()
+        fits = (
+            _powers_of_two(len(table), table.shape[2])
+            and out.is_contiguous()
+            and table.is_contiguous()
+        )
         if not (fits and out.dtype == torch.float32):
             return super().add_table(out, group, table)
         return _move_rows(out, table, group, add=True)
@@ -110,23 +154,48 @@ class TritonKernels(ChunkedKernels):
         num_heads, _, dim = rows.shape
         if len(out):
             _edge_dot[(triton.cdiv(len(out), _EDGES_PER_PROGRAM),)](
-                rows, others, edges.row, edges.other, out, len(out),
-                ROW=rows.stride(1), ROW_HEAD=rows.stride(0), OTHER=others.stride(1), OTHER_HEAD=others.stride(0),
-                HEADS=num_heads, DIM=dim, BLOCK=_EDGES_PER_PROGRAM,
-            )  # fmt: skip
+                rows,
+                others,
+                edges.row,
+                edges.other,
+                out,
+                len(out),
+                ROW=rows.stride(1),
+                ROW_HEAD=rows.stride(0),
+                OTHER=others.stride(1),
+                OTHER_HEAD=others.stride(0),
+                HEADS=num_heads,
+                DIM=dim,
+                BLOCK=_EDGES_PER_PROGRAM,
+            )
         return None
 
-    def add_weighted_sum(self, out: Tensor, summands: Tensor, weights: Tensor, edges: SortedEdges) -> None:
+    def add_weighted_sum(
+        self, out: Tensor, summands: Tensor, weights: Tensor, edges: SortedEdges
+    ) -> None:
         if not _fits(out, summands, weights):
             return super().add_weighted_sum(out, summands, weights, edges)
         num_heads, _, dim = out.shape
         if len(edges.rows):
             has_order = edges.order is not None
             _segment_sum[(len(edges.rows),)](
-                out, summands, weights, edges.rows, edges.ptr, edges.other, edges.order if has_order else edges.other,
-                ROW=out.stride(1), ROW_HEAD=out.stride(0), OTHER=summands.stride(1), OTHER_HEAD=summands.stride(0),
-                HAS_ORDER=has_order, HEADS=num_heads, DIM=dim, BLOCK=_EDGES_AT_A_TIME, num_warps=2,
-            )  # fmt: skip
+                out,
+                summands,
+                weights,
+                edges.rows,
+                edges.ptr,
+                edges.other,
+                edges.order if has_order else edges.other,
+                ROW=out.stride(1),
+                ROW_HEAD=out.stride(0),
+                OTHER=summands.stride(1),
+                OTHER_HEAD=summands.stride(0),
+                HAS_ORDER=has_order,
+                HEADS=num_heads,
+                DIM=dim,
+                BLOCK=_EDGES_AT_A_TIME,
+                num_warps=2,
+            )
         return None
 
 

@@ -1,4 +1,6 @@
-"""The counts that the memory plan is computed from: how many nodes, edges and facts meet at once. Takes a graph and its configuration."""
+"""The counts that the memory plan is computed from: how many nodes, edges and facts meet at once.
+Takes a graph and its configuration.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,16 @@ class MessageType:
     edges: int
 
     def scaled(self, share: float) -> MessageType:
-        return MessageType(ceil(self.sources * share), ceil(self.targets * share), ceil(self.edges * share))
+        return MessageType(
+            ceil(self.sources * share), ceil(self.targets * share), ceil(self.edges * share)
+        )
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One relation's ranked facts, asked for one of their ends: how many, from how many nodes, how many facts of these nodes are known,
-    and among how many candidates they are ranked."""
+    """One relation's ranked facts, asked for one of their ends: how many, from how many nodes, how
+    many facts of these nodes are known, and among how many candidates they are ranked.
+    """
 
     facts: int
     nodes: int
@@ -77,17 +82,36 @@ class Counts:
         types = tuple(_message_type(source, target, share) for _, source, target, share in degrees)
         drawn = (num_step_edges(share * target, t.num_neighbors) for _, _, target, share in degrees)
         return cls(
-            device=device, nodes=graph.total_nodes, node_types=len(graph.node_types), largest_type=max(graph.num_nodes.values()),
-            hidden=m.hidden_dim, dim=m.embedding_dim, heads=m.num_heads, layers=m.num_layers, relations=len(graph.edge_types),
-            facts=graph.total_facts, message_types=types,
-            step_types=tuple(replace(of_type, edges=n) for of_type, n in zip(types, drawn, strict=True)),
-            chunk_types=_chunk_types(degrees, graph.total_nodes, t.node_batch_size), draws_edges=draws_edges(t.num_neighbors),
-            dropout=m.dropout > 0, input_dropout=m.input_dropout > 0, query_tensors=DECODERS[m.decoder].query_tensors,
+            device=device,
+            nodes=graph.total_nodes,
+            node_types=len(graph.node_types),
+            largest_type=max(graph.num_nodes.values()),
+            hidden=m.hidden_dim,
+            dim=m.embedding_dim,
+            heads=m.num_heads,
+            layers=m.num_layers,
+            relations=len(graph.edge_types),
+            facts=graph.total_facts,
+            message_types=types,
+            step_types=tuple(
+                replace(of_type, edges=n) for of_type, n in zip(types, drawn, strict=True)
+            ),
+            chunk_types=_chunk_types(degrees, graph.total_nodes, t.node_batch_size),
+            draws_edges=draws_edges(t.num_neighbors),
+            dropout=m.dropout > 0,
+            input_dropout=m.input_dropout > 0,
+            query_tensors=DECODERS[m.decoder].query_tensors,
             averages=t.average_decay > 0,
-            item=2 if m.mixed_precision else 4, node_chunk=t.node_batch_size,
-            ranked=_asked(graph, min(t.num_val_edges / graph.total_facts, config.split.val_fraction), typed_only=True),
-            tested=_asked(graph, config.split.test_fraction, typed_only=False), batch=batch_sizes(graph, config),
-        )  # fmt: skip
+            item=2 if m.mixed_precision else 4,
+            node_chunk=t.node_batch_size,
+            ranked=_asked(
+                graph,
+                min(t.num_val_edges / graph.total_facts, config.split.val_fraction),
+                typed_only=True,
+            ),
+            tested=_asked(graph, config.split.test_fraction, typed_only=False),
+            batch=batch_sizes(graph, config),
+        )
 
     @property
     def traits(self) -> DeviceTraits:
@@ -95,21 +119,32 @@ class Counts:
 
     def scaled(self, share: float) -> Counts:
         """A graph with this share of the nodes and facts."""
-        changed: dict[str, Any] = {n: max(1, int(getattr(self, n) * share)) for n in ("nodes", "largest_type", "facts")}
+        changed: dict[str, Any] = {
+            n: max(1, int(getattr(self, n) * share)) for n in ("nodes", "largest_type", "facts")
+        }
         for name in ("message_types", "step_types"):
             changed[name] = tuple(of_type.scaled(share) for of_type in getattr(self, name))
         for name in ("ranked", "tested"):
-            changed[name] = tuple(replace(asked, candidates=max(1, int(asked.candidates * share))) for asked in getattr(self, name))
+            changed[name] = tuple(
+                replace(asked, candidates=max(1, int(asked.candidates * share)))
+                for asked in getattr(self, name)
+            )
         return replace(self, **changed)
 
 
-def _degrees(graph: KnowledgeGraph, config: SplitConfig) -> Iterator[tuple[int, Tensor, Tensor, float]]:
-    """For each message edge type: the global number of its first target, each source's and target's number of edges, and the share of
-    them that trains at most."""
+def _degrees(
+    graph: KnowledgeGraph, config: SplitConfig
+) -> Iterator[tuple[int, Tensor, Tensor, float]]:
+    """For each message edge type: the global number of its first target, each source's and target's
+    number of edges, and the share of them that trains at most.
+    """
     held_out = least_held_out(graph, config)
     for edge_type, index in graph.edge_index.items():
         ends, share = edge_type[::2], 1 - held_out[edge_type]
-        heads, tails = (torch.bincount(side, minlength=graph.num_nodes[e]) for side, e in zip(index, ends, strict=True))
+        heads, tails = (
+            torch.bincount(side, minlength=graph.num_nodes[e])
+            for side, e in zip(index, ends, strict=True)
+        )
         if edge_type in graph.symmetric:
             yield graph.offsets[ends[0]], heads + tails, heads + tails, share
         else:
@@ -118,38 +153,65 @@ def _degrees(graph: KnowledgeGraph, config: SplitConfig) -> Iterator[tuple[int, 
 
 
 def _drawn_share(degree: Tensor, share: float) -> Tensor:
-    """Of each node the chance that one of its edges is among this share of the edges, drawn at random."""
+    """Of each node the chance that one of its edges is among this share of the edges, drawn at
+    random.
+    """
     return 1 - (1 - share) ** degree
 
 
-def _message_type(source: Tensor, target: Tensor, share: float, into: Tensor | None = None) -> MessageType:
-    """Expected of a random share of the edges. into: the degrees of those targets alone that count; all when not given"""
+def _message_type(
+    source: Tensor, target: Tensor, share: float, into: Tensor | None = None
+) -> MessageType:
+    """Expected of a random share of the edges. into: the degrees of those targets alone that count;
+    all when not given
+    """
     into = target if into is None else into
     of_sources = share * int(into.sum()) / max(int(target.sum()), 1)
-    sources, targets = (ceil(_drawn_share(*side).sum()) for side in ((source, of_sources), (into, share)))
+    sources, targets = (
+        ceil(_drawn_share(*side).sum()) for side in ((source, of_sources), (into, share))
+    )
     return MessageType(sources, targets, ceil(share * int(into.sum())))
 
 
-def _chunk_types(degrees: list[tuple[int, Tensor, Tensor, float]], nodes: int, chunk: int) -> tuple[MessageType, ...]:
+def _chunk_types(
+    degrees: list[tuple[int, Tensor, Tensor, float]], nodes: int, chunk: int
+) -> tuple[MessageType, ...]:
     edges = torch.zeros(nodes, dtype=torch.int64)
     for offset, _, target, _ in degrees:
         edges[offset : offset + len(target)] += target
     start = chunk * int(torch.stack([part.sum() for part in edges.split(chunk)]).argmax())
     return tuple(
-        _message_type(source, target, share, target[max(start - offset, 0) : max(start + chunk - offset, 0)])
+        _message_type(
+            source, target, share, target[max(start - offset, 0) : max(start + chunk - offset, 0)]
+        )
         for offset, source, target, share in degrees
     )
 
 
 def _asked(graph: KnowledgeGraph, share: float, typed_only: bool) -> tuple[Asked, ...]:
-    """Where this share of each relation's facts is ranked, among nodes of the type or all; of the two sides the one with more scores."""
+    """Where this share of each relation's facts is ranked, among nodes of the type or all; of the
+    two sides the one with more scores.
+    """
     asked = []
     for edge_type, index in graph.edge_index.items():
-        sides = [torch.bincount(side, minlength=max(graph.num_nodes[e] for e in edge_type[::2])) for side in index]
+        sides = [
+            torch.bincount(side, minlength=max(graph.num_nodes[e] for e in edge_type[::2]))
+            for side in index
+        ]
         known = [sides[0] + sides[1]] * 2 if edge_type in graph.symmetric else sides
         for_side = []
         for degree, known_degree, wanted in zip(sides, known, edge_type[::-2], strict=True):
-            chance, candidates = _drawn_share(degree, share), graph.num_nodes[wanted] if typed_only else graph.total_nodes
-            for_side.append(Asked(int(share * index.shape[1]), ceil(chance.sum()), ceil((chance * known_degree).sum()), candidates))
+            chance, candidates = (
+                _drawn_share(degree, share),
+                graph.num_nodes[wanted] if typed_only else graph.total_nodes,
+            )
+            for_side.append(
+                Asked(
+                    int(share * index.shape[1]),
+                    ceil(chance.sum()),
+                    ceil((chance * known_degree).sum()),
+                    candidates,
+                )
+            )
         asked.append(max(for_side, key=lambda side: side.nodes * side.candidates))
     return tuple(asked)

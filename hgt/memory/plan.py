@@ -1,7 +1,8 @@
-"""What a run will take, computed from counts before anything is allocated; and the largest form of the step that fits.
+"""What a run will take, computed from counts before anything is allocated; and the largest form of
+the step that fits.
 
-In: a graph, the configuration, the device's limit. Out: a `MemoryPlan`. What may shrink without changing the result is a `StepForm`;
-`embedding_dim` is never touched.
+In: a graph, the configuration, the device's limit. Out: a `MemoryPlan`. What may shrink without
+changing the result is a `StepForm`; `embedding_dim` is never touched.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _PLAN_ANEW = "Remove it, then resume: the run is planned anew."
 @dataclass(frozen=True)
 class MemoryPlan:
     """phases: bytes at the worst moment of each; parts: what the step's worst moment consists of
-    limit_bytes: what the device may give; required_bytes: the largest phase; form: how steps are worked off
+    limit_bytes: what the device may give; required_bytes: the largest phase; form: how steps are
+    worked off
     """
 
     device: str
@@ -81,10 +83,16 @@ class MemoryPlan:
 
     def table(self) -> str:
         lines = [f"memory plan for {self.device}: {self.form}"]
-        lines += [f"  {n / 2**20:>10,.0f} MiB  {name:<12}{_PHASES[name]}" for name, n in self.phases.items()]
+        lines += [
+            f"  {n / 2**20:>10,.0f} MiB  {name:<12}{_PHASES[name]}"
+            for name, n in self.phases.items()
+        ]
         lines.append("of the step")
         lines += [f"  {n / 2**20:>10,.0f} MiB  {name}" for name, n in self.parts.items()]
-        lines.append(f"  {self.required_bytes / 2**20:>10,.0f} MiB  at the peak, of {self.limit_bytes / 2**20:,.0f} MiB available")
+        lines.append(
+            f"  {self.required_bytes / 2**20:>10,.0f} MiB  at the peak, of"
+            f" {self.limit_bytes / 2**20:,.0f} MiB available"
+        )
         return "\n".join(lines)
 
 
@@ -116,7 +124,9 @@ class Planner:
 
 
 def plan_memory(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe) -> MemoryPlan:
-    """The plan with the largest form that fits the limit; with the smallest form where none does."""
+    """The plan with the largest form that fits the limit; with the smallest form where none
+    does.
+    """
     return Planner.of(graph, config, probe.type).plan(probe)
 
 
@@ -126,9 +136,14 @@ def _plan(counts: Counts, form: StepForm, probe: DeviceProbe) -> MemoryPlan:
 
 
 def refuse_what_cannot_fit(
-    plan: MemoryPlan, graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe, otherwise: str = "another device"
+    plan: MemoryPlan,
+    graph: KnowledgeGraph,
+    config: RunConfig,
+    probe: DeviceProbe,
+    otherwise: str = "another device",
 ) -> None:
-    """Raises InputError with required and available bytes and the smallest change that would fit. Never touches `embedding_dim`.
+    """Raises InputError with required and available bytes and the smallest change that would fit.
+    Never touches `embedding_dim`.
 
     otherwise: what would help besides
     """
@@ -137,8 +152,9 @@ def refuse_what_cannot_fit(
     changes = [_change(name, value) for name, value in _fitting_changes(graph, config, probe)]
     would_fit = f"What would fit: {', or '.join(changes)}; or {otherwise}."
     raise InputError(
-        f"This run needs {plan.required_bytes:,} bytes on {plan.device} ({probe.name}) in its smallest form ({plan.form}), and a tenth "
-        f"more for gaps; {plan.limit_bytes:,} are available. {would_fit if changes else f'Take {otherwise}, or a smaller graph.'}"
+        f"This run needs {plan.required_bytes:,} bytes on {plan.device} ({probe.name}) in its"
+        f" smallest form ({plan.form}), and a tenth more for gaps; {plan.limit_bytes:,} are"
+        f" available. {would_fit if changes else f'Take {otherwise}, or a smaller graph.'}"
     )
 
 
@@ -146,11 +162,15 @@ def _change(name: str, value: int) -> str:
     return f"--{name.replace('_', '-')} {value}"
 
 
-def _fitting_changes(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe) -> Iterator[tuple[str, int]]:
+def _fitting_changes(
+    graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe
+) -> Iterator[tuple[str, int]]:
     """For each parameter that may shrink, the largest smaller value with which the run fits."""
     heads = config.model.num_heads
     steps = {
-        "hidden_dim": [h for h in (192, 128, 96, 64, 32) if h < config.model.hidden_dim and h % heads == 0],
+        "hidden_dim": [
+            h for h in (192, 128, 96, 64, 32) if h < config.model.hidden_dim and h % heads == 0
+        ],
         "num_layers": list(range(config.model.num_layers - 1, 0, -1)),
     }
     for name, values in steps.items():
@@ -163,13 +183,20 @@ def _fitting_changes(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProb
     counts = Counts.of(graph, config, probe.type)
     low, high = 0, graph.total_nodes
     form = replace(
-        StepForm.of(config), accumulation_steps=64, table_rows=4_096, group_edges=65_536, recompute_layers=True, keep_projections=False
+        StepForm.of(config),
+        accumulation_steps=64,
+        table_rows=4_096,
+        group_edges=65_536,
+        recompute_layers=True,
+        keep_projections=False,
     )
-    while high - low > graph.total_nodes // 100 + 1:  # a sample of nodes has about its share of the facts
+    # a sample of nodes has about its share of the facts
+    while high - low > graph.total_nodes // 100 + 1:
         middle = (low + high) // 2
         fits = _plan(counts.scaled(middle / graph.total_nodes), form, probe).fits
         low, high = (middle, high) if fits else (low, middle)
-    low = int(0.9 * low) // 100 * 100  # a sample's share of the facts is a little larger than that of the nodes
+    # a sample's share of the facts is a little larger than that of the nodes
+    low = int(0.9 * low) // 100 * 100
     if low:
         yield "limit_nodes", low
 
@@ -180,7 +207,8 @@ def memory_limit(config: RunConfig) -> int | None:
 
 
 def probe_for_plan(config: RunConfig) -> DeviceProbe:
-    """The device that a run would get; one that is not on this machine can be planned for where `memory` says what it has.
+    """The device that a run would get; one that is not on this machine can be planned for where
+    `memory` says what it has.
 
     Raises InputError as `probe_device` does.
     """

@@ -1,6 +1,8 @@
-"""The edges that messages pass along, laid out once so that every step works on a few groups of sorted edges.
+"""The edges that messages pass along, laid out once so that every step works on a few groups of
+sorted edges.
 
-In: edges per message edge type. Out: a `MessageGraph` on a device. Leaving edges out of a step does not change the
+In: edges per message edge type. Out: a `MessageGraph` on a device. Leaving edges out of a step does
+not change the
 layout: the step passes a mask (`removed`), so that all shapes stay the same from step to step.
 """
 
@@ -19,16 +21,20 @@ from hgt.graph.facts import EdgeType
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import TRAIN, EdgeSplit
 
-MAX_SEGMENT_EDGES = 128  # a hub's edges are summed in segments of this length, so that no thread of a GPU works alone
-_PRODUCT_ROWS = 16_384  # of one product of two tables: below the longest reduction that is right on every device
+# a hub's edges are summed in segments of this length, so that no thread of a GPU works alone
+MAX_SEGMENT_EDGES = 128
+# of one product of two tables: below the longest reduction that is right on every device
+_PRODUCT_ROWS = 16_384
 _BLOCK_ROWS = (16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
 class GroupLimits:
-    """How much is worked on at a time: rows of a table of transformed keys, queries or values, and edges.
+    """How much is worked on at a time: rows of a table of transformed keys, queries or values, and
+    edges.
 
-    A table has `hidden_dim` floats per row; edges have one float per head. Sizes change memory and time, never the result.
+    A table has `hidden_dim` floats per row; edges have one float per head. Sizes change memory and
+    time, never the result.
     """
 
     rows: int = 65_536
@@ -39,7 +45,8 @@ class GroupLimits:
 class SortedEdges:
     """A group's edges in the order of the rows that they sum into.
 
-    rows: [num_segments] the row that each segment of edges sums into, ascending; a row without edges has none, a hub several
+    rows: [num_segments] the row that each segment of edges sums into, ascending; a row without
+        edges has none, a hub several
     ptr: [num_segments + 1] where the segments start
     row, other: [num_edges] the row of each edge, and the row on the opposite side
     order: [num_edges] place of the edge in the group's own order (None: that order itself)
@@ -54,15 +61,20 @@ class SortedEdges:
 
 @dataclass(frozen=True)
 class EdgeGroup:
-    """Edges of one or several message edge types that are worked on together, in the order of their targets.
+    """Edges of one or several message edge types that are worked on together, in the order of their
+    targets.
 
-    Each relation's keys and values are transformed on one side only, that with fewer nodes in the relation. The transformed
-    rows of a group stand in one table, in blocks of `block_rows` rows of one relation; a relation's last block is padded.
-    A group holds relations transformed on one side: at the sources (`transforms_source`) or at the targets.
+    Each relation's keys and values are transformed on one side only, that with fewer nodes in the
+    relation. The transformed rows of a group stand in one table, in blocks of `block_rows` rows of
+    one relation; a relation's last block is padded. A group holds relations transformed on one
+    side: at the sources (`transforms_source`) or at the targets.
 
-    edges: the group's range in the graph's concatenated edges; relation: [num_blocks] which relation matrices
-    nodes: [num_blocks * block_rows] global number of the node behind each table row (any node for padding: it has no edges)
-    by_target, by_source: rows on the transformed side are rows of the table, rows on the other side are global node numbers
+    edges: the group's range in the graph's concatenated edges; relation: [num_blocks] which
+        relation matrices
+    nodes: [num_blocks * block_rows] global number of the node behind each table row (any node for
+        padding: it has no edges)
+    by_target, by_source: rows on the transformed side are rows of the table, rows on the other side
+        are global node numbers
     """
 
     transforms_source: bool
@@ -75,7 +87,9 @@ class EdgeGroup:
 
     @functools.cached_property
     def relation_rows(self) -> tuple[tuple[int, slice], ...]:
-        """Each relation's table rows, at most 16,384 at a time. Waits for the device: for the CPU alone."""
+        """Each relation's table rows, at most 16,384 at a time. Waits for the device: for the CPU
+        alone.
+        """
         relations, counts = torch.unique_consecutive(self.relation, return_counts=True)
         stops = (self.block_rows * torch.cumsum(counts, 0)).tolist()
         starts = [0, *stops[:-1]]
@@ -87,7 +101,9 @@ class EdgeGroup:
 
     @property
     def by_node(self) -> SortedEdges:
-        """By the side that is not transformed: `row` is a global node number, `other` a row of the table."""
+        """By the side that is not transformed: `row` is a global node number, `other` a row of the
+        table.
+        """
         return self.by_target if self.transforms_source else self.by_source
 
     def targets(self) -> Int[Tensor, " num_edges"]:
@@ -110,8 +126,10 @@ class EdgeGroup:
 class MessageGraph:
     """All message edge types over one global node numbering.
 
-    node_ranges: {node type: (start, stop)}; edge_types: every relation matrix's edge type, with edges or without
-    fact: [num_edges] the training fact that each edge tells, or None when the edges came from outside
+    node_ranges: {node type: (start, stop)}; edge_types: every relation matrix's edge type, with
+        edges or without
+    fact: [num_edges] the training fact that each edge tells, or None when the edges came from
+        outside
     """
 
     node_ranges: dict[str, tuple[int, int]]
@@ -139,19 +157,28 @@ class MessageGraph:
             if isinstance(value, tuple):
                 return tuple(moved(v) for v in value)
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
-                return dataclasses.replace(value, **{f.name: moved(getattr(value, f.name)) for f in dataclasses.fields(value)})
+                return dataclasses.replace(
+                    value,
+                    **{f.name: moved(getattr(value, f.name)) for f in dataclasses.fields(value)},
+                )
             return value
 
         return moved(self)  # type: ignore[return-value]
 
 
 def message_edge_types(graph: KnowledgeGraph) -> tuple[EdgeType, ...]:
-    """Every edge type and its reverse `rev_<relation>`. A symmetric edge type is its own reverse."""
-    reverse = [(t, f"rev_{r}", h) for h, r, t in graph.edge_types if (h, r, t) not in graph.symmetric]
+    """Every edge type and its reverse `rev_<relation>`. A symmetric edge type is its own
+    reverse.
+    """
+    reverse = [
+        (t, f"rev_{r}", h) for h, r, t in graph.edge_types if (h, r, t) not in graph.symmetric
+    ]
     return (*graph.edge_types, *reverse)
 
 
-def training_message_graph(graph: KnowledgeGraph, split: EdgeSplit, limits: GroupLimits | None = None) -> MessageGraph:
+def training_message_graph(
+    graph: KnowledgeGraph, split: EdgeSplit, limits: GroupLimits | None = None
+) -> MessageGraph:
     """Training facts in both directions. Held-out facts are in it in neither: they would tell."""
     head, relation, tail = split.of(TRAIN)
     types = message_edge_types(graph)
@@ -160,16 +187,23 @@ def training_message_graph(graph: KnowledgeGraph, split: EdgeSplit, limits: Grou
     facts: dict[EdgeType, Tensor] = {}
     for number, edge_type in enumerate(graph.edge_types):
         fact = torch.nonzero(relation == number).squeeze(1)
-        forward = torch.stack([head[fact] - graph.offsets[edge_type[0]], tail[fact] - graph.offsets[edge_type[2]]])
+        forward = torch.stack(
+            [head[fact] - graph.offsets[edge_type[0]], tail[fact] - graph.offsets[edge_type[2]]]
+        )
         if edge_type in graph.symmetric:
-            edges[edge_type] = (torch.cat([forward[0], forward[1]]), torch.cat([forward[1], forward[0]]))
+            edges[edge_type] = (
+                torch.cat([forward[0], forward[1]]),
+                torch.cat([forward[1], forward[0]]),
+            )
             facts[edge_type] = torch.cat([fact, fact])
         else:
             reverse = (edge_type[2], f"rev_{edge_type[1]}", edge_type[0])
             edges[edge_type], edges[reverse] = (forward[0], forward[1]), (forward[1], forward[0])
             facts[edge_type] = facts[reverse] = fact
     ordered = sorted(edges, key=place.__getitem__)
-    return build_message_graph(graph.num_nodes, types, {e: edges[e] for e in ordered}, [facts[e] for e in ordered], limits)
+    return build_message_graph(
+        graph.num_nodes, types, {e: edges[e] for e in ordered}, [facts[e] for e in ordered], limits
+    )
 
 
 def build_message_graph(
@@ -186,11 +220,18 @@ def build_message_graph(
         start += n
     number = {e: i for i, e in enumerate(edge_types)}
     parts = [
-        EdgeList(torch.full_like(source, number[e]), source + ranges[e[0]][0], target + ranges[e[2]][0])
+        EdgeList(
+            torch.full_like(source, number[e]), source + ranges[e[0]][0], target + ranges[e[2]][0]
+        )
         for e, (source, target) in edges.items()
     ]
     empty = torch.zeros(0, dtype=torch.int64)
-    joined = EdgeList(*(torch.cat([empty, *(getattr(p, f) for p in parts)]) for f in ("relation", "source", "target")))
+    joined = EdgeList(
+        *(
+            torch.cat([empty, *(getattr(p, f) for p in parts)])
+            for f in ("relation", "source", "target")
+        )
+    )
     groups, order = group_edges(joined, limits or GroupLimits())
     fact = None if facts is None else torch.cat([empty, *facts])[order].to(torch.int32)
     return MessageGraph(ranges, tuple(edge_types), groups, fact)
@@ -215,28 +256,42 @@ class EdgeList:
 def edge_list(graph: MessageGraph) -> EdgeList:
     """The edges of all groups in the graph's own order (relations do not ascend)."""
     empty = torch.zeros(0, dtype=torch.int64)
-    columns = ([f(g) for g in graph.groups] for f in (EdgeGroup.relations, EdgeGroup.sources, EdgeGroup.targets))
+    columns = (
+        [f(g) for g in graph.groups]
+        for f in (EdgeGroup.relations, EdgeGroup.sources, EdgeGroup.targets)
+    )
     return EdgeList(*(torch.cat(c or [empty]) for c in columns))
 
 
 def edges_into(graph: MessageGraph, edges: EdgeList, start: int, stop: int) -> MessageGraph:
-    """The graph of the edges into nodes start..stop, with these targets numbered from 0; sources keep their numbers.
+    """The graph of the edges into nodes start..stop, with these targets numbered from 0; sources
+    keep their numbers.
 
     edges: all of the graph's, sorted by target, on the CPU, as is the result.
     """
     first, last = torch.searchsorted(edges.target, torch.tensor([start, stop])).tolist()
     order = torch.argsort(edges.relation[first:last], stable=True) + first
     part = EdgeList(edges.relation[order], edges.source[order], edges.target[order] - start)
-    return MessageGraph(graph.node_ranges, graph.edge_types, group_edges(part, GroupLimits())[0], None)
+    return MessageGraph(
+        graph.node_ranges, graph.edge_types, group_edges(part, GroupLimits())[0], None
+    )
 
 
-def group_edges(edges: EdgeList, limits: GroupLimits) -> tuple[tuple[EdgeGroup, ...], Int[Tensor, " num_edges"]]:
-    """Edges (relations ascending) as groups within the limits; and where each of the groups' edges stood before."""
+def group_edges(
+    edges: EdgeList, limits: GroupLimits
+) -> tuple[tuple[EdgeGroup, ...], Int[Tensor, " num_edges"]]:
+    """Edges (relations ascending) as groups within the limits; and where each of the groups' edges
+    stood before.
+    """
     return group_pieces(edges, list(_pieces(edges, limits)), limits)
 
 
-def group_pieces(edges: EdgeList, pieces: list[Piece], limits: GroupLimits) -> tuple[tuple[EdgeGroup, ...], Int[Tensor, " num_edges"]]:
-    """Pieces that hold every edge once, packed into groups; and where each of the groups' edges stood before."""
+def group_pieces(
+    edges: EdgeList, pieces: list[Piece], limits: GroupLimits
+) -> tuple[tuple[EdgeGroup, ...], Int[Tensor, " num_edges"]]:
+    """Pieces that hold every edge once, packed into groups; and where each of the groups' edges
+    stood before.
+    """
     block_rows = block_rows_of([len(p.nodes) for p in pieces])
     groups, orders, at = [], [], 0
     for members in _packed(pieces, limits, block_rows):
@@ -249,7 +304,9 @@ def group_pieces(edges: EdgeList, pieces: list[Piece], limits: GroupLimits) -> t
 
 @dataclass(frozen=True)
 class Piece:
-    """One relation's edges with some of its transformed nodes. edges: their places; place: each edge's node in `nodes`."""
+    """One relation's edges with some of its transformed nodes. edges: their places; place: each
+    edge's node in `nodes`.
+    """
 
     relation: int
     transforms_source: bool
@@ -265,7 +322,9 @@ def _pieces(edges: EdgeList, limits: GroupLimits) -> Iterator[Piece]:
     for relation, count in zip(relations.tolist(), counts.tolist(), strict=True):
         span = slice(start, start + count)
         start += count
-        sources, targets = (torch.unique(side[span], return_inverse=True) for side in (edges.source, edges.target))
+        sources, targets = (
+            torch.unique(side[span], return_inverse=True) for side in (edges.source, edges.target)
+        )
         transforms_source = len(sources[0]) <= len(targets[0])
         nodes, place = sources if transforms_source else targets
         order = torch.argsort(place, stable=True)
@@ -276,12 +335,16 @@ def _pieces(edges: EdgeList, limits: GroupLimits) -> Iterator[Piece]:
             fits = int(torch.searchsorted(ends, torch.tensor(before + limits.edges), right=True))
             last = max(first + 1, min(fits, first + limits.rows, len(nodes)))
             own = order[before : int(ends[last - 1])]
-            yield Piece(relation, transforms_source, nodes[first:last], own + span.start, place[own] - first)
+            yield Piece(
+                relation, transforms_source, nodes[first:last], own + span.start, place[own] - first
+            )
             first = last
 
 
 def block_rows_of(sizes: list[int]) -> int:
-    """Rows per block: large for few large products, small so that padding stays below a fourth of the rows."""
+    """Rows per block: large for few large products, small so that padding stays below a fourth of
+    the rows.
+    """
     total = sum(sizes)
     good = [b for b in _BLOCK_ROWS if sum(-n % b for n in sizes) <= total / 4]
     return max(good, default=_BLOCK_ROWS[0])
@@ -303,7 +366,9 @@ def _packed(pieces: list[Piece], limits: GroupLimits, block_rows: int) -> Iterat
             yield members
 
 
-def _group(edges: EdgeList, members: list[Piece], block_rows: int, at: int) -> tuple[EdgeGroup, Tensor]:
+def _group(
+    edges: EdgeList, members: list[Piece], block_rows: int, at: int
+) -> tuple[EdgeGroup, Tensor]:
     nodes, relation, own, table_row, rows = [], [], [], [], 0
     for piece in members:
         num_blocks = -(-len(piece.nodes) // block_rows)
@@ -315,10 +380,13 @@ def _group(edges: EdgeList, members: list[Piece], block_rows: int, at: int) -> t
         rows += num_blocks * block_rows
     order, table = torch.cat(own), torch.cat(table_row)
     transforms_source = members[0].transforms_source
-    # by target: global targets where sources are transformed; else table rows, which ascend by (relation, target)
+    # by target: global targets where sources are transformed; else table rows, which ascend by
+    # (relation, target)
     first = torch.argsort(edges.target[order] if transforms_source else table, stable=True)
     order, table = order[first], table[first]
-    source, target = (table, edges.target[order]) if transforms_source else (edges.source[order], table)
+    source, target = (
+        (table, edges.target[order]) if transforms_source else (edges.source[order], table)
+    )
     by_source = torch.argsort(source, stable=True)
     group = EdgeGroup(
         transforms_source=transforms_source,
@@ -336,8 +404,16 @@ def _sorted_edges(row: Tensor, other: Tensor, order: Tensor | None) -> SortedEdg
     distinct, counts = torch.unique_consecutive(row, return_counts=True)
     starts = torch.cumsum(counts, 0) - counts
     pieces = (counts + MAX_SEGMENT_EDGES - 1) // MAX_SEGMENT_EDGES
-    within = torch.arange(int(pieces.sum())) - torch.repeat_interleave(torch.cumsum(pieces, 0) - pieces, pieces)
+    within = torch.arange(int(pieces.sum())) - torch.repeat_interleave(
+        torch.cumsum(pieces, 0) - pieces, pieces
+    )
     ptr = torch.repeat_interleave(starts, pieces) + within * MAX_SEGMENT_EDGES
     ptr = torch.cat([ptr, torch.tensor([len(row)])])
     row, other, ptr = (t.to(torch.int32) for t in (row, other, ptr))
-    return SortedEdges(torch.repeat_interleave(distinct, pieces), ptr, row, other, None if order is None else order.to(torch.int32))
+    return SortedEdges(
+        torch.repeat_interleave(distinct, pieces),
+        ptr,
+        row,
+        other,
+        None if order is None else order.to(torch.int32),
+    )

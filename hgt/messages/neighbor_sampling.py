@@ -53,14 +53,21 @@ class NeighborSampling:
         k = min(num_neighbors, int(degree.max(initial=1)))
         drawn = np.minimum(degree, k)
         row = np.repeat(np.arange(len(drawn)), drawn)
-        first_edges = starts[row] + _within(drawn)  # the first min(d, k) edges of each row, as a draw to lay the groups out by
+        # the first min(d, k) edges of each row, as a draw to lay the groups out by
+        first_edges = starts[row] + _within(drawn)
         slots = EdgeList(*(getattr(edges, f.name)[first_edges] for f in dataclasses.fields(edges)))
         limits = limits or GroupLimits()
         groups, place = group_pieces(slots, list(_pieces(slots, edges, limits)), limits)
-        self.layout = MessageGraph(graph.node_ranges, graph.edge_types, tuple(map(_without_draw, groups)), None)
+        self.layout = MessageGraph(
+            graph.node_ranges, graph.edge_types, tuple(map(_without_draw, groups)), None
+        )
         row = row[place]
-        self._edge = first_edges[place].astype(np.int32)  # [E] of the graph's edges by relation and target, as drawn where d <= k
-        self._target = np.concatenate([_array(g.by_target.row) for g in groups] or [np.zeros(0, np.int32)])  # [E]
+        # [E] of the graph's edges by relation and target, as drawn where d <= k
+        self._edge = first_edges[place].astype(np.int32)
+        # [E]
+        self._target = np.concatenate(
+            [_array(g.by_target.row) for g in groups] or [np.zeros(0, np.int32)]
+        )
         self._fact = None if graph.fact is None else _array(graph.fact)[order]  # [A]
         self._other, self._sources = _source_side(groups, edges, degree, row, self._edge)
         self._start, self._degree, self._places = _capped_rows(row, starts, degree, k)
@@ -70,7 +77,9 @@ class NeighborSampling:
 
         Returns itself.
         """
-        self.layout = dataclasses.replace(self.layout, groups=tuple(_fixed_on(group, device) for group in self.layout.groups))
+        self.layout = dataclasses.replace(
+            self.layout, groups=tuple(_fixed_on(group, device) for group in self.layout.groups)
+        )
         return self
 
     def draw(self, seed: int, epoch: int, batch: int) -> MessageGraph:
@@ -82,14 +91,19 @@ class NeighborSampling:
         edge = self._edge.copy()
         edge[self._places] = self._start + _distinct(rng, self._degree, len(self._places))
         other = self._other[edge]
-        groups = tuple(self._group(*both, other) for both in zip(self.layout.groups, self._sources, strict=True))
+        groups = tuple(
+            self._group(*both, other)
+            for both in zip(self.layout.groups, self._sources, strict=True)
+        )
         fact = None if self._fact is None else torch.from_numpy(self._fact[edge])
         return dataclasses.replace(self.layout, groups=groups, fact=fact)
 
     def _group(self, group: EdgeGroup, sources: _SourceRows, others: np.ndarray) -> EdgeGroup:
         part = slice(*group.edges)
         by_target = dataclasses.replace(group.by_target, other=torch.from_numpy(others[part]))
-        return dataclasses.replace(group, by_target=by_target, by_source=sources.sort(others[part], self._target[part]))
+        return dataclasses.replace(
+            group, by_target=by_target, by_source=sources.sort(others[part], self._target[part])
+        )
 
 
 def _without_draw(group: EdgeGroup) -> EdgeGroup:
@@ -99,9 +113,13 @@ def _without_draw(group: EdgeGroup) -> EdgeGroup:
 
 
 def _fixed_on(group: EdgeGroup, device: torch.device) -> EdgeGroup:
-    rows, ptr, row = (t.to(device) for t in (group.by_target.rows, group.by_target.ptr, group.by_target.row))
+    rows, ptr, row = (
+        t.to(device) for t in (group.by_target.rows, group.by_target.ptr, group.by_target.row)
+    )
     by_target = dataclasses.replace(group.by_target, rows=rows, ptr=ptr, row=row)
-    return dataclasses.replace(group, relation=group.relation.to(device), nodes=group.nodes.to(device), by_target=by_target)
+    return dataclasses.replace(
+        group, relation=group.relation.to(device), nodes=group.nodes.to(device), by_target=by_target
+    )
 
 
 @dataclass(frozen=True)
@@ -123,14 +141,19 @@ class _SourceRows:
         Segments that a draw does not need are empty and spread evenly over the rows. If all of them
         were on one row, a GPU's additions to that row would wait for one another.
         """
-        edges = scipy.sparse.csr_array((np.arange(len(source), dtype=np.int32), source, [0, len(source)]), shape=(1, self.num_rows))
+        edges = scipy.sparse.csr_array(
+            (np.arange(len(source), dtype=np.int32), source, [0, len(source)]),
+            shape=(1, self.num_rows),
+        )
         by_source = edges.tocsc()  # a counting sort: a tenth of argsort's time
         start, order = by_source.indptr[self.rows], by_source.data
         counts = by_source.indptr[self.rows + 1] - start
         segments = _num_segments(counts)
         each, first = divmod(self.num_segments - int(segments.sum()), len(self.rows))
         segments += each + (np.arange(len(self.rows)) < first)
-        ptr = np.repeat(start, segments) + np.minimum(_within(segments) * MAX_SEGMENT_EDGES, np.repeat(counts, segments))
+        ptr = np.repeat(start, segments) + np.minimum(
+            _within(segments) * MAX_SEGMENT_EDGES, np.repeat(counts, segments)
+        )
         return SortedEdges(
             rows=torch.from_numpy(np.repeat(self.rows, segments)),
             ptr=torch.from_numpy(np.append(ptr, len(source)).astype(np.int32)),
@@ -140,7 +163,9 @@ class _SourceRows:
         )
 
 
-def _by_relation_and_target(graph: MessageGraph) -> tuple[EdgeList, np.ndarray, np.ndarray, np.ndarray]:
+def _by_relation_and_target(
+    graph: MessageGraph,
+) -> tuple[EdgeList, np.ndarray, np.ndarray, np.ndarray]:
     """Edges sorted by (relation, target), and the place of each in the graph.
 
     Then for each (relation, target) its first edge and its number of edges.
@@ -150,7 +175,12 @@ def _by_relation_and_target(graph: MessageGraph) -> tuple[EdgeList, np.ndarray, 
     order = torch.argsort(row, stable=True)
     _, degree = torch.unique_consecutive(row[order], return_counts=True)
     starts = torch.cumsum(degree, 0) - degree
-    return EdgeList(edges.relation[order], edges.source[order], edges.target[order]), order.numpy(), starts.numpy(), degree.numpy()
+    return (
+        EdgeList(edges.relation[order], edges.source[order], edges.target[order]),
+        order.numpy(),
+        starts.numpy(),
+        degree.numpy(),
+    )
 
 
 def _pieces(slots: EdgeList, edges: EdgeList, limits: GroupLimits) -> Iterator[Piece]:
@@ -161,11 +191,15 @@ def _pieces(slots: EdgeList, edges: EdgeList, limits: GroupLimits) -> Iterator[P
     """
     start = first_edge = 0
     for relation in torch.unique_consecutive(edges.relation).tolist():
-        stop, last_edge = (int(torch.searchsorted(of.relation, relation, right=True)) for of in (slots, edges))
+        stop, last_edge = (
+            int(torch.searchsorted(of.relation, relation, right=True)) for of in (slots, edges)
+        )
         sources = torch.unique(edges.source[first_edge:last_edge])
         targets, counts = torch.unique_consecutive(slots.target[start:stop], return_counts=True)
         num_pieces = -(-(stop - start) // limits.edges)
-        transforms_source = len(sources) <= limits.rows and num_pieces * len(sources) <= len(targets)
+        transforms_source = len(sources) <= limits.rows and num_pieces * len(sources) <= len(
+            targets
+        )
         rows = len(targets) if transforms_source else limits.rows  # of targets in a piece
         ends = torch.cumsum(counts, 0)
         first = 0
@@ -174,14 +208,24 @@ def _pieces(slots: EdgeList, edges: EdgeList, limits: GroupLimits) -> Iterator[P
             fits = int(torch.searchsorted(ends, before + limits.edges, right=True))
             last = max(first + 1, min(fits, first + rows, len(targets)))
             own = torch.arange(start + before, start + int(ends[last - 1]))
-            nodes, side = (sources, slots.source) if transforms_source else (targets[first:last], slots.target)
-            yield Piece(relation, transforms_source, nodes, own, torch.searchsorted(nodes, side[own]))
+            nodes, side = (
+                (sources, slots.source)
+                if transforms_source
+                else (targets[first:last], slots.target)
+            )
+            yield Piece(
+                relation, transforms_source, nodes, own, torch.searchsorted(nodes, side[own])
+            )
             first = last
         start, first_edge = stop, last_edge
 
 
 def _source_side(
-    groups: tuple[EdgeGroup, ...], edges: EdgeList, degree: np.ndarray, row: np.ndarray, edge: np.ndarray
+    groups: tuple[EdgeGroup, ...],
+    edges: EdgeList,
+    degree: np.ndarray,
+    row: np.ndarray,
+    edge: np.ndarray,
 ) -> tuple[np.ndarray, list[_SourceRows]]:
     """Where edges stand on the source side, and each group's rows on that side.
 
@@ -196,15 +240,22 @@ def _source_side(
     group_of_edge = group_of_row[row_of_edge]
     transforms_source = np.array([g.transforms_source for g in groups], dtype=bool)[group_of_edge]
     source = np.where(transforms_source, _place_among_sources(edges), edges.source.numpy())
-    first_table_row = np.zeros(len(degree), dtype=np.int64)  # of the row's relation and piece; 0 where sources are global numbers
-    first_table_row[row] = np.concatenate([_array(g.by_target.other) for g in groups] or [row]) - source[edge]
+    # of the row's relation and piece; 0 where sources are global numbers
+    first_table_row = np.zeros(len(degree), dtype=np.int64)
+    first_table_row[row] = (
+        np.concatenate([_array(g.by_target.other) for g in groups] or [row]) - source[edge]
+    )
     other = (source + first_table_row[row_of_edge]).astype(np.int32)
     sides = []
     for number, group in enumerate(groups):
-        most = np.bincount(other[group_of_edge == number])  # edges of each row on the source side, drawn or not
+        # edges of each row on the source side, drawn or not
+        most = np.bincount(other[group_of_edge == number])
         rows = np.flatnonzero(most)
         num_edges = group.edges[1] - group.edges[0]
-        enough = min(int(_num_segments(most).sum()), min(len(rows), num_edges) + num_edges // MAX_SEGMENT_EDGES)
+        enough = min(
+            int(_num_segments(most).sum()),
+            min(len(rows), num_edges) + num_edges // MAX_SEGMENT_EDGES,
+        )
         sides.append(_SourceRows(rows, len(most), enough))
     return other, sides
 
@@ -212,19 +263,30 @@ def _source_side(
 def _place_among_sources(edges: EdgeList) -> np.ndarray:
     """[A] the place of each edge's source among all sources of its relation, in ascending order."""
     ends = np.flatnonzero(np.diff(edges.relation.numpy(), prepend=-1, append=-1))
-    parts = [np.unique(edges.source[a:b], return_inverse=True)[1] for a, b in itertools.pairwise(ends.tolist())]
+    parts = [
+        np.unique(edges.source[a:b], return_inverse=True)[1]
+        for a, b in itertools.pairwise(ends.tolist())
+    ]
     return np.concatenate(parts or [np.zeros(0, dtype=np.int64)])
 
 
-def _capped_rows(row: np.ndarray, starts: np.ndarray, degree: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _capped_rows(
+    row: np.ndarray, starts: np.ndarray, degree: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The R rows with more than k edges.
 
     Returns their first edge [R], their number of edges [R], and their places in a draw [k, R].
     """
     capped = np.flatnonzero(degree > k)
     places = np.flatnonzero(degree[row] > k)
-    by_row = places[np.argsort(row[places], kind="stable")].reshape(len(capped), k if len(capped) else 0)
-    return starts[capped].astype(np.int32), degree[capped].astype(np.int32), np.ascontiguousarray(by_row.T)
+    by_row = places[np.argsort(row[places], kind="stable")].reshape(
+        len(capped), k if len(capped) else 0
+    )
+    return (
+        starts[capped].astype(np.int32),
+        degree[capped].astype(np.int32),
+        np.ascontiguousarray(by_row.T),
+    )
 
 
 def _distinct(rng: np.random.Generator, degree: np.ndarray, k: int) -> np.ndarray:

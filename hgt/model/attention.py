@@ -57,20 +57,28 @@ class Attention:
     def _keeps(self, kernels: ChunkedKernels) -> bool:
         return self.keep and kernels.keeps_tables(self.graph)
 
-    def _tables(self, x: Tensor, group: EdgeGroup, blocks: Tensor, kept: Tables | None = None) -> Tables:
+    def _tables(
+        self, x: Tensor, group: EdgeGroup, blocks: Tensor, kept: Tables | None = None
+    ) -> Tables:
         """A group's rows of x [N, hidden] on its transformed side: as they are, and transformed."""
         if kept is not None:
             return kept
         kernels = edge_kernels(x.device.type)
         rows = kernels.table(x, group, self.prior.shape[1])
-        return rows, kernels.transformed(rows, group, blocks, transposed=not group.transforms_source)
+        return rows, kernels.transformed(
+            rows, group, blocks, transposed=not group.transforms_source
+        )
 
-    def _sums(self, value: Tensor, group: EdgeGroup, weights: Tensor, kept: Tables | None = None) -> Tables:
+    def _sums(
+        self, value: Tensor, group: EdgeGroup, weights: Tensor, kept: Tables | None = None
+    ) -> Tables:
         """The weighted sums of values into a group's targets, not yet transformed."""
         if kept is not None:
             return kept
         of_heads = heads(value, self.prior.shape[1])
-        sums = edge_kernels(value.device.type).weighted_table(len(group.nodes), of_heads, weights, group.by_target)
+        sums = edge_kernels(value.device.type).weighted_table(
+            len(group.nodes), of_heads, weights, group.by_target
+        )
         return (sums.to(value.dtype),)
 
     def scores(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, list[Tables]]:
@@ -81,7 +89,9 @@ class Attention:
         num_heads = self.prior.shape[1]
         kernels = edge_kernels(query.device.type)
         scores = kernels.per_edge_and_head(self.graph.num_edges, self.prior)
-        highest = torch.full((len(query), num_heads), _MASKED, dtype=self.prior.dtype, device=query.device)
+        highest = torch.full(
+            (len(query), num_heads), _MASKED, dtype=self.prior.dtype, device=query.device
+        )
         blocks = _by_head(self.key_transform * self._scale, query.dtype)
         keeps = self._keeps(kernels)
         tables: list[Tables] = []
@@ -98,7 +108,9 @@ class Attention:
             highest.scatter_reduce_(0, _expanded(group.targets(), part), part, "amax")
         return scores, highest, tables
 
-    def messages(self, scores: Tensor, highest: Tensor, value: Tensor) -> tuple[Tensor, Tensor, list[Tables]]:
+    def messages(
+        self, scores: Tensor, highest: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tables]]:
         """Messages [num_targets, hidden], totals [num_targets, H], and the tables to keep.
 
         These hold values, as they are and transformed, or sums of values. Overwrites the scores
@@ -134,7 +146,12 @@ class Attention:
         return message, total, tables
 
     def message_backward(
-        self, weights: Tensor, grad_sum: Tensor, through_total: Tensor, value: Tensor, tables: list[Tables]
+        self,
+        weights: Tensor,
+        grad_sum: Tensor,
+        through_total: Tensor,
+        value: Tensor,
+        tables: list[Tables],
     ) -> tuple[Tensor, Tensor]:
         """Gradients of value and value_transform. Overwrites the weights with the scores' gradient.
 
@@ -155,10 +172,16 @@ class Attention:
                 rows, table = self._tables(value, group, blocks, kept)
                 kernels.edge_dot(heads(grad_sum, num_heads), table, group, grad_weights)
                 del table
-                grad_table = kernels.weighted_table(len(group.nodes), heads(grad_sum, num_heads), part, group.by_source)
+                grad_table = kernels.weighted_table(
+                    len(group.nodes), heads(grad_sum, num_heads), part, group.by_source
+                )
                 grad_table = grad_table.to(value.dtype)
                 kernels.add_outer(grad_transform, rows, grad_table, group)
-                kernels.add_table(grad_value, group, kernels.transformed(grad_table, group, blocks, transposed=True))
+                kernels.add_table(
+                    grad_value,
+                    group,
+                    kernels.transformed(grad_table, group, blocks, transposed=True),
+                )
             else:
                 rows, table = self._tables(grad_sum, group, blocks)
                 kernels.edge_dot(heads(value, num_heads), table, group, grad_weights)
@@ -185,17 +208,25 @@ class Attention:
                 rows, table = self._tables(key, group, blocks, kept)
                 kernels.add_weighted_sum(heads(grad_query, num_heads), table, part, group.by_target)
                 del table
-                grad_table = kernels.weighted_table(len(group.nodes), heads(query, num_heads), part, group.by_source).to(query.dtype)
+                grad_table = kernels.weighted_table(
+                    len(group.nodes), heads(query, num_heads), part, group.by_source
+                ).to(query.dtype)
                 kernels.add_outer(grad_scaled, rows, grad_table, group)
-                kernels.add_table(grad_key, group, kernels.transformed(grad_table, group, blocks, transposed=True))
+                kernels.add_table(
+                    grad_key, group, kernels.transformed(grad_table, group, blocks, transposed=True)
+                )
             else:
                 rows, table = self._tables(query, group, blocks, kept)
                 kernels.add_weighted_sum(heads(grad_key, num_heads), table, part, group.by_source)
                 del table
-                grad_table = kernels.weighted_table(len(group.nodes), heads(key, num_heads), part, group.by_target).to(query.dtype)
+                grad_table = kernels.weighted_table(
+                    len(group.nodes), heads(key, num_heads), part, group.by_target
+                ).to(query.dtype)
                 kernels.add_outer(grad_scaled, grad_table, rows, group)
                 kernels.add_table(grad_query, group, kernels.transformed(grad_table, group, blocks))
-        grad_prior = (grad_scaled * self.key_transform).sum((2, 3)) / math.sqrt(self.key_transform.shape[-1])
+        grad_prior = (grad_scaled * self.key_transform).sum((2, 3)) / math.sqrt(
+            self.key_transform.shape[-1]
+        )
         return grad_query, grad_key, grad_scaled * self._scale, grad_prior
 
 

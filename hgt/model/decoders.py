@@ -34,11 +34,15 @@ class Decoder(nn.Module, ABC):
         super().__init__()
 
     @abstractmethod
-    def tail_query(self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
+    def tail_query(
+        self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]
+    ) -> Float[Tensor, "n dim"]:
         """Its product with a tail's embedding is the score. relation: one for all or for each."""
 
     @abstractmethod
-    def head_query(self, tail: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
+    def head_query(
+        self, tail: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]
+    ) -> Float[Tensor, "n dim"]:
         """Its product with a head's embedding is the score. relation: one for all or for each."""
 
     def relation_vectors(self) -> Float[Tensor, "num_relations dim"]:
@@ -65,10 +69,14 @@ class DistMult(Decoder):
     def relation_vectors(self) -> Float[Tensor, "num_relations dim"]:
         return self.relation
 
-    def tail_query(self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
+    def tail_query(
+        self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]
+    ) -> Float[Tensor, "n dim"]:
         return head * _rows(self.relation, relation)
 
-    def head_query(self, tail: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
+    def head_query(
+        self, tail: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]
+    ) -> Float[Tensor, "n dim"]:
         return tail * _rows(self.relation, relation)
 
     def squared_moduli(self, x: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
@@ -98,10 +106,14 @@ class ComplEx(Decoder):
     def relation_vectors(self) -> Float[Tensor, "num_relations dim"]:
         return self.relation if self.free is None else self.relation * self.free
 
-    def tail_query(self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
+    def tail_query(
+        self, head: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]
+    ) -> Float[Tensor, "n dim"]:
         return _product(head, _rows(self.relation_vectors(), relation))
 
-    def head_query(self, tail: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]) -> Float[Tensor, "n dim"]:
+    def head_query(
+        self, tail: Float[Tensor, "n dim"], relation: int | Int[Tensor, " n"]
+    ) -> Float[Tensor, "n dim"]:
         return _product(tail, _conjugate(_rows(self.relation_vectors(), relation)))
 
     def squared_moduli(self, x: Float[Tensor, "n dim"]) -> Float[Tensor, "n half"]:

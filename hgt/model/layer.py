@@ -73,7 +73,9 @@ class HGTLayer(nn.Module):
         self.keep_projections = False
         self.node_types = list(node_types)
         # The gain is that of one map to 3 hidden_dim.
-        self.projection = nn.Parameter(_xavier((num_types, 3, hidden_dim, hidden_dim), 1 / math.sqrt(2)))
+        self.projection = nn.Parameter(
+            _xavier((num_types, 3, hidden_dim, hidden_dim), 1 / math.sqrt(2))
+        )
         self.projection_bias = nn.Parameter(torch.zeros(num_types, 3, hidden_dim))
         # The gain makes up for messages being means, and for gelu.
         self.out = nn.Parameter(_xavier((num_types, hidden_dim, hidden_dim), 2.0))
@@ -140,7 +142,9 @@ class HGTLayer(nn.Module):
         return kernels.update(x, message, w, nodes)
 
     @torch.no_grad()
-    def keys_and_values(self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph) -> tuple[Tensor, Tensor]:
+    def keys_and_values(
+        self, x: Float[Tensor, "num_nodes hidden"], graph: MessageGraph
+    ) -> tuple[Tensor, Tensor]:
         """Keys and values of all nodes, for `infer`."""
         w, kernels = Weights(*self._weights()), node_kernels(x.device.type)
         nodes = self._without_dropout(x, graph.ranges)
@@ -193,7 +197,9 @@ def _xavier(shape: tuple[int, ...], gain: float) -> Tensor:
     return torch.empty(shape).uniform_(-bound, bound)
 
 
-def linear_by_rows(x: Float[Tensor, "rows in_dim"], linear: nn.Module) -> Float[Tensor, "rows out_dim"]:
+def linear_by_rows(
+    x: Float[Tensor, "rows in_dim"], linear: nn.Module
+) -> Float[Tensor, "rows out_dim"]:
     """`linear(x)` in parts: the weight's gradient reduces over at most MAX_REDUCTION_ROWS rows."""
     if len(x) <= MAX_REDUCTION_ROWS:
         return linear(x)

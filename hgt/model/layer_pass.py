@@ -76,19 +76,25 @@ class _LayerPass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.spent:
-            raise RuntimeError("The backward pass of an HGT layer can run once only; call the layer again.")
+            raise RuntimeError(
+                "The backward pass of an HGT layer can run once only; call the layer again."
+            )
         x, *parameters = ctx.saved_tensors
         how, nodes, kernels = ctx.how, ctx.how.nodes, node_kernels(x.device.type)
         x = how.input(x)
         w, grads = Weights(*parameters), Weights(*map(torch.zeros_like, parameters))
         attended = ctx.spent.pop() or _attend(x, w, how)
         attention = Attention(how.graph, w.key_transform, w.value_transform, w.prior, how.removed)
-        grad_x, grad_message = kernels.update_backward(grad_out, x, attended.message, w, grads, nodes)
+        grad_x, grad_message = kernels.update_backward(
+            grad_out, x, attended.message, w, grads, nodes
+        )
         grad_sum, through_total = sum_backward(grad_message, attended.message, attended.total)
         del grad_message, attended.message
         value = kernels.project(x, w, VALUE, nodes) if attended.value is None else attended.value
         tables = attended.value_tables
-        grad_value, grads.value_transform = attention.message_backward(attended.weights, grad_sum, through_total, value, tables)
+        grad_value, grads.value_transform = attention.message_backward(
+            attended.weights, grad_sum, through_total, value, tables
+        )
         del grad_sum, value, attended.value, tables, attended.value_tables
         joined = kernels.joins and how.keep_projections
         if not joined:
@@ -96,10 +102,14 @@ class _LayerPass(torch.autograd.Function):
             del grad_value
         query = kernels.project(x, w, QUERY, nodes) if attended.query is None else attended.query
         key = kernels.project(x, w, KEY, nodes) if attended.key is None else attended.key
-        grad_query, grad_key, grads.key_transform, grads.prior = attention.score_backward(attended.weights, query, key, attended.key_tables)
+        grad_query, grad_key, grads.key_transform, grads.prior = attention.score_backward(
+            attended.weights, query, key, attended.key_tables
+        )
         del query, key, attended
         if joined:
-            kernels.project_backward_joined((grad_key, grad_query, grad_value), x, w, grads, nodes, grad_x)
+            kernels.project_backward_joined(
+                (grad_key, grad_query, grad_value), x, w, grads, nodes, grad_x
+            )
         else:
             kernels.project_backward(grad_query, x, w, grads, QUERY, nodes, grad_x)
             kernels.project_backward(grad_key, x, w, grads, KEY, nodes, grad_x)

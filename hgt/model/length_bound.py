@@ -41,7 +41,9 @@ def shorten_(rows: Float[Tensor, "rows dim"], longest: Float[Tensor, ""]) -> Flo
 
 
 def gradient_before_(
-    grad: Float[Tensor, "rows dim"], rows: Float[Tensor, "rows dim"], factors: Float[Tensor, " rows"]
+    grad: Float[Tensor, "rows dim"],
+    rows: Float[Tensor, "rows dim"],
+    factors: Float[Tensor, " rows"],
 ) -> Float[Tensor, "rows dim"]:
     """The backward pass of `shorten_`, in place. `longest` counts as a constant.
 
@@ -54,11 +56,15 @@ def gradient_before_(
     rows, factors: as `shorten_` left and returned them.
     """
     along = _products(grad, rows)
-    left_out = torch.where((factors < 1) & (along < 0), along / _products(rows, rows).clamp_min(_TINY), 0.0)
+    left_out = torch.where(
+        (factors < 1) & (along < 0), along / _products(rows, rows).clamp_min(_TINY), 0.0
+    )
     return grad.addcmul_(rows, left_out.unsqueeze(1), value=-1).mul_(factors.unsqueeze(1))
 
 
-def bounded(rows: Float[Tensor, "rows dim"], most: float = MOST, spend_gradient: bool = False) -> Float[Tensor, "rows dim"]:
+def bounded(
+    rows: Float[Tensor, "rows dim"], most: float = MOST, spend_gradient: bool = False
+) -> Float[Tensor, "rows dim"]:
     """Shortens rows in place, with a gradient. The typical length is that of these rows.
 
     most: the greatest length, in typical ones.

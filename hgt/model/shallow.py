@@ -34,7 +34,9 @@ class NodeTable(nn.Module):
         self.dropout = dropout
         self.node_embedding = nn.Parameter(_INITIAL_STD * torch.randn(num_nodes, embedding_dim))
 
-    def encode(self, graph: MessageGraph, removed: Tensor | None = None) -> Float[Tensor, "num_nodes dim"]:
+    def encode(
+        self, graph: MessageGraph, removed: Tensor | None = None
+    ) -> Float[Tensor, "num_nodes dim"]:
         return self.hidden(graph, removed)
 
     def hidden(
@@ -51,7 +53,9 @@ class NodeTable(nn.Module):
         x = self.node_embedding
         if not self.training or not self.dropout:
             return x.view_as(x)
-        return dropped(x, self.dropout, (self.draw_seeds().to(x.device) if seeds is None else seeds)[0])
+        return dropped(
+            x, self.dropout, (self.draw_seeds().to(x.device) if seeds is None else seeds)[0]
+        )
 
     def draw_seeds(self) -> Int[Tensor, "1 2"]:
         """The seed of one pass's dropout, on the CPU."""

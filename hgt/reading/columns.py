@@ -34,13 +34,17 @@ class Columns:
         plain = [_plain(n) for n in names]
         missing = [c for c in self.required if c not in plain]
         if missing:
-            raise InputError(f"{path}: required column(s) {', '.join(missing)} missing {where}, which has {', '.join(names)}.")
+            raise InputError(
+                f"{path}: required column(s) {', '.join(missing)} missing {where}, which has"
+                f" {', '.join(names)}."
+            )
         wanted = [c for c in (*self.required, *self.optional) if c in plain]
         repeated = sorted(c for c in wanted if plain.count(c) > 1)
         if repeated:
             spelled = [repr(n) for n in names if _plain(n) in repeated]
             raise InputError(
-                f"{path}: column(s) {', '.join(repeated)} stand there more than once ({', '.join(spelled)}). Keep one of each."
+                f"{path}: column(s) {', '.join(repeated)} stand there more than once"
+                f" ({', '.join(spelled)}). Keep one of each."
             )
         return {c: plain.index(c) for c in wanted}
 

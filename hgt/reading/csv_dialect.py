@@ -1,4 +1,6 @@
-"""How a CSV text writes its rows: the delimiter, the columns, and how a quote within a value is written."""
+"""How a CSV text writes its rows: the delimiter, the columns, and how a quote within a value is
+written.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ _BACKSLASHES = re.compile(rb'(\\+)"')
 class Dialect:
     """How a text writes its rows.
 
-    columns: the header's names as they stand there; required: places of those that no row leaves empty
+    columns: the header's names as they stand there; required: places of those that no row leaves
+        empty
     backslash_line: the line that shows that quotes within values are written as \\"; None: as ""
     """
 
@@ -24,7 +27,9 @@ class Dialect:
 
     @cached_property
     def strict_field(self) -> re.Pattern[bytes]:
-        """A field as RFC 4180 has it; nothing where a quote stays open or text follows a closed one."""
+        """A field as RFC 4180 has it; nothing where a quote stays open or text follows a closed
+        one.
+        """
         d = re.escape(self.delimiter)
         return re.compile(rb'"(?>[^"]*(?:""[^"]*)*)"|[^"\r\n%b][^\r\n%b]*|' % (d, d))
 
@@ -37,10 +42,14 @@ class Dialect:
 
     def unescaped(self, text: bytes) -> bytes:
         """The text with quotes within values as "", if this dialect writes them otherwise."""
-        return text if self.backslash_line is None or b"\\" not in text else without_backslashes(text)
+        return (
+            text if self.backslash_line is None or b"\\" not in text else without_backslashes(text)
+        )
 
     def cells(self, line: bytes) -> list[bytes] | None:
-        """The fields of one line by itself; None where a quote stays open or text follows a closed one."""
+        """The fields of one line by itself; None where a quote stays open or text follows a closed
+        one.
+        """
         place, cells = 0, []
         while True:
             found = self.strict_field.match(line, place)
@@ -60,11 +69,17 @@ class Dialect:
     def looks_like_row(self, line: bytes) -> bool:
         """Whether a line by itself has the header's columns, and none that is required is empty."""
         cells = self.cells(line)
-        return cells is not None and len(cells) == len(self.columns) and all(cells[c].strip() for c in self.required)
+        return (
+            cells is not None
+            and len(cells) == len(self.columns)
+            and all(cells[c].strip() for c in self.required)
+        )
 
 
 def without_backslashes(text: bytes) -> bytes:
-    """Quotes written as \\" become "", and \\\\ before a quote one backslash, as Spark's reader has it."""
+    """Quotes written as \\" become "", and \\\\ before a quote one backslash, as Spark's reader has
+    it.
+    """
     return _BACKSLASHES.sub(_rfc_quote, text)
 
 

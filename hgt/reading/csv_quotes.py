@@ -1,9 +1,9 @@
 """Quotes in CSV text: which rows lie on more than one line, and which quotes were never meant.
 
-In: lines of UTF-8 text that begin with a row. Out: the whole rows among them, with their lines counted.
-A quote opens a value only at the beginning of a field (RFC 4180); anywhere else it is a character.
-A block whose quotes all open and close on one line, as in nearly every file, is checked by numpy;
-Python reads those lines alone whose quotes do not.
+In: lines of UTF-8 text that begin with a row. Out: the whole rows among them, with their lines
+counted. A quote opens a value only at the beginning of a field (RFC 4180); anywhere else it is a
+character. A block whose quotes all open and close on one line, as in nearly every file, is checked
+by numpy; Python reads those lines alone whose quotes do not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ _QUOTE, _LF, _CR = b'"'[0], b"\n"[0], b"\r"[0]
 
 
 class BackslashQuotes(Exception):
-    """Internal: the text writes quotes within values as \\" and has to be read anew. line: where."""
+    """Internal: the text writes quotes within values as \\" and has to be read anew. line:
+    where.
+    """
 
     def __init__(self, line: int):
         super().__init__(line)
@@ -32,7 +34,9 @@ class BackslashQuotes(Exception):
 
 @dataclass(frozen=True)
 class TextBlock:
-    """Whole rows. spans: (start, end) in `text` of the rows on several lines; breaks: the line ends within those."""
+    """Whole rows. spans: (start, end) in `text` of the rows on several lines; breaks: the line ends
+    within those.
+    """
 
     text: bytes
     first_line: int
@@ -42,12 +46,16 @@ class TextBlock:
 
     @cached_property
     def blank_lines(self) -> int:
-        """Lines of nothing that are no part of a value. Takes long: most blocks have none, which their rows tell."""
+        """Lines of nothing that are no part of a value. Takes long: most blocks have none, which
+        their rows tell.
+        """
         return _num_blank(self.text) - sum(_num_blank(self.text[a:b]) for a, b in self.spans)
 
 
 class QuotedText:
-    """Lines of text that begin with a row. ends: [num_lines] the offset of each line's end character"""
+    """Lines of text that begin with a row. ends: [num_lines] the offset of each line's end
+    character
+    """
 
     def __init__(self, path: Path, text: bytes, first_line: int, dialect: Dialect):
         self.path, self.text, self.first_line, self.dialect = path, text, first_line, dialect
@@ -68,7 +76,9 @@ class QuotedText:
         return ends
 
     def whole_rows(self, blocks: Iterator[bytes] | None) -> tuple[TextBlock, bytes]:
-        """The whole rows, and the text of a row at the end whose quoted value goes on. blocks: what follows; None: nothing."""
+        """The whole rows, and the text of a row at the end whose quoted value goes on. blocks: what
+        follows; None: nothing.
+        """
         end = len(self.text)
         spans: list[tuple[int, int]] = []  # of the rows on several lines
         if b'"' in self.text:
@@ -91,7 +101,9 @@ class QuotedText:
         if self.has_lone_returns or spans or "ends" in vars(self):
             lines = int(np.searchsorted(self.ends, end))
         else:
-            lines = int(np.count_nonzero(self.data[:end] == _LF)) + (bool(text) and not text.endswith(b"\n"))
+            lines = int(np.count_nonzero(self.data[:end] == _LF)) + (
+                bool(text) and not text.endswith(b"\n")
+            )
         breaks = sum(self._line_at(b) - self._line_at(a) for a, b in spans)
         return TextBlock(text, self.first_line, lines, breaks, tuple(spans))
 
@@ -105,8 +117,11 @@ class QuotedText:
         return int(np.searchsorted(self.ends, min(place, len(self.text) - 1)))
 
     def _opens(self, quotes: np.ndarray) -> np.ndarray:
-        """Which quotes could open a value, or be the second of a pair. quotes: their places, rising"""
-        could = self._are_borders(self.data[quotes - 1])  # of the text's very first character the last one
+        """Which quotes could open a value, or be the second of a pair. quotes: their places,
+        rising
+        """
+        # of the text's very first character the last one
+        could = self._are_borders(self.data[quotes - 1])
         if len(quotes) and quotes[0] == 0:
             could[0] = True
         return could
@@ -119,12 +134,16 @@ class QuotedText:
         return np.append(self._are_borders(self.data[quotes[:-1] + 1]), True)
 
     def _are_borders(self, characters: np.ndarray) -> np.ndarray:
-        """Which of them stand beside a quote at the beginning or end of a value, or within a pair."""
+        """Which of them stand beside a quote at the beginning or end of a value, or within a
+        pair.
+        """
         found = (characters == self.dialect.delimiter[0]) | (characters == _QUOTE)
         return np.asarray(found | (characters == _LF) | (characters == _CR))
 
     def _is_simple(self) -> bool:
-        """Whether every quoted value is closed on its line and followed by a delimiter or the line's end."""
+        """Whether every quoted value is closed on its line and followed by a delimiter or the
+        line's end.
+        """
         if self.has_lone_returns:
             return False
         quotes = np.flatnonzero(self.data == _QUOTE)
@@ -142,24 +161,35 @@ class QuotedText:
         return np.union1d(line[~good], np.flatnonzero(count % 2))
 
     def _refuse_other_escape(self) -> None:
-        """Raises BackslashQuotes at the first line that makes a row only when \\" stands for a quote."""
+        """Raises BackslashQuotes at the first line that makes a row only when \\" stands for a
+        quote.
+        """
         if self.dialect.backslash_line is not None or b"\\" not in self.text:
             return
         places = np.array([found.start() for found in re.finditer(rb'\\"', self.text)])
         for line in np.unique(np.searchsorted(self.ends, places)).tolist() if len(places) else []:
             plain = self._line(line)
-            if self.dialect.num_columns(plain) != len(self.dialect.columns) == self.dialect.num_columns(without_backslashes(plain)):
+            if (
+                self.dialect.num_columns(plain)
+                != len(self.dialect.columns)
+                == self.dialect.num_columns(without_backslashes(plain))
+            ):
                 raise BackslashQuotes(self.first_line + line)
 
     def _row(self, start: int, blocks: Iterator[bytes] | None) -> int:
         """Where the row ends that begins at `start`; -1 when it goes on in the next block."""
         text, place, column = self.text, start, 0
-        opened: tuple[int, int, int] | None = None  # the first value of several lines: column, opening, closing quote
+        # the first value of several lines: column, opening, closing quote
+        opened: tuple[int, int, int] | None = None
         while True:
             begin = place
             if text[place : place + 1] == b'"':
                 close = self._closing(place + 1)
-                if close < 0 and blocks is not None and not self._takes_in_rows(column, place, len(text)):
+                if (
+                    close < 0
+                    and blocks is not None
+                    and not self._takes_in_rows(column, place, len(text))
+                ):
                     return -1
                 if close < 0:
                     raise InputError(self._never_closed(column, place, blocks))
@@ -177,7 +207,9 @@ class QuotedText:
             place += 1
         if opened is not None and column != len(self.dialect.columns):
             what = f"so that the row has {column} columns, the header {len(self.dialect.columns)}"
-            raise InputError(self._says(opened[0], opened[1], self._closed_in(opened[2]) + f", {what}"))
+            raise InputError(
+                self._says(opened[0], opened[1], self._closed_in(opened[2]) + f", {what}")
+            )
         return place
 
     def _closing(self, place: int) -> int:
@@ -195,7 +227,9 @@ class QuotedText:
             raise InputError(self._says(column, opening, f"{self._closed_in(close)}, and {rows}"))
         after = self.text[close + 1 : close + 2]
         if after not in (b"", b"\r", b"\n", self.dialect.delimiter):
-            raise InputError(self._says(column, opening, self._closed_in(close) + ", before other text"))
+            raise InputError(
+                self._says(column, opening, self._closed_in(close) + ", before other text")
+            )
 
     def _takes_in_rows(self, column: int, opening: int, close: int) -> bool:
         """Whether a line within the quoted value would be a row by itself.
@@ -215,33 +249,50 @@ class QuotedText:
         return f"that is closed in line {self.first_line + self._line_at(close):,} only"
 
     def _never_closed(self, column: int, opening: int, blocks: Iterator[bytes] | None) -> str:
-        """The message about a quote that nothing in this text closes; reads on to find where it is closed."""
+        """The message about a quote that nothing in this text closes; reads on to find where it is
+        closed.
+        """
         line = self.first_line + len(self.ends)
         for block in blocks or ():
             text = self.dialect.unescaped(block)
             found = re.search(rb'(?<!")"(?:"")*(?!")', text) if b'"' in text else None
             if found is not None:
                 line += _num_line_ends(text[: found.end()])
-                return self._says(column, opening, f"that is closed in line {line:,} only, and the lines between look like rows")
+                return self._says(
+                    column,
+                    opening,
+                    f"that is closed in line {line:,} only, and the lines between look like rows",
+                )
             line += _num_line_ends(text)
         cut = blocks is None and self._line_at(opening) == len(self.ends) - 1
         said = self._says(column, opening, "that nothing closes")
         return f"{said} If the file is cut off there, copy or write it again." if cut else said
 
     def _goes_on(self, column: int, opening: int, end: int) -> str:
-        """The message about a value that goes on behind its closing quote; Arrow joins the two in silence."""
+        """The message about a value that goes on behind its closing quote; Arrow joins the two in
+        silence.
+        """
         cell = quoted(self.text[opening:end].decode(errors="replace"))
-        return self._says(column, opening, f"that is closed before the value ends ({cell})", "Put the whole value in quotes")
+        return self._says(
+            column,
+            opening,
+            f"that is closed before the value ends ({cell})",
+            "Put the whole value in quotes",
+        )
 
     def _says(self, column: int, opening: int, what: str, remedy: str = "") -> str:
         line = self.first_line + self._line_at(opening)
         said = (
-            f'{self.path}: line {line:,}, column {self.dialect.name(column)} opens a quote (") {what}. '
-            f'{remedy or f"Close it in line {line:,}"}; a quote that belongs to the value is doubled ("") within quotes.'
+            f'{self.path}: line {line:,}, column {self.dialect.name(column)} opens a quote (")'
+            f" {what}. {remedy or f'Close it in line {line:,}'}; a quote that belongs to the value"
+            ' is doubled ("") within quotes.'
         )
         if self.dialect.backslash_line is None:
             return said
-        return f'{said} Line {self.dialect.backslash_line:,} writes a quote as \\", so a backslash before a quote never closes a value.'
+        return (
+            f'{said} Line {self.dialect.backslash_line:,} writes a quote as \\", so a backslash'
+            " before a quote never closes a value."
+        )
 
 
 def _num_blank(text: bytes) -> int:

@@ -1,6 +1,7 @@
 """CSV text in blocks of whole rows.
 
-In: blocks of UTF-8 text, cut anywhere. Out: the same text cut at the ends of rows, each block with its lines.
+In: blocks of UTF-8 text, cut anywhere. Out: the same text cut at the ends of rows, each block with
+its lines.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ from hgt.reading.csv_quotes import QuotedText, TextBlock
 _LONGEST_ROW_BYTES = 256 << 20
 
 
-def whole_rows(path: Path, blocks: Iterator[bytes], dialect: Dialect, first_line: int) -> Iterator[TextBlock]:
+def whole_rows(
+    path: Path, blocks: Iterator[bytes], dialect: Dialect, first_line: int
+) -> Iterator[TextBlock]:
     """Cut the text into blocks of whole rows.
 
     blocks: the text below the header; first_line: the number of its first line in the file
 
-    Raises InputError for a quote that takes in rows, that nothing closes or that is closed within a value, and BackslashQuotes.
+    Raises InputError for a quote that takes in rows, that nothing closes or that is closed within a
+    value, and BackslashQuotes.
     """
     line, checked, rest = first_line, b"", b""
     for block in blocks:
         cut = _end_of_lines(block)
         if len(checked) + len(rest) + len(block) > _LONGEST_ROW_BYTES:
             raise InputError(
-                f"{path}: the row in line {line:,} is longer than {_LONGEST_ROW_BYTES >> 20} MB. Give a table of one edge per row."
+                f"{path}: the row in line {line:,} is longer than {_LONGEST_ROW_BYTES >> 20} MB."
+                " Give a table of one edge per row."
             )
         if cut == 0:
             rest += block
@@ -41,11 +46,15 @@ def whole_rows(path: Path, blocks: Iterator[bytes], dialect: Dialect, first_line
             yield found
         line += found.lines
     if checked or rest:
-        found, _ = QuotedText(path, checked + dialect.unescaped(rest), line, dialect).whole_rows(None)
+        found, _ = QuotedText(path, checked + dialect.unescaped(rest), line, dialect).whole_rows(
+            None
+        )
         yield found
 
 
 def _end_of_lines(text: bytes) -> int:
-    """Where the last whole line ends; a carriage return at the very end may be half of a line end."""
+    """Where the last whole line ends; a carriage return at the very end may be half of a line
+    end.
+    """
     end = text.rfind(b"\n") + 1
     return end or text.rfind(b"\r", 0, max(len(text) - 1, 0)) + 1

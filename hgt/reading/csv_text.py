@@ -1,7 +1,8 @@
 """The rows of CSV text as columns of codes, and its header.
 
-In: a path. Out: the names in the header, then record batches of dictionary-encoded strings, with the
-lines of the file counted. Commas, tabs, semicolons or vertical bars separate columns; the header tells.
+In: a path. Out: the names in the header, then record batches of dictionary-encoded strings, with
+the lines of the file counted. Commas, tabs, semicolons or vertical bars separate columns; the
+header tells.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 class CsvText:
     """A file of CSV text whose header was read. Iterate over `batches` once.
 
-    wanted: the set of columns that was found; columns: those of it to read; places: their places in a row
+    wanted: the set of columns that was found; columns: those of it to read; places: their places in
+        a row
     header_lines, header_bytes: up to the first row
     """
 
@@ -56,17 +58,28 @@ class CsvText:
         Raises InputError that names what is wrong with it."""
         start = next(utf8_blocks(path, _HEADER_BYTES), b"")
         if not start.strip():
-            raise InputError(f"{path}: is empty. Expected a header line with {', '.join(wanted[0].required)}.")
+            raise InputError(
+                f"{path}: is empty. Expected a header line with {', '.join(wanted[0].required)}."
+            )
         blank = start[: len(start) - len(start.lstrip(b"\r\n"))]
         line = _LINE_END.split(start[len(blank) :], maxsplit=1)[0]
         if b"\x00" in start[: 1 << 16]:
-            raise InputError(f"{path}: is not a table (it holds binary data). Expected CSV text in UTF-8, also packed, or Parquet.")
+            raise InputError(
+                f"{path}: is not a table (it holds binary data). Expected CSV text in UTF-8, also"
+                " packed, or Parquet."
+            )
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: the header line is not UTF-8 (byte {error.start}). Save the file as UTF-8.") from error
+            raise InputError(
+                f"{path}: the header line is not UTF-8 (byte {error.start}). Save the file as"
+                " UTF-8."
+            ) from error
         if text.count('"') % 2:
-            raise InputError(f'{path}: the header line opens a quote (") that it does not close. Close it, or take it out.')
+            raise InputError(
+                f'{path}: the header line opens a quote (") that it does not close. Close it, or'
+                " take it out."
+            )
         delimiter, names = _split_header(path, text, wanted)
         columns = first_there(wanted, names)
         found = columns.find(path, names, "in the header line")
@@ -74,7 +87,15 @@ class CsvText:
         required = tuple(found[name] for name in columns.required)
         dialect = Dialect(tuple(name.strip() for name in names), delimiter.encode(), required)
         num_lines = len(_LINE_END.findall(blank)) + 1
-        return cls(path, columns, tuple(found), tuple(found.values()), dialect, num_lines, end.end() if end else len(start))
+        return cls(
+            path,
+            columns,
+            tuple(found),
+            tuple(found.values()),
+            dialect,
+            num_lines,
+            end.end() if end else len(start),
+        )
 
     def with_backslashes(self, line: int) -> CsvText:
         return replace(self, dialect=replace(self.dialect, backslash_line=line))
@@ -82,8 +103,8 @@ class CsvText:
     def batches(self, counts: FileCounts) -> Iterator[pa.RecordBatch]:
         """The rows in order, in batches; their lines are added to `counts`.
 
-        Raises InputError for a row of another length, bytes that are no UTF-8, or a quote that takes
-        in rows; BackslashQuotes when the file has to be read anew, `with_backslashes`.
+        Raises InputError for a row of another length, bytes that are no UTF-8, or a quote that
+        takes in rows; BackslashQuotes when the file has to be read anew, `with_backslashes`.
         """
         counts.lines = self.header_lines
         counts.header = 1
@@ -101,28 +122,42 @@ class CsvText:
         again = np.ones(len(batch), dtype=bool)
         for name in self.wanted.required:
             column = batch.column(name)
-            codes = [c for c, value in enumerate(column.dictionary.to_pylist()) if value.strip("\ufeff \t").lower() == name]
+            codes = [
+                c
+                for c, value in enumerate(column.dictionary.to_pylist())
+                if value.strip("\ufeff \t").lower() == name
+            ]
             again &= np.isin(column.indices.to_numpy(), codes)
             if not again.any():
                 return
         row = rows_before + int(again.argmax()) + 1
         raise InputError(
-            f"{self.path}: row {row:,} (counted from the first row below the header) is the header once more: two files were joined. "
-            "Take it out."
+            f"{self.path}: row {row:,} (counted from the first row below the header) is the header"
+            " once more: two files were joined. Take it out."
         )
 
-    def _batch(self, block: TextBlock, rows_before: int, later: Iterator[TextBlock]) -> pa.RecordBatch:
+    def _batch(
+        self, block: TextBlock, rows_before: int, later: Iterator[TextBlock]
+    ) -> pa.RecordBatch:
         names = [f"c{i}" for i in range(len(self.dialect.columns))]
         wanted = [names[i] for i in self.places]
         if not block.text.strip(b"\r\n"):
-            return pa.RecordBatch.from_arrays([pa.array([], CODES)] * len(wanted), names=list(self.columns))
+            return pa.RecordBatch.from_arrays(
+                [pa.array([], CODES)] * len(wanted), names=list(self.columns)
+            )
         try:
             table = pyarrow.csv.read_csv(
                 pa.BufferReader(block.text),
-                read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=len(block.text) + 1, column_names=names),
-                parse_options=pyarrow.csv.ParseOptions(delimiter=self.dialect.delimiter.decode(), newlines_in_values=block.breaks > 0),
+                read_options=pyarrow.csv.ReadOptions(
+                    use_threads=False, block_size=len(block.text) + 1, column_names=names
+                ),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter=self.dialect.delimiter.decode(), newlines_in_values=block.breaks > 0
+                ),
                 convert_options=pyarrow.csv.ConvertOptions(
-                    include_columns=wanted, column_types=dict.fromkeys(wanted, CODES), strings_can_be_null=False
+                    include_columns=wanted,
+                    column_types=dict.fromkeys(wanted, CODES),
+                    strings_can_be_null=False,
                 ),
             )
         except pa.ArrowException as error:
@@ -131,7 +166,13 @@ class CsvText:
         arrays = [a.chunk(0) if isinstance(a, pa.ChunkedArray) else a for a in arrays]
         return pa.RecordBatch.from_arrays(arrays, names=list(self.columns))
 
-    def _explained(self, error: pa.ArrowException, block: TextBlock, rows_before: int, later: Iterator[TextBlock]) -> str:
+    def _explained(
+        self,
+        error: pa.ArrowException,
+        block: TextBlock,
+        rows_before: int,
+        later: Iterator[TextBlock],
+    ) -> str:
         ragged = _RAGGED.match(str(error))
         if ragged:
             row, expected, actual = (int(number) for number in ragged.groups())
@@ -140,8 +181,15 @@ class CsvText:
                 f"{self.path}: row {rows_before + row} has {actual} columns, the header {expected} "
                 f"(counted from the first row below the header{where})."
             )
-            if row == block.lines - block.breaks - block.blank_lines and actual < expected and next(later, None) is None:
-                return f"{said} It is the file's last row: the file looks cut off. Copy or write it again."
+            if (
+                row == block.lines - block.breaks - block.blank_lines
+                and actual < expected
+                and next(later, None) is None
+            ):
+                return (
+                    f"{said} It is the file's last row: the file looks cut off. Copy or write it"
+                    " again."
+                )
             return f"{said} Quote values that hold {_WORDS[self.dialect.delimiter]}."
         if "UTF8" in str(error):
             try:
@@ -153,7 +201,10 @@ class CsvText:
                     f"{self.path}: line {line} holds bytes that are not UTF-8 ({bad!r}). "
                     "Save the file as UTF-8, for example `iconv -f latin1 -t utf-8`."
                 )
-        return f"{self.path}: cannot be read as CSV ({str(error).splitlines()[0]}). Copy or write the file again."
+        return (
+            f"{self.path}: cannot be read as CSV ({str(error).splitlines()[0]}). Copy or write the"
+            " file again."
+        )
 
 
 _WORDS = {b",": "commas", b"\t": "tabs", b";": "semicolons", b"|": "vertical bars"}
@@ -168,7 +219,9 @@ def _from(blocks: Iterator[bytes], num_bytes: int) -> Iterator[bytes]:
 
 
 def _line_of_row(block: TextBlock, row: int) -> int:
-    """The line of the block's row of this number, from 1; of a block without line ends in its values."""
+    """The line of the block's row of this number, from 1; of a block without line ends in its
+    values.
+    """
     for number, line in enumerate(_LINE_END.split(block.text), start=block.first_line):
         row -= bool(line)
         if row == 0:
@@ -177,7 +230,9 @@ def _line_of_row(block: TextBlock, row: int) -> int:
 
 
 def _split_header(path: Path, text: str, wanted: Sequence[Columns]) -> tuple[str, list[str]]:
-    """The delimiter that the header shows, and its names. Raises InputError when there are no columns."""
+    """The delimiter that the header shows, and its names. Raises InputError when there are no
+    columns.
+    """
     quoted = _BLANKS_BEFORE_QUOTE.sub(r'\1"', text)
     csv.field_size_limit(_HEADER_BYTES)  # of its own it refuses 128 KiB
     split = {d: next(csv.reader(io.StringIO(quoted), delimiter=d)) for d in (*_DELIMITERS, " ")}
@@ -185,10 +240,14 @@ def _split_header(path: Path, text: str, wanted: Sequence[Columns]) -> tuple[str
         if any(columns.are_in(split[delimiter]) for columns in wanted):
             return delimiter, split[delimiter]
     if wanted[0].are_in(split[" "]):
-        raise InputError(f"{path}: its columns are separated by spaces; expected commas. Save it as comma-separated CSV.")
+        raise InputError(
+            f"{path}: its columns are separated by spaces; expected commas. Save it as"
+            " comma-separated CSV."
+        )
     likely = max(_DELIMITERS, key=lambda d: (wanted[0].num_in(split[d]), len(split[d])))
     if len(split[likely]) < 2:
         raise InputError(
-            f"{path}: is not a table (its first line is {text[:60]!r}). Expected a header line with {', '.join(wanted[0].required)}."
+            f"{path}: is not a table (its first line is {text[:60]!r}). Expected a header line with"
+            f" {', '.join(wanted[0].required)}."
         )
     return likely, split[likely]

@@ -1,7 +1,8 @@
-"""The files that hold a graph's edges: one table, the parts of one in a folder, or PrimeKG's nodes and edges.
+"""The files that hold a graph's edges: one table, the parts of one in a folder, or PrimeKG's nodes
+and edges.
 
-In: a path. Out: record batches with the columns of `EDGES`, and what each file holds. Raises InputError for
-everything else, named for what it is.
+In: a path. Out: record batches with the columns of `EDGES`, and what each file holds. Raises
+InputError for everything else, named for what it is.
 """
 
 from __future__ import annotations
@@ -26,18 +27,23 @@ from hgt.reading.parquet_rows import MAGIC, ParquetRows
 from hgt.reading.row_counts import FileCounts
 
 _GIVE = (
-    "Give the path of a table (CSV text, also packed, or Parquet), of a folder of its parts, or of a folder with nodes.csv and edges.csv."
+    "Give the path of a table (CSV text, also packed, or Parquet), of a folder of its parts, or of"
+    " a folder with nodes.csv and edges.csv."
 )
 _MOST_FILES = 10_000
 _PARTS = ("part-", "part_")  # how Spark, Dask and others name the parts of a table of CSV text
-_TABLE = re.compile(r"^part[-_]|\.(csv|tsv|tab|parquet|pq|gz|bz2|xz|zst|zip)(\.|$)")  # what looks like a part by its name
-_HALF = r"\.(csv|tsv|tab|txt|parquet|pq|gz|bz2|xz|zst|zip)(\.(gz|bz2|xz|zst|zip))?"  # how the files of PrimeKG's pair are named
+# what looks like a part by its name
+_TABLE = re.compile(r"^part[-_]|\.(csv|tsv|tab|parquet|pq|gz|bz2|xz|zst|zip)(\.|$)")
+# how the files of PrimeKG's pair are named
+_HALF = r"\.(csv|tsv|tab|txt|parquet|pq|gz|bz2|xz|zst|zip)(\.(gz|bz2|xz|zst|zip))?"
 Rows = CsvText | ParquetRows
 
 
 @dataclass(frozen=True)
 class EdgeFiles:
-    """Files whose headers were read. parts: in the order of their names; nodes: the other half of PrimeKG's pair"""
+    """Files whose headers were read. parts: in the order of their names; nodes: the other half of
+    PrimeKG's pair
+    """
 
     path: Path
     parts: tuple[Rows, ...]
@@ -56,7 +62,10 @@ class EdgeFiles:
                 raise InputError(f"{path}: is a pipe or device, not a file. {_GIVE}")
         rows = _open(path, (EDGES, INDEXED_EDGES, NODES))
         if rows.wanted is NODES:
-            raise InputError(f"{path}: is a table of nodes. Give the table of edges (edges.csv), or the folder that holds both.")
+            raise InputError(
+                f"{path}: is a table of nodes. Give the table of edges (edges.csv), or the folder"
+                " that holds both."
+            )
         if rows.wanted is INDEXED_EDGES:
             return cls(path, (rows,), _open(_nodes_beside(path), (NODES,)))
         return cls(path, (rows,))
@@ -75,19 +84,27 @@ class EdgeFiles:
             rows = [_open(p, (EDGES,)) for p in parts]
         if not rows:
             inside = ", ".join(p.name for p in files[:5]) + (", ..." if len(files) > 5 else "")
-            raise InputError(f"{path}: is a folder with {f'no such parts ({inside})' if files else 'no files'}. {_GIVE}")
+            raise InputError(
+                f"{path}: is a folder with {f'no such parts ({inside})' if files else 'no files'}."
+                f" {_GIVE}"
+            )
         left_out = [p for p in files if p not in parts and _TABLE.search(p.name.lower())]
         if left_out:
-            kind = "Parquet" if isinstance(rows[0], ParquetRows) else f"{_PARTS[0]}* of CSV text right in it"
+            kind = (
+                "Parquet"
+                if isinstance(rows[0], ParquetRows)
+                else f"{_PARTS[0]}* of CSV text right in it"
+            )
             raise InputError(
-                f"{path}: {left_out[0].relative_to(path)} is no part that can be read with the others ({kind}). "
-                "Take it out, or copy it again."
+                f"{path}: {left_out[0].relative_to(path)} is no part that can be read with the"
+                f" others ({kind}). Take it out, or copy it again."
             )
         for part in rows:
             if set(part.columns) != set(rows[0].columns):
                 other = sorted(set(part.columns) ^ set(rows[0].columns))
                 raise InputError(
-                    f"{part.path}: has other columns than {rows[0].path.name} ({', '.join(other)}). Write all parts with the same ones."
+                    f"{part.path}: has other columns than {rows[0].path.name} ({', '.join(other)})."
+                    " Write all parts with the same ones."
                 )
         return cls(path, tuple(rows))
 
@@ -99,11 +116,18 @@ class EdgeFiles:
     @property
     def nothing(self) -> str:
         """How an empty cell looks in these files."""
-        return 'null or ""' if any(isinstance(rows, ParquetRows) for rows in (*self.parts, self.nodes)) else '""'
+        return (
+            'null or ""'
+            if any(isinstance(rows, ParquetRows) for rows in (*self.parts, self.nodes))
+            else '""'
+        )
 
-    def read(self, max_bytes: int = sys.maxsize) -> tuple[list[pa.RecordBatch], list[FileCounts], bool]:
-        """The rows in batches, with the columns of `EDGES` that are there, up to about `max_bytes`; each file's counts; whether that
-        was all."""
+    def read(
+        self, max_bytes: int = sys.maxsize
+    ) -> tuple[list[pa.RecordBatch], list[FileCounts], bool]:
+        """The rows in batches, with the columns of `EDGES` that are there, up to about `max_bytes`;
+        each file's counts; whether that was all.
+        """
         batches: list[pa.RecordBatch] = []
         counts: list[FileCounts] = []
         for part in self.parts:
@@ -117,7 +141,11 @@ class EdgeFiles:
             return batches, counts, max_bytes > 0
         found, of_nodes = _batches(self.nodes, sys.maxsize)
         nodes = NodeTable.of(self.nodes.path, found)
-        return [nodes.edges(self.path, batch) for batch in batches], [*counts, of_nodes], max_bytes > 0
+        return (
+            [nodes.edges(self.path, batch) for batch in batches],
+            [*counts, of_nodes],
+            max_bytes > 0,
+        )
 
 
 def _batches(rows: Rows, max_bytes: int) -> tuple[list[pa.RecordBatch], FileCounts]:
@@ -141,10 +169,15 @@ def _open(path: Path, wanted: tuple[Columns, ...]) -> Rows:
     """The file's header. wanted: sets of columns; the first that is there counts."""
     start = first_bytes(path, 1 << 16)
     if not start.removeprefix(BYTE_ORDER_MARK).strip():
-        raise InputError(f"{path}: is empty. Expected a header line with {', '.join(wanted[0].required)}.")
+        raise InputError(
+            f"{path}: is empty. Expected a header line with {', '.join(wanted[0].required)}."
+        )
     if start.startswith(MAGIC):
         if packed_by := packing(path):
-            raise InputError(f"{path}: is a Parquet file packed by {packed_by}. Unpack it; Parquet is packed within.")
+            raise InputError(
+                f"{path}: is a Parquet file packed by {packed_by}. Unpack it; Parquet is packed"
+                " within."
+            )
         return ParquetRows.open(path, wanted)
     refuse_other_formats(path, start)
     return CsvText.open(path, wanted)
@@ -154,26 +187,31 @@ def _nodes_beside(path: Path) -> Path:
     nodes = _named(path.parent, "nodes")
     if not nodes:
         raise InputError(
-            f"{path}: is the table of edges of a pair, with x_index and y_index in place of types and ids, and {path.parent} "
-            "has no nodes.csv. Put the table of nodes beside it."
+            f"{path}: is the table of edges of a pair, with x_index and y_index in place of types"
+            f" and ids, and {path.parent} has no nodes.csv. Put the table of nodes beside it."
         )
     return _one_of([p for p in nodes if p.suffixes == path.suffixes] or nodes)
 
 
 def _named(folder: Path, half: str) -> list[Path]:
     """The files of a folder that are named as a half of PrimeKG's pair."""
-    return sorted(p for p in folder.iterdir() if re.fullmatch(half + _HALF, p.name.lower()) and p.is_file())
+    return sorted(
+        p for p in folder.iterdir() if re.fullmatch(half + _HALF, p.name.lower()) and p.is_file()
+    )
 
 
 def _one_of(candidates: list[Path]) -> Path:
     if len(candidates) > 1:
         names = ", ".join(p.name for p in candidates[:5])
-        raise InputError(f"{candidates[0].parent}: holds {names}; one of them is expected. Take the others out.")
+        raise InputError(
+            f"{candidates[0].parent}: holds {names}; one of them is expected. Take the others out."
+        )
     return candidates[0]
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """The files in a folder and those below it, in the order of their paths, without what Spark and others hide (_SUCCESS, .crc).
+    """The files in a folder and those below it, in the order of their paths, without what Spark and
+    others hide (_SUCCESS, .crc).
 
     Raises InputError when there are more than any table has parts: the folder is another.
     """

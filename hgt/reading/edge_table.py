@@ -1,11 +1,12 @@
 """The rows of a PrimeKG-like file as integer codes.
 
-In: the path of a table with `x_type, x_id, relation, y_type, y_id` (names optional): CSV text or Parquet, packed
-or in parts, or PrimeKG's folder of nodes and edges.
-Out: an `EdgeTable`. Knows columns and their faults; knows nothing of files (`edge_files.py` does), nor of mirrors,
-duplicates or splits (`graph.py` does).
+In: the path of a table with `x_type, x_id, relation, y_type, y_id` (names optional): CSV text or
+Parquet, packed or in parts, or PrimeKG's folder of nodes and edges.
+Out: an `EdgeTable`. Knows columns and their faults; knows nothing of files (`edge_files.py` does),
+nor of mirrors, duplicates or splits (`graph.py` does).
 
-Strings are dictionary-encoded block by block, so that 8.1 M rows take a few integers each and never 8.1 M strings.
+Strings are dictionary-encoded block by block, so that 8.1 M rows take a few integers each and never
+8.1 M strings.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class EdgeTable:
     node_type: [num_nodes] index into node_types
     node_id, node_name: [num_nodes] strings; a node without a name has its id as name
     head, relation, tail: [num_rows] int32 codes
-    counts: of each file that was read, its lines and rows; empty for a table that was made otherwise
+    counts: of each file that was read, its lines and rows; empty for a table that was made
+        otherwise
     """
 
     node_types: list[str]
@@ -54,7 +56,8 @@ class EdgeTable:
 
 
 def read_beginning(path: Path) -> EdgeTable | None:
-    """The table of a small file; None where a few MB are not all of it, once they have shown no fault.
+    """The table of a small file; None where a few MB are not all of it, once they have shown no
+    fault.
 
     Raises InputError as `read_edge_table` does.
     """
@@ -67,23 +70,30 @@ def read_beginning(path: Path) -> EdgeTable | None:
 def read_edge_table(path: Path) -> EdgeTable:
     """Read the file once, in blocks.
 
-    Raises InputError when it is missing, empty, not a table, lacks a column, holds bytes that are not UTF-8 or a quote that
-    takes in rows, or has an empty id, type or relation (with the row numbers), and when other rows were read than it has.
+    Raises InputError when it is missing, empty, not a table, lacks a column, holds bytes that are
+    not UTF-8 or a quote that takes in rows, or has an empty id, type or relation (with the row
+    numbers), and when other rows were read than it has.
     """
     files = EdgeFiles.open(path)
     batches, counts, _ = files.read()
     table = _encode(path, batches, files.nothing)
     told = sum(file.rows for file in counts[: len(files.parts)])
     if table.num_rows != told:
-        raise InputError(f"{path}: has {told:,} rows, and {table.num_rows:,} were read. Write the file again.")
+        raise InputError(
+            f"{path}: has {told:,} rows, and {table.num_rows:,} were read. Write the file again."
+        )
     return replace(table, counts=tuple(counts))
 
 
 def _encode(path: Path, blocks: list[pa.RecordBatch], nothing: str) -> EdgeTable:
-    """Join the blocks' own dictionaries into one code per type, relation and node. nothing: how an empty cell is written"""
+    """Join the blocks' own dictionaries into one code per type, relation and node. nothing: how an
+    empty cell is written
+    """
     num_rows = sum(len(block) for block in blocks)
     if num_rows == 0:
-        raise InputError(f"{path}: has a header line but no rows. Give a file with one edge per row.")
+        raise InputError(
+            f"{path}: has a header line but no rows. Give a file with one edge per row."
+        )
 
     def unify(*names: str) -> tuple[list[str], list[np.ndarray]]:
         chunks = [block.column(name) for name in names for block in blocks]
@@ -102,11 +112,15 @@ def _encode(path: Path, blocks: list[pa.RecordBatch], nothing: str) -> EdgeTable
 
     keys = [t.astype(np.int64) * len(ids) + i for t, i in ((x_type, x_id), (y_type, y_id))]
     node_keys, both = _dense_codes(np.concatenate(keys), len(types) * len(ids))
-    node_type, node_id = (node_keys // len(ids)).astype(np.int32), np.array(ids, dtype=object)[node_keys % len(ids)]
+    node_type, node_id = (
+        (node_keys // len(ids)).astype(np.int32),
+        np.array(ids, dtype=object)[node_keys % len(ids)],
+    )
     node_type, node_id, both = _merge_spellings(path, types, node_type, node_id, both)
     head, tail = np.split(both, 2)
     node_name = node_id.copy()
-    for column, nodes in (("y_name", tail), ("x_name", head)):  # the first name from the left column wins
+    # the first name from the left column wins
+    for column, nodes in (("y_name", tail), ("x_name", head)):
         if column in blocks[0].schema.names:
             found, (found_codes,) = unify(column)
             told = np.array([bool(n.strip()) for n in found], dtype=bool)[found_codes]
@@ -120,18 +134,30 @@ def _encode(path: Path, blocks: list[pa.RecordBatch], nothing: str) -> EdgeTable
 def _merge_spellings(
     path: Path, types: list[str], node_type: np.ndarray, node_id: np.ndarray, nodes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Types and ids [num_nodes] with each number spelled in one way, and `nodes` [n] in their new numbers."""
+    """Types and ids [num_nodes] with each number spelled in one way, and `nodes` [n] in their new
+    numbers.
+    """
     spelled = spelled_once(path, types, node_type, node_id)
     if spelled is node_id:
         return node_type, node_id, nodes
     number: dict[tuple[int, str], int] = {}
-    new = np.array([number.setdefault(key, len(number)) for key in zip(node_type.tolist(), spelled, strict=True)], dtype=np.int32)
+    new = np.array(
+        [
+            number.setdefault(key, len(number))
+            for key in zip(node_type.tolist(), spelled, strict=True)
+        ],
+        dtype=np.int32,
+    )
     kept_types, kept_ids = zip(*number, strict=True)
     return np.array(kept_types, dtype=np.int32), np.array(kept_ids, dtype=object), new[nodes]
 
 
-def _refuse_missing(path: Path, columns: tuple[str, ...], values: list[str], codes: list[np.ndarray], nothing: str) -> None:
-    """Raises InputError when a value is nothing but white space, or what its writer did not mean. values: as the file has them"""
+def _refuse_missing(
+    path: Path, columns: tuple[str, ...], values: list[str], codes: list[np.ndarray], nothing: str
+) -> None:
+    """Raises InputError when a value is nothing but white space, or what its writer did not mean.
+    values: as the file has them
+    """
     for value in values:
         if why := _not_meant(value):
             raise InputError(f"{path}: {quoted(value)} ({' or '.join(columns)}) {why}.")
@@ -145,35 +171,50 @@ def _refuse_missing(path: Path, columns: tuple[str, ...], values: list[str], cod
             shown_values = ", ".join(nothing if not v else json.dumps(v) for v in spelled)
             shown = ", ".join(str(r + 1) for r in rows[:5]) + (", ..." if len(rows) > 5 else "")
             raise InputError(
-                f"{path}: column {column} is empty ({shown_values}) in {len(rows):,} row(s): {shown} (counted from the first row below "
-                "the header). Fill in or remove these rows."
+                f"{path}: column {column} is empty ({shown_values}) in {len(rows):,} row(s):"
+                f" {shown} (counted from the first row below the header). Fill in or remove these"
+                " rows."
             )
 
 
 def _not_meant(value: str) -> str | None:
-    """What is wrong with a value that would be another node, type or relation than the one that it looks like."""
+    """What is wrong with a value that would be another node, type or relation than the one that it
+    looks like.
+    """
     trimmed = value.strip()
     if trimmed.endswith("\0"):  # NumPy's arrays of text lose it
         return "ends with a NUL character. Remove it"
     if trimmed.startswith("\ufeff"):
         return "begins with a byte order mark: two files were joined. Take the mark out"
     if value[:1].isspace() and len(trimmed) > 1 and trimmed[0] == trimmed[-1] == '"':
-        return "has a blank before its quote, so that the quotes count as part of it. Take the blank out"
+        return (
+            "has a blank before its quote, so that the quotes count as part of it. Take the"
+            " blank out"
+        )
     return None
 
 
-def _merge_equal(values: list[str], codes: Sequence[np.ndarray]) -> tuple[list[str], tuple[np.ndarray, ...]]:
-    """Values that became equal by trimming white space share one code; unused values (of Parquet nulls) go."""
+def _merge_equal(
+    values: list[str], codes: Sequence[np.ndarray]
+) -> tuple[list[str], tuple[np.ndarray, ...]]:
+    """Values that became equal by trimming white space share one code; unused values (of Parquet
+    nulls) go.
+    """
     used = np.zeros(len(values), dtype=bool)
     for c in codes:
         used[c] = True
     index: dict[str, int] = {}
-    new = np.array([index.setdefault(v, len(index)) if u else 0 for v, u in zip(values, used, strict=True)], dtype=np.int32)
+    new = np.array(
+        [index.setdefault(v, len(index)) if u else 0 for v, u in zip(values, used, strict=True)],
+        dtype=np.int32,
+    )
     return list(index), tuple(new[c] for c in codes)
 
 
 def _dense_codes(keys: np.ndarray, num_keys: int) -> tuple[np.ndarray, np.ndarray]:
-    """The sorted distinct keys and each key's place among them (np.unique, without its sort where a table is small)."""
+    """The sorted distinct keys and each key's place among them (np.unique, without its sort where a
+    table is small).
+    """
     if num_keys > 100_000_000:
         distinct, inverse = np.unique(keys, return_inverse=True)
         return distinct, inverse.astype(np.int32)

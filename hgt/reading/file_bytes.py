@@ -1,7 +1,8 @@
 """The bytes of a file: unpacked whatever packed them, and UTF-8 whatever encoded them.
 
 In: a path. Out: blocks of bytes. Knows packings and encodings by their first bytes, never by the
-file's name; knows nothing of rows. Reads gzip, bzip2, xz, Zstandard, a zip of one file, UTF-16, UTF-32.
+file's name; knows nothing of rows. Reads gzip, bzip2, xz, Zstandard, a zip of one file, UTF-16,
+UTF-32.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ def utf8_blocks(path: Path, block_bytes: int) -> Iterator[bytes]:
 
 
 def encoding_of(start: bytes) -> str | None:
-    """The encoding that the first bytes tell, by a mark or by the zeros of ASCII text; None: UTF-8."""
+    """The encoding that the first bytes tell, by a mark or by the zeros of ASCII text; None:
+    UTF-8.
+    """
     for mark, name in _ENCODINGS.items():
         if start.startswith(mark):
             return name
@@ -97,7 +100,10 @@ def _decoded(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, final
     try:
         return decoder.decode(block, final).encode("utf-8", "strict")
     except UnicodeError as error:
-        raise InputError(f"{path}: is damaged UTF-16 or UTF-32 ({getattr(error, 'reason', error)}). Save the file as UTF-8.") from error
+        raise InputError(
+            f"{path}: is damaged UTF-16 or UTF-32 ({getattr(error, 'reason', error)}). Save the"
+            " file as UTF-8."
+        ) from error
 
 
 @contextmanager
@@ -121,7 +127,9 @@ def _unpacked(path: Path) -> Iterator[IO[bytes]]:
 
 
 class _Streams(io.RawIOBase):
-    """Packed streams one after the other. What follows them is an error; Python's own readers pass over it, and over all after it."""
+    """Packed streams one after the other. What follows them is an error; Python's own readers pass
+    over it, and over all after it.
+    """
 
     def __init__(self, packed: IO[bytes], unpacker: Callable[[], Any]):
         self._packed, self._new = packed, unpacker
@@ -133,7 +141,10 @@ class _Streams(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while True:
             if self._unpacker.eof:
-                self._pending = self._unpacker.unused_data.lstrip(b"\0") or self._packed.read(_PACKED_BYTES).lstrip(b"\0")  # xz pads
+                # xz pads
+                self._pending = self._unpacker.unused_data.lstrip(b"\0") or self._packed.read(
+                    _PACKED_BYTES
+                ).lstrip(b"\0")
                 if not self._pending:
                     return 0
                 self._unpacker = self._new()
@@ -159,7 +170,9 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
             f"Unpack it (`unzip {path.name}`) and give the file or folder to read."
         )
     if members[0].flag_bits & 1:
-        raise InputError(f"{path}: is a zip archive with a password. Unpack it (`unzip {path.name}`) first.")
+        raise InputError(
+            f"{path}: is a zip archive with a password. Unpack it (`unzip {path.name}`) first."
+        )
     return members[0]
 
 
@@ -175,15 +188,25 @@ def explained(path: Path) -> Iterator[None]:
     except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
         raise InputError(_damaged(path, error)) from error
     except NotImplementedError as error:
-        raise InputError(f"{path}: is packed in a way that cannot be read here ({error}). Unpack it first.") from error
+        raise InputError(
+            f"{path}: is packed in a way that cannot be read here ({error}). Unpack it first."
+        ) from error
     except PermissionError as error:
-        raise InputError(f"{path}: may not be read by this user. Change its permissions.") from error
+        raise InputError(
+            f"{path}: may not be read by this user. Change its permissions."
+        ) from error
     except OSError as error:
-        if error.errno is None:  # of bz2 and Arrow's unpacking; what the system refuses has a number
+        # of bz2 and Arrow's unpacking; what the system refuses has a number
+        if error.errno is None:
             raise InputError(_damaged(path, error)) from error
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the path and the disk.") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}). Check the path and the disk."
+        ) from error
 
 
 def _damaged(path: Path, error: Exception) -> str:
     said = (str(error) or type(error).__name__).splitlines()[0]
-    return f"{path}: the {packing(path) or 'packed'} data is damaged ({said}). Copy or download the file again."
+    return (
+        f"{path}: the {packing(path) or 'packed'} data is damaged ({said}). Copy or download the"
+        " file again."
+    )

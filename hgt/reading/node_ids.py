@@ -1,9 +1,9 @@
 """Ids that are numbers, spelled in one way: `1.0` is the node `1`.
 
-In: the ids of nodes and their types. Out: the ids to use. Pandas writes integers as floats once a column
-has held a missing value, R writes 100000 as 1e+05, Spark 12345678 as 1.2345678E7: the same node by another
-name. Where all ids of a type are numbers, whole ones become integers, by decimal arithmetic, never by
-floats. Ids with leading zeros are text, and so are those of their type.
+In: the ids of nodes and their types. Out: the ids to use. Pandas writes integers as floats once a
+column has held a missing value, R writes 100000 as 1e+05, Spark 12345678 as 1.2345678E7: the same
+node by another name. Where all ids of a type are numbers, whole ones become integers, by decimal
+arithmetic, never by floats. Ids with leading zeros are text, and so are those of their type.
 """
 
 from __future__ import annotations
@@ -19,18 +19,26 @@ import pyarrow.compute as pc
 from hgt.errors import InputError
 
 _INTEGER = r"^(0|-?[1-9][0-9]*)$"
-# A float or decimal as programs write one. An exponent has a sign or the number a point: 12e4 is text.
-_NUMBER = r"^[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?$|^[+-]?[0-9]\.[0-9]*[eE][+-]?[0-9]{1,3}$|^[+-]?[0-9][eE][+-][0-9]{1,3}$"
+# A float or decimal as programs write one. An exponent has a sign or the number a point: 12e4 is
+# text.
+_NUMBER = (
+    r"^[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?$"
+    r"|^[+-]?[0-9]\.[0-9]*[eE][+-]?[0-9]{1,3}$"
+    r"|^[+-]?[0-9][eE][+-][0-9]{1,3}$"
+)
 _ZEROS_FIRST = r"^[+-]?0+[0-9]+(\.0*)?$"
 _SHOWN = 3
 _is_number = re.compile(_NUMBER).match
 
 
-def spelled_once(path: Path, node_types: list[str], node_type: np.ndarray, node_id: np.ndarray) -> np.ndarray:
-    """The ids [num_nodes], with whole floats and decimals as integers in the types whose ids are numbers.
+def spelled_once(
+    path: Path, node_types: list[str], node_type: np.ndarray, node_id: np.ndarray
+) -> np.ndarray:
+    """The ids [num_nodes], with whole floats and decimals as integers in the types whose ids are
+    numbers.
 
-    Several nodes may then have one id: they are one node. Raises InputError when ids of a type differ only
-    in how a number is spelled and the type's ids are text.
+    Several nodes may then have one id: they are one node. Raises InputError when ids of a type
+    differ only in how a number is spelled and the type's ids are text.
     """
     ids = pa.array(node_id, pa.string())
     odd = _matches(ids, _NUMBER) & ~_matches(ids, _INTEGER)
@@ -73,12 +81,15 @@ def _refuse_spellings(path: Path, node_type: str, ids: np.ndarray) -> None:
     pairs = []
     for text in sorted(set(numbers.tolist()), key=lambda i: (len(i), i)):
         value = Decimal(text)
-        if value == value.to_integral_value() and (other := spelled.setdefault(value, text)) != text:
+        if (
+            value == value.to_integral_value()
+            and (other := spelled.setdefault(value, text)) != text
+        ):
             pairs.append(f"{other!r} and {text!r}")
     if pairs:
         more = f" and {len(pairs) - _SHOWN:,} more pairs" if len(pairs) > _SHOWN else ""
         raise InputError(
-            f"{path}: ids of type {node_type} differ only in how a number is spelled: {', '.join(pairs[:_SHOWN])}{more}. "
-            "Not all ids of this type are plain numbers, so they are read as text and would be different nodes. "
-            "Spell each id in one way."
+            f"{path}: ids of type {node_type} differ only in how a number is spelled:"
+            f" {', '.join(pairs[:_SHOWN])}{more}. Not all ids of this type are plain numbers, so"
+            " they are read as text and would be different nodes. Spell each id in one way."
         )

@@ -1,7 +1,7 @@
 """PrimeKG's nodes.csv: the types, ids and names that the numbers in its edges.csv stand for.
 
-In: record batches of both. Out: record batches with the columns of `EDGES`. PrimeKG is published as one
-kg.csv, and as this pair (Chandak et al. 2023, Harvard Dataverse IXA7BM).
+In: record batches of both. Out: record batches with the columns of `EDGES`. PrimeKG is published as
+one kg.csv, and as this pair (Chandak et al. 2023, Harvard Dataverse IXA7BM).
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ INDEXED_EDGES = Columns(("x_index", "y_index", "relation"))
 
 @dataclass(frozen=True)
 class NodeTable:
-    """place: row of each node_index; values: {"id": ..., "type": ..., "name": ...} [num_nodes] strings, "name" if there"""
+    """place: row of each node_index; values: {"id": ..., "type": ..., "name": ...} [num_nodes]
+    strings, "name" if there
+    """
 
     path: Path
     place: dict[str, int]
@@ -30,7 +32,9 @@ class NodeTable:
 
     @classmethod
     def of(cls, path: Path, batches: list[pa.RecordBatch]) -> NodeTable:
-        """Raises InputError for a node_index that is empty or stands there twice, and an empty id or type."""
+        """Raises InputError for a node_index that is empty or stands there twice, and an empty id
+        or type.
+        """
         if not sum(len(batch) for batch in batches):
             raise InputError(f"{path}: has a header line but no rows. Give the table of nodes.")
         table = pa.Table.from_batches(batches)
@@ -38,17 +42,30 @@ class NodeTable:
         for c in NODES.required:
             if "" in columns[c]:
                 row = columns[c].index("") + 1
-                raise InputError(f"{path}: column {c} is empty in row {row:,} (counted from the first row below the header). Fill it in.")
+                raise InputError(
+                    f"{path}: column {c} is empty in row {row:,} (counted from the first row below"
+                    " the header). Fill it in."
+                )
         columns["node_index"] = [whole_number(index) for index in columns["node_index"]]
         place = {index: row for row, index in enumerate(columns["node_index"])}
         if len(place) < len(table):
-            twice = next(index for row, index in enumerate(columns["node_index"]) if place[index] != row)
-            raise InputError(f"{path}: node_index {twice} stands there more than once. Keep one row per node.")
+            twice = next(
+                index for row, index in enumerate(columns["node_index"]) if place[index] != row
+            )
+            raise InputError(
+                f"{path}: node_index {twice} stands there more than once. Keep one row per node."
+            )
         _refuse_two_names(path, columns)
-        return cls(path, place, {c.removeprefix("node_"): pa.array(v, pa.string()) for c, v in columns.items()})
+        return cls(
+            path,
+            place,
+            {c.removeprefix("node_"): pa.array(v, pa.string()) for c, v in columns.items()},
+        )
 
     def edges(self, path: Path, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows of a batch of `INDEXED_EDGES` with types, ids and names. path: named in errors"""
+        """The rows of a batch of `INDEXED_EDGES` with types, ids and names. path: named in
+        errors
+        """
         columns = {"relation": batch.column("relation")}
         for side in ("x", "y"):
             rows = pa.array(self._rows(path, f"{side}_index", batch.column(f"{side}_index")))
@@ -59,11 +76,16 @@ class NodeTable:
 
     def _rows(self, path: Path, name: str, column: pa.DictionaryArray) -> np.ndarray:
         values = [whole_number(v.strip()) for v in column.dictionary.to_pylist()]
-        rows = np.array([self.place.get(v, -1) for v in values], dtype=np.int64)[column.indices.to_numpy()]
+        rows = np.array([self.place.get(v, -1) for v in values], dtype=np.int64)[
+            column.indices.to_numpy()
+        ]
         unknown = np.flatnonzero(rows < 0)
         if len(unknown):
             value = values[column.indices[int(unknown[0])].as_py()]
-            raise InputError(f"{path}: {name} {value!r} is no node_index of {self.path.name}. Give the two files of one release.")
+            raise InputError(
+                f"{path}: {name} {value!r} is no node_index of {self.path.name}. Give the two files"
+                " of one release."
+            )
         return rows
 
 
@@ -72,7 +94,12 @@ def _refuse_two_names(path: Path, columns: dict[str, list[str]]) -> None:
     if "node_name" not in columns:
         return
     known: dict[tuple[str, str], str] = {}
-    for node_type, node_id, name in zip(columns["node_type"], columns["node_id"], columns["node_name"], strict=True):
+    for node_type, node_id, name in zip(
+        columns["node_type"], columns["node_id"], columns["node_name"], strict=True
+    ):
         other = known.setdefault((node_type, node_id), name)
         if other != name:
-            raise InputError(f"{path}: {node_type} {node_id} is {quoted(other)} in one row and {quoted(name)} in another. Keep one.")
+            raise InputError(
+                f"{path}: {node_type} {node_id} is {quoted(other)} in one row and {quoted(name)} in"
+                " another. Keep one."
+            )

@@ -1,7 +1,7 @@
 """The rows of Parquet files as columns of codes.
 
-In: the path of a file, or of the parts that a folder holds. Out: record batches of dictionary-encoded
-strings. Numbers are read as the integers that they are; what is null is empty.
+In: the path of a file, or of the parts that a folder holds. Out: record batches of
+dictionary-encoded strings. Numbers are read as the integers that they are; what is null is empty.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 class ParquetRows:
     """A Parquet file whose schema was read.
 
-    wanted: the set of columns that was found; columns: those of it to read; spelled: their names in the file
-    constants: columns that the names of the folders above the file give, as Spark and Hive write them
+    wanted: the set of columns that was found; columns: those of it to read; spelled: their names in
+        the file
+    constants: columns that the names of the folders above the file give, as Spark and Hive write
+        them
     """
 
     path: Path
@@ -44,7 +46,8 @@ class ParquetRows:
 
     @classmethod
     def open(cls, path: Path, wanted: Sequence[Columns], folder: Path | None = None) -> ParquetRows:
-        """Read the schema. wanted: sets of columns; the first that is there counts. folder: of which the file is a part
+        """Read the schema. wanted: sets of columns; the first that is there counts. folder: of
+        which the file is a part
 
         Raises InputError when the data is damaged or a column is missing.
         """
@@ -52,7 +55,9 @@ class ParquetRows:
             with pyarrow.parquet.ParquetFile(path) as file:
                 names, num_rows = list(file.schema_arrow.names), file.metadata.num_rows
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: the Parquet data is damaged ({_first_line(error)}). Write the file again.") from error
+            raise InputError(
+                f"{path}: the Parquet data is damaged ({_first_line(error)}). Write the file again."
+            ) from error
         constants = _constants(path, folder) if folder is not None else {}
         columns = first_there(wanted, [*names, *constants])
         found = columns.find(path, [*names, *constants], "in the file")
@@ -60,21 +65,34 @@ class ParquetRows:
         return cls(path, columns, tuple(found), spelled, constants, num_rows)
 
     def batches(self, counts: FileCounts) -> Iterator[pa.RecordBatch]:
-        """The rows in order. Raises InputError for damaged data, and for columns that hold no ids."""
+        """The rows in order. Raises InputError for damaged data, and for columns that hold no
+        ids.
+        """
         stored = [c for c in self.columns if self.spelled[c] not in self.constants]
         try:
             with pyarrow.parquet.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(_BATCH_ROWS, columns=[self.spelled[c] for c in stored]):
+                for batch in file.iter_batches(
+                    _BATCH_ROWS, columns=[self.spelled[c] for c in stored]
+                ):
                     counts.rows += len(batch)
                     read = {c: self._codes(c, batch.column(self.spelled[c])) for c in stored}
                     for c in set(self.columns) - set(stored):
-                        read[c] = pa.array([self.constants[self.spelled[c]]] * len(batch), pa.string()).dictionary_encode()
-                    yield pa.RecordBatch.from_arrays([read[c] for c in self.columns], names=list(self.columns))
+                        read[c] = pa.array(
+                            [self.constants[self.spelled[c]]] * len(batch), pa.string()
+                        ).dictionary_encode()
+                    yield pa.RecordBatch.from_arrays(
+                        [read[c] for c in self.columns], names=list(self.columns)
+                    )
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{self.path}: cannot be read as a table of ids ({_first_line(error)}). Write the file again.") from error
+            raise InputError(
+                f"{self.path}: cannot be read as a table of ids ({_first_line(error)}). Write the"
+                " file again."
+            ) from error
 
     def _codes(self, name: str, column: pa.Array) -> pa.DictionaryArray:
-        """A column of strings or numbers as codes of strings; what is null (or a float's NaN) is empty."""
+        """A column of strings or numbers as codes of strings; what is null (or a float's NaN) is
+        empty.
+        """
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         if pa.types.is_null(column.type) or pa.types.is_float16(column.type):
@@ -86,17 +104,21 @@ class ParquetRows:
         elif pa.types.is_decimal(values.type):
             values = pa.array([_whole(v) for v in values.to_pylist()], pa.string())
         values = values.cast(pa.string())
-        values.validate(full=True)  # a Parquet file may hold bytes that are not UTF-8 in a column of strings
+        # a Parquet file may hold bytes that are not UTF-8 in a column of strings
+        values.validate(full=True)
         missing = pa.scalar(len(values), pa.int32())
-        return pa.DictionaryArray.from_arrays(pc.fill_null(codes.indices, missing), pa.concat_arrays([values, pa.array([""])]))
+        return pa.DictionaryArray.from_arrays(
+            pc.fill_null(codes.indices, missing), pa.concat_arrays([values, pa.array([""])])
+        )
 
     def _whole_floats(self, name: str, values: pa.Array) -> pa.Array:
         finite = pc.if_else(pc.is_finite(values), values, pa.scalar(0, values.type))
         largest, limit = pc.max(pc.abs(finite)).as_py() or 0, _FIRST_INEXACT[values.type.bit_width]
         if name.endswith("_id") and largest >= limit:
             raise InputError(
-                f"{self.path}: column {self.spelled[name]} holds floats up to {largest:.0f}; from {limit:,} on such floats no "
-                "longer tell whole numbers apart. Write the column as integers or strings."
+                f"{self.path}: column {self.spelled[name]} holds floats up to {largest:.0f}; from"
+                f" {limit:,} on such floats no longer tell whole numbers apart. Write the column as"
+                " integers or strings."
             )
         told = [_whole(v) if v == v else "" for v in values.to_pylist()]
         return pa.array(told, pa.string())
@@ -104,7 +126,9 @@ class ParquetRows:
 
 def _whole(value: float | Decimal) -> str:
     """The integer that a float or decimal is; others as they are written."""
-    is_whole = value.is_integer() if isinstance(value, float) else value == value.to_integral_value()
+    is_whole = (
+        value.is_integer() if isinstance(value, float) else value == value.to_integral_value()
+    )
     return str(int(value)) if is_whole else str(value)
 
 

@@ -24,14 +24,17 @@ class FileCounts:
     breaks: int = 0
 
     def add(self, block: TextBlock, num_rows: int) -> None:
-        """num_rows: read of the block. Raises InputError when its lines make another number of rows."""
+        """num_rows: read of the block. Raises InputError when its lines make another number of
+        rows.
+        """
         assert self.lines is not None
         blank = 0 if num_rows == block.lines - block.breaks else block.blank_lines
         told = block.lines - block.breaks - blank
         if num_rows != told:
             raise InputError(
-                f"{self.path}: lines {self.lines + 1:,} to {self.lines + block.lines:,} should be {told:,} rows, and "
-                f"{num_rows:,} were read. Write the file again, with quotes around all values."
+                f"{self.path}: lines {self.lines + 1:,} to {self.lines + block.lines:,} should be"
+                f" {told:,} rows, and {num_rows:,} were read. Write the file again, with quotes"
+                " around all values."
             )
         self.lines += block.lines
         self.rows += num_rows

@@ -1,7 +1,9 @@
-"""A checkpoint: one safetensors file with weights and optimizer, and in its header where the training stands.
+"""A checkpoint: one safetensors file with weights and optimizer, and in its header where the
+training stands.
 
-Written to a temporary name, synced, and renamed: a file with a checkpoint's name is whole. It is also checked against a
-SHA-256 of all that it holds, so that a damaged one is passed over for the one before. No pickle is involved.
+Written to a temporary name, synced, and renamed: a file with a checkpoint's name is whole. It is
+also checked against a SHA-256 of all that it holds, so that a damaged one is passed over for the
+one before. No pickle is involved.
 """
 
 from __future__ import annotations
@@ -26,14 +28,19 @@ from hgt.run.identity import differs
 
 _TOLD = ("progress", "graph_hash", "config_fingerprint", "split_hash")  # what a file's header says
 _KEPT = 2  # a newest one and one to fall back to, besides the best that each of them names
-_OTHER_VERSION = "The run's checkpoints are of another version of this program. Resume it with that, or start a new run."
+_OTHER_VERSION = (
+    "The run's checkpoints are of another version of this program. Resume it with that, or start a"
+    " new run."
+)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands. Random numbers are functions of (seed, epoch, batch), so this is the random state too.
+    """Where a training stands. Random numbers are functions of (seed, epoch, batch), so this is the
+    random state too.
 
-    epoch: completed epochs; batch: completed batches of the next one; sums: loss sums over those batches
+    epoch: completed epochs; batch: completed batches of the next one; sums: loss sums over those
+        batches
     history: the `epoch` events so far, in order
     """
 
@@ -48,7 +55,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: `model.<name>`, `optimizer.<number>.<name>` and, where the model is an average, `training.<name>`; all on the CPU."""
+    """tensors: `model.<name>`, `optimizer.<number>.<name>` and, where the model is an average,
+    `training.<name>`; all on the CPU.
+    """
 
     tensors: dict[str, Tensor]
     progress: Progress
@@ -62,8 +71,8 @@ def checkpoint_name(progress: Progress) -> str:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write atomically, then remove what is neither this one and the one before nor the best of either: a later one was passed over as
-    damaged, a temporary file is a killed trainer's.
+    """Write atomically, then remove what is neither this one and the one before nor the best of
+    either: a later one was passed over as damaged, a temporary file is a killed trainer's.
 
     Raises OSError or SafetensorError (disk full, say) with the older checkpoints intact.
     """
@@ -96,9 +105,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 def load_newest(
     folder: Path, graph_hash: str, config_fingerprint: str, split_hash: str | None = None
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The newest readable checkpoint, or None; and a sentence about each unreadable one that was passed over.
+    """The newest readable checkpoint, or None; and a sentence about each unreadable one that was
+    passed over.
 
-    Raises CheckpointError when it belongs to another graph, configuration or, where one is given, split.
+    Raises CheckpointError when it belongs to another graph, configuration or, where one is given,
+    split.
     """
     skipped = []
     for path in _newest_first(folder):
@@ -110,7 +121,11 @@ def load_newest(
         for key, own, wanted in (
             ("graph_hash", checkpoint.graph_hash, graph_hash),
             ("config_fingerprint", checkpoint.config_fingerprint, config_fingerprint),
-            ("split_hash", checkpoint.split_hash, checkpoint.split_hash if split_hash is None else split_hash),
+            (
+                "split_hash",
+                checkpoint.split_hash,
+                checkpoint.split_hash if split_hash is None else split_hash,
+            ),
         ):
             if own != wanted:
                 raise CheckpointError(differs(path, key, own, wanted))
@@ -127,7 +142,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         progress = parsed_json(metadata["progress"], dict)
         if _digest(tensors, metadata) != metadata["sha256"]:
-            raise CheckpointError(f"{path}: its content does not match its checksum. It is not used.")
+            raise CheckpointError(
+                f"{path}: its content does not match its checksum. It is not used."
+            )
         progress["history"] = tuple(progress["history"])
         if not all(type(e["epoch"]) is int for e in progress["history"]):
             raise ValueError("its history has an epoch without a number")
@@ -138,13 +155,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except InputError as error:
         raise CheckpointError(str(error)) from error
     except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: is damaged or only half written ({error}). It is not used.") from error
+        raise CheckpointError(
+            f"{path}: is damaged or only half written ({error}). It is not used."
+        ) from error
 
 
 def best_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint of the epoch with the best validation MRR, as the newest readable one names it.
+    """The checkpoint of the epoch with the best validation MRR, as the newest readable one names
+    it.
 
-    Raises CheckpointError when the folder holds none, or when the best is damaged: another epoch's would be worse without a word.
+    Raises CheckpointError when the folder holds none, or when the best is damaged: another epoch's
+    would be worse without a word.
     """
     for path in _newest_first(folder):
         try:
@@ -152,15 +173,24 @@ def best_checkpoint(folder: Path) -> Checkpoint:
         except CheckpointError:
             continue
         try:
-            return load_checkpoint(folder / checkpoint_name(Progress(0, epoch=newest.progress.best_epoch)))
+            return load_checkpoint(
+                folder / checkpoint_name(Progress(0, epoch=newest.progress.best_epoch))
+            )
         except CheckpointError as error:
-            raise CheckpointError(f"{error} It is the best epoch's: remove {folder} and resume, which trains the run anew.") from error
+            raise CheckpointError(
+                f"{error} It is the best epoch's: remove {folder} and resume, which trains the run"
+                " anew."
+            ) from error
     raise CheckpointError(f"{folder}: holds no readable checkpoint. Train first.")
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
-    return {f"optimizer.{i}.{k}": v.detach().cpu().contiguous() for i, entry in state.items() for k, v in entry.items()}
+    return {
+        f"optimizer.{i}.{k}": v.detach().cpu().contiguous()
+        for i, entry in state.items()
+        for k, v in entry.items()
+    }
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -169,15 +199,21 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
             state.setdefault(int(number), {})[key] = tensor
-    wanted: list[torch.Size] = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    wanted: list[torch.Size] = [
+        parameter.shape for group in optimizer.param_groups for parameter in group["params"]
+    ]
     for i, entry in state.items():
         if i >= len(wanted) or entry["exp_avg"].shape != wanted[i]:
             raise CheckpointError(_OTHER_VERSION)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
 def load_model(model: torch.nn.Module, part: str, tensors: Mapping[str, Tensor]) -> None:
-    """Take a part of a checkpoint's tensors. Raises CheckpointError when they are not this model's."""
+    """Take a part of a checkpoint's tensors. Raises CheckpointError when they are not this
+    model's.
+    """
     try:
         model.load_state_dict(state_of(part, tensors))
     except RuntimeError as error:
@@ -191,7 +227,11 @@ def state_tensors(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def state_of(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The part of a checkpoint's tensors with this name, as `state_dict` names them."""
-    return {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+    return {
+        name.removeprefix(f"{part}."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{part}.")
+    }
 
 
 def _newest_first(folder: Path) -> list[Path]:

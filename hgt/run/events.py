@@ -1,7 +1,8 @@
 """`events.jsonl`: what a trainer tells whoever follows it, one JSON object a line.
 
-Every line has `event` and `time` (seconds since 1970). Written with one system call a line, so that a killed writer or a full disk
-leaves at most one broken last line; readers skip that one, and the next line starts afresh.
+Every line has `event` and `time` (seconds since 1970). Written with one system call a line, so that
+a killed writer or a full disk leaves at most one broken last line; readers skip that one, and the
+next line starts afresh.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class EventReader:
         self._offset = self.path.stat().st_size if self.path.exists() else 0
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """The events that were added since the last call. Raises InputError for one without its figures."""
+        """The events that were added since the last call. Raises InputError for one without its
+        figures.
+        """
         if not self.path.exists():
             return
         _check_kind(self.path)
@@ -97,9 +100,12 @@ def _check_kind(path: Path) -> None:
 def epochs_by_number(path: Path, *figures: str) -> dict[int, dict[str, Any]]:
     """The `epoch` events, the last one of each number (a killed epoch may have been told twice).
 
-    figures: numbers, or None, that each of them needs to have. Raises InputError for one that lacks them.
+    figures: numbers, or None, that each of them needs to have. Raises InputError for one that lacks
+        them.
     """
-    epochs = {event["epoch"]: event for event in EventReader(path).new() if event["event"] == "epoch"}
+    epochs = {
+        event["epoch"]: event for event in EventReader(path).new() if event["event"] == "epoch"
+    }
     for event in epochs.values():
         for name in figures:
             if name not in event or not isinstance(event[name], int | float | None):
@@ -108,4 +114,7 @@ def epochs_by_number(path: Path, *figures: str) -> dict[int, dict[str, Any]]:
 
 
 def _not_whole(path: Path, event: dict[str, Any], lacking: str) -> str:
-    return f"{path}: the line of {quoted(event)} has no {lacking}, or something else in its place. Remove that line, then resume."
+    return (
+        f"{path}: the line of {quoted(event)} has no {lacking}, or something else in its place."
+        " Remove that line, then resume."
+    )

@@ -1,4 +1,6 @@
-"""The run folder: where each thing of a run lies (DESIGN.md 3). Between processes only its path travels."""
+"""The run folder: where each thing of a run lies (DESIGN.md 3). Between processes only its path
+travels.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,10 @@ class RunFolder:
     def load_config(self) -> RunConfig:
         """Raises InputError when this is no run folder."""
         if not self.config.exists():
-            raise InputError(f"{self.path}: is no run folder (it has no config.json). Give a folder that `hgt train` made.")
+            raise InputError(
+                f"{self.path}: is no run folder (it has no config.json). Give a folder that `hgt"
+                " train` made."
+            )
         return RunConfig.load(self.config)
 
     def load_graph(self) -> KnowledgeGraph:
@@ -79,11 +84,15 @@ class RunFolder:
         return MemoryPlan.load(self.plan) if self.plan.exists() else None
 
     def locked(self) -> AbstractContextManager[None]:
-        """One program at a time writes here. The lock goes with the process, however that ends. Raises RunLocked."""
+        """One program at a time writes here. The lock goes with the process, however that ends.
+        Raises RunLocked.
+        """
         return self._alone("lock")
 
     def led(self) -> AbstractContextManager[None]:
-        """One flow at a time leads this run through its programs, and changes its configuration. Raises RunLocked, as `locked` does."""
+        """One flow at a time leads this run through its programs, and changes its configuration.
+        Raises RunLocked, as `locked` does.
+        """
         return self._alone("flow.lock")
 
     @contextmanager
@@ -91,12 +100,17 @@ class RunFolder:
         try:
             handle = os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o644)
         except IsADirectoryError as error:
-            raise InputError(f"{self.path / name}: is a folder, where a file should be. Remove it.") from error
+            raise InputError(
+                f"{self.path / name}: is a folder, where a file should be. Remove it."
+            ) from error
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RunLocked(f"{self.path}: another process is training this run. Wait for it, or stop it first.") from error
+                raise RunLocked(
+                    f"{self.path}: another process is training this run. Wait for it, or stop it"
+                    " first."
+                ) from error
             yield
         finally:
             os.close(handle)

@@ -1,7 +1,7 @@
 """What belongs together: a run's graph, split and configuration, and all that was made of them.
 
-In: the three. Out: their hashes, which checkpoints, embeddings and reports carry, and an InputError where
-one of these was made of others.
+In: the three. Out: their hashes, which checkpoints, embeddings and reports carry, and an InputError
+where one of these was made of others.
 """
 
 from __future__ import annotations
@@ -40,7 +40,16 @@ class Identity:
 
 
 def differs(path: Path, key: str, other: object, own: str) -> str:
-    """The sentence about a file that was made of another graph, split or configuration than the run's."""
+    """The sentence about a file that was made of another graph, split or configuration than the
+    run's.
+    """
     name = _NAMES[key]
-    made = f"was made for {name} {other[:16]}" if isinstance(other, str) else f"does not say for which {name} it was made ({quoted(other)})"
-    return f"{path}: {made}, but this run has {name} {own[:16]}. Start a new run, or give the {name} that it was made for."
+    made = (
+        f"was made for {name} {other[:16]}"
+        if isinstance(other, str)
+        else f"does not say for which {name} it was made ({quoted(other)})"
+    )
+    return (
+        f"{path}: {made}, but this run has {name} {own[:16]}. Start a new run, or give the {name}"
+        " that it was made for."
+    )

@@ -1,7 +1,8 @@
 """Whether the one who started a program is still there. The environment says how to tell:
 
 HGT_PARENT_PID   a child process: the number of its parent
-HGT_HEARTBEAT    a container, which cannot see that process: a file that is touched every few seconds as long as it lives
+HGT_HEARTBEAT    a container, which cannot see that process: a file that its parent touches every
+                 few seconds as long as it lives
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ _SILENCE_SECONDS = 60.0
 
 
 class Parent:
-    """Compares the file's time only with itself: the clocks of a host and of a virtual machine differ after a sleep."""
+    """Compares the file's time only with itself: the clocks of a host and of a virtual machine
+    differ after a sleep.
+    """
 
     def __init__(self, pid: int | None, heartbeat: Path | None):
         self._pid, self._heartbeat = pid, heartbeat
@@ -57,4 +60,6 @@ def stop_without_parent() -> None:
     Raises SystemExit.
     """
     if _parent().is_gone():
-        raise SystemExit("the process that started this training is gone; resume with `hgt train --resume`")
+        raise SystemExit(
+            "the process that started this training is gone; resume with `hgt train --resume`"
+        )

@@ -1,4 +1,5 @@
-"""How the child programs (`hgt.train`, `hgt.embed`, `hgt.evaluate`, `hgt.baselines`) begin and end; their exit codes and error events.
+"""How the child programs (`hgt.train`, `hgt.embed`, `hgt.evaluate`, `hgt.baselines`) begin and end;
+their exit codes and error events.
 
 Exit codes: 0 done, 2 bad input, 4 out of memory, 128 + n stopped by signal n, 1 any other error.
 """
@@ -23,14 +24,21 @@ from hgt.run.folder import RunFolder
 OnEvent = Callable[..., None]
 
 
-def run_program(name: str, arguments: list[str], work: Callable[Concatenate[RunFolder, OnEvent, ...], None]) -> int:
-    """Do `work(folder, on_event, *further arguments)` on the run folder named first; returns the exit code."""
+def run_program(
+    name: str, arguments: list[str], work: Callable[Concatenate[RunFolder, OnEvent, ...], None]
+) -> int:
+    """Do `work(folder, on_event, *further arguments)` on the run folder named first; returns the
+    exit code.
+    """
     if not arguments:
         sys.stderr.write(f"usage: python -m hgt.{name} RUN_FOLDER\n")
         return 2
     folder = RunFolder(Path(arguments[0]))
     if not folder.config.exists():
-        sys.stderr.write(f"{folder.path}: is no run folder (it has no config.json). Give a folder that `hgt train` made.\n")
+        sys.stderr.write(
+            f"{folder.path}: is no run folder (it has no config.json). Give a folder that `hgt"
+            " train` made.\n"
+        )
         return 2
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _stop_at_once)
@@ -38,13 +46,15 @@ def run_program(name: str, arguments: list[str], work: Callable[Concatenate[RunF
     with contextlib.ExitStack() as held:
         try:
             with explaining_full_disk(folder.path):
-                held.enter_context(folder.locked())  # first: whoever is refused must not write among the events of the one that works
+                # first: whoever is refused must not write among the events of the one that works
+                held.enter_context(folder.locked())
                 on_event = held.enter_context(contextlib.closing(EventWriter(folder.events)))
         except HgtError as error:
             sys.stderr.write(f"{error}\n")
             return error.exit_code
         try:
-            with explaining_full_disk(folder.path), translating_out_of_memory("cpu", name):  # what no phase of the plan translates
+            # what no phase of the plan translates
+            with explaining_full_disk(folder.path), translating_out_of_memory("cpu", name):
                 work(folder, on_event, *arguments[1:])
         except Exception as error:  # noqa: BLE001 - the outermost handler: every error is told, none is swallowed
             return _tell(error, on_event)
@@ -56,10 +66,18 @@ def _stop_at_once(signum: int, frame: FrameType | None) -> None:
 
 
 def _tell(error: Exception, on_event: OnEvent) -> int:
-    """Write the error event and what belongs on stderr, which suffices where the disk is full; returns the exit code."""
+    """Write the error event and what belongs on stderr, which suffices where the disk is full;
+    returns the exit code.
+    """
     details = error.details() if isinstance(error, OutOfMemory) else {}
     with contextlib.suppress(OSError):
-        on_event("error", type=type(error).__name__, message=str(error), out_of_memory=isinstance(error, OutOfMemory), **details)
+        on_event(
+            "error",
+            type=type(error).__name__,
+            message=str(error),
+            out_of_memory=isinstance(error, OutOfMemory),
+            **details,
+        )
     if isinstance(error, HgtError):
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -1,4 +1,6 @@
-"""A run's report, `report/validation.json` and its table as text: written by the evaluation, read by whoever needs its figures."""
+"""A run's report, `report/validation.json` and its table as text: written by the evaluation, read
+by whoever needs its figures.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ _SCOPES = ("typed", "typed_macro", "all_nodes", "all_nodes_macro")
 
 def write_report(report: ValidationReport, folder: Path, identity: Identity) -> None:
     told = report.as_dict() | identity.as_dict()
-    for name, text in (("validation.json", json.dumps(told, indent=2)), ("validation.txt", report.table())):
+    for name, text in (
+        ("validation.json", json.dumps(told, indent=2)),
+        ("validation.txt", report.table()),
+    ):
         with written_whole(folder / name) as new:
             new.write_text(text + "\n")
 
@@ -40,19 +45,34 @@ def _check_shape(report: dict[str, Any]) -> None:
     for check in report["checks"]:
         for key in _CHECK:
             _ = check[key]
-        _require(isinstance(check["name"], str) and _is_number(check["value"], or_none=True), "checks")
+        _require(
+            isinstance(check["name"], str) and _is_number(check["value"], or_none=True), "checks"
+        )
     if (ranking := report["ranking"]) is not None:
         for scope in _SCOPES:
             _check_metrics(ranking[scope])
         for metrics in ranking["by_edge_type"]:
             _check_metrics(metrics)
-            _require(len(metrics["edge_type"]) == 3 and all(isinstance(e, str) for e in metrics["edge_type"]), "edge_type")
+            _require(
+                len(metrics["edge_type"]) == 3
+                and all(isinstance(e, str) for e in metrics["edge_type"]),
+                "edge_type",
+            )
     if (pairs := report["classification"]) is not None:
-        _require(all(_is_number(pairs[mean][name]) for mean in ("micro", "macro") for name in ("auroc", "auprc")), "classification")
+        _require(
+            all(
+                _is_number(pairs[mean][name])
+                for mean in ("micro", "macro")
+                for name in ("auroc", "auprc")
+            ),
+            "classification",
+        )
 
 
 def _check_metrics(metrics: dict[str, Any]) -> None:
-    _require(all(_is_number(metrics[name]) for name in ("mrr", "chance_mrr", "num_ranks")), "ranking")
+    _require(
+        all(_is_number(metrics[name]) for name in ("mrr", "chance_mrr", "num_ranks")), "ranking"
+    )
     _require(all(_is_number(metrics["hits"][k]) for k in ("1", "3", "10")), "hits")
 
 

@@ -28,7 +28,9 @@ class WeightAverage:
         parameters = dict(model.named_parameters())
         assert model.state_dict().keys() == parameters.keys(), "only parameters are averaged"
         self.model, self.decay, self.steps_per_epoch = model, decay, steps_per_epoch
-        self.tensors = {n: weights.detach().to("cpu", copy=True) for n, weights in parameters.items()}
+        self.tensors = {
+            n: weights.detach().to("cpu", copy=True) for n, weights in parameters.items()
+        }
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:

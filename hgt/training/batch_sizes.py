@@ -47,7 +47,9 @@ class BatchSizes:
         """Most facts of one micro-batch that compete with the same pool."""
         by_pool: Counter[tuple[int, str]] = Counter()
         for relation, n in self.per_batch.items():
-            by_pool.update({side: math.ceil(n / num_parts) for side in enumerate(self.ends[relation])})
+            by_pool.update(
+                {side: math.ceil(n / num_parts) for side in enumerate(self.ends[relation])}
+            )
         return max(by_pool.values(), default=0)
 
     def rows(self, num_parts: int) -> int:

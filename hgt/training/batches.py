@@ -53,7 +53,8 @@ class Batches:
         counts = np.bincount(self.facts[1], minlength=len(graph.edge_types))
         self.num_batches = num_batches_per_epoch(int(counts.max()), config)
         relations = [
-            RelationDeal(graph, self.facts, number, self.num_batches, self.num_parts) for number in np.flatnonzero(counts).tolist()
+            RelationDeal(graph, self.facts, number, self.num_batches, self.num_parts)
+            for number in np.flatnonzero(counts).tolist()
         ]
         self.relations = sorted(relations, key=lambda r: graph.node_types.index(r.tail_type))
         used = {t for r in self.relations for t in (r.head_type, r.tail_type)}
@@ -71,9 +72,13 @@ class Batches:
         if self.contrast is not None:
             anchors_of_part = -(-self.contrast.num_anchors // self.num_parts)
             contrast = (anchors_of_part, self.contrast.pool_size)
-        self.layout = build_layout(self.relations, self.num_nodes, self.pools, self.others, contrast, softmax_correction)
+        self.layout = build_layout(
+            self.relations, self.num_nodes, self.pools, self.others, contrast, softmax_correction
+        )
         self._relation, self._head_order = self.layout.relation_of_fact, self.layout.head_order
-        tails, heads = ([getattr(r, end) for r in self.relations] for end in ("tail_type", "head_type"))
+        tails, heads = (
+            [getattr(r, end) for r in self.relations] for end in ("tail_type", "head_type")
+        )
         self._no_tail = no_negatives(self.layout, tails, self.others)
         self._no_head = no_negatives(self.layout, heads, self.others)
 
@@ -85,7 +90,10 @@ class Batches:
         fact, known = self._dealt(epoch, batch, pools)
         num_supervised = max(int((fact >= 0).sum()), 1)  # fewer facts than batches leave some empty
         pool_nodes = np.concatenate([pool.nodes + self.offsets[t] for t, pool in pools.items()])
-        parts = [self._part(i, pool_nodes, fact[i], (known[0][i], known[1][i]), num_supervised, contrast) for i in range(self.num_parts)]
+        parts = [
+            self._part(i, pool_nodes, fact[i], (known[0][i], known[1][i]), num_supervised, contrast)
+            for i in range(self.num_parts)
+        ]
         supervised = np.where(fact < 0, self.num_train, fact).ravel()
         return Batch(
             supervised=torch.from_numpy(supervised),
@@ -95,16 +103,24 @@ class Batches:
             messages=self.step_messages.draw(self.seed, epoch, batch),
         )
 
-    def _dealt(self, epoch: int, batch: int, pools: dict[str, Pool]) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    def _dealt(
+        self, epoch: int, batch: int, pools: dict[str, Pool]
+    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
         """The facts of all parts, and the filters of their tails and heads.
 
         Returns [parts, num_facts], and twice [parts, num_facts, width].
         """
         fact = np.full((self.num_parts, self.layout.num_facts), -1)
-        tail_known, head_known = (np.repeat(never[None], self.num_parts, 0) for never in (self._no_tail, self._no_head))
+        tail_known, head_known = (
+            np.repeat(never[None], self.num_parts, 0) for never in (self._no_tail, self._no_head)
+        )
         for relation, rows in zip(self.relations, self.layout.relations, strict=True):
             dealt = relation.draw(self.seed, epoch, batch, pools)
-            pairs = ((fact, dealt.fact), (tail_known, dealt.tail_known), (head_known, dealt.head_known))
+            pairs = (
+                (fact, dealt.fact),
+                (tail_known, dealt.tail_known),
+                (head_known, dealt.head_known),
+            )
             for whole, part in pairs:
                 by_part = part.reshape(self.num_parts, relation.part_size, *part.shape[1:])
                 whole[(slice(None), rows.facts, *(slice(n) for n in part.shape[1:]))] = by_part

@@ -68,7 +68,8 @@ class ContrastSource:
         chosen = first + (rng.random(len(anchor)) * (end - first)).astype(np.int64)
         positive = self.similar.indices[chosen]
         pool = np.sort(rng.choice(self.similar.shape[0], self.pool_size, replace=False))
-        alike = jaccard(self.sets, anchor, pool)  # not `similar`, which leaves out a hub's less similar ones
+        # not `similar`, which leaves out a hub's less similar ones
+        alike = jaccard(self.sets, anchor, pool)
         known = (alike >= self.threshold) & (alike > 0)  # the anchor itself among them
         missing = -len(anchor) % num_parts
         weight = np.pad(np.full(len(anchor), 1 / len(anchor)), (0, missing))
@@ -78,7 +79,9 @@ class ContrastSource:
         return ContrastDraw(anchor + start, positive + start, pool + start, weight, known)
 
 
-def contrast_source(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> ContrastSource | None:
+def contrast_source(
+    graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig
+) -> ContrastSource | None:
     """The source for the configured node type.
 
     None where the loss has no weight, the graph lacks the type, or no two of its nodes are alike.
@@ -89,4 +92,6 @@ def contrast_source(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) 
     threshold = config.train.similarity_threshold
     sets = neighbour_sets(graph, split, node_type)
     similar = similar_pairs(sets, threshold)
-    return ContrastSource(sets, similar, threshold, graph.offsets[node_type]) if similar.nnz else None
+    return (
+        ContrastSource(sets, similar, threshold, graph.offsets[node_type]) if similar.nnz else None
+    )

@@ -37,7 +37,14 @@ class RelationDeal:
     part_size: rows of the relation in a micro-batch; size: in a batch.
     """
 
-    def __init__(self, graph: KnowledgeGraph, facts: np.ndarray, number: int, num_batches: int, num_parts: int):
+    def __init__(
+        self,
+        graph: KnowledgeGraph,
+        facts: np.ndarray,
+        number: int,
+        num_batches: int,
+        num_parts: int,
+    ):
         """Finds the facts of one relation.
 
         facts: [3, num_train] all training facts.

@@ -107,7 +107,9 @@ class Layout:
     @property
     def relation_of_fact(self) -> np.ndarray:
         """[num_facts] each fact's relation."""
-        return np.repeat([r.relation for r in self.relations], [r.num_facts for r in self.relations])
+        return np.repeat(
+            [r.relation for r in self.relations], [r.num_facts for r in self.relations]
+        )
 
     @property
     def head_order(self) -> np.ndarray:
@@ -174,7 +176,9 @@ def no_negatives(layout: Layout, wanted: Sequence[str], others: Mapping[str, int
     return never
 
 
-def _relation_rows(relations: Sequence[RelationDeal], pool: Mapping[str, int]) -> tuple[RelationRows, ...]:
+def _relation_rows(
+    relations: Sequence[RelationDeal], pool: Mapping[str, int]
+) -> tuple[RelationRows, ...]:
     rows, start = [], 0
     for r in relations:
         span = slice(start, start + r.part_size)

@@ -20,7 +20,9 @@ from hgt.training.losses import Losses, isotropy_loss, micro_batch_loss
 from hgt.training.trainee import Trainee
 
 
-def gradient_of_losses(trainee: Trainee, micro_batches: Sequence[MicroBatch], hidden: Tensor) -> tuple[Tensor, Losses]:
+def gradient_of_losses(
+    trainee: Trainee, micro_batches: Sequence[MicroBatch], hidden: Tensor
+) -> tuple[Tensor, Losses]:
     """The gradient of the batch's loss by `hidden`, added up part by part; and the batch's losses.
 
     Gradients of the projection and the decoder are left in their parameters.

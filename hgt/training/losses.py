@@ -64,7 +64,9 @@ def micro_batch_loss(
     return {"total": total, "link": link, "contrastive": contrastive}
 
 
-def isotropy_loss(rows: Float[Tensor, "num_rows dim"], layout: Layout, config: TrainConfig) -> Losses:
+def isotropy_loss(
+    rows: Float[Tensor, "num_rows dim"], layout: Layout, config: TrainConfig
+) -> Losses:
     """rows: the embeddings of the nodes in `Layout.directions`."""
     sizes, shares = ([part[i] for part in layout.directions] for i in (1, 2))
     found = anisotropy(rows.split(sizes), shares)
@@ -103,7 +105,9 @@ def _link_loss(
     head_query = decoder.head_query(tail, micro.relation).index_select(0, micro.head_order)
     true = (tail_query * tail).sum(-1)
     known = (micro.tail_known, micro.head_known)
-    return sampled_softmax_loss(tail_query, head_query, true, shared, known, micro.weight, micro.head_order, layout)
+    return sampled_softmax_loss(
+        tail_query, head_query, true, shared, known, micro.weight, micro.head_order, layout
+    )
 
 
 def _softmax_loss(true: Tensor, others: Tensor, known: Tensor) -> Tensor:
@@ -112,7 +116,9 @@ def _softmax_loss(true: Tensor, others: Tensor, known: Tensor) -> Tensor:
     return torch.logsumexp(torch.cat([true.unsqueeze(1), others], dim=1), dim=1) - true
 
 
-def anisotropy(by_type: Sequence[Float[Tensor, "_ dim"]], shares: Sequence[float]) -> Float[Tensor, ""]:
+def anisotropy(
+    by_type: Sequence[Float[Tensor, "_ dim"]], shares: Sequence[float]
+) -> Float[Tensor, ""]:
     """How far the mean cosine and the concentration on few components exceed their limits.
 
     0 for healthy embeddings. With few dimensions or rows, fewer components are required.
@@ -124,7 +130,9 @@ def anisotropy(by_type: Sequence[Float[Tensor, "_ dim"]], shares: Sequence[float
     return (cosine - _MEAN_COSINE).clamp_min(0) + (concentrated - 1 / components).clamp_min(0)
 
 
-def concentration(by_type: Sequence[Float[Tensor, "_ dim"]], shares: Sequence[float]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+def concentration(
+    by_type: Sequence[Float[Tensor, "_ dim"]], shares: Sequence[float]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """(mean cosine, 1 / participation ratio) of all nodes' directions, from samples.
 
     The participation ratio of the directions' covariance, (sum of eigenvalues)^2 / sum of their

@@ -23,7 +23,9 @@ class Pool:
         self.place[self.nodes] = np.arange(size, dtype=np.int32)
 
 
-def known_in_pool(known: scipy.sparse.csr_array, rows: np.ndarray, pool: Pool, size: int) -> np.ndarray:
+def known_in_pool(
+    known: scipy.sparse.csr_array, rows: np.ndarray, pool: Pool, size: int
+) -> np.ndarray:
     """[size, pool] True where the pool's node is known to go with the row.
 
     known: [given type, pool's type] the relation's facts.

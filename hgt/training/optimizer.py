@@ -49,7 +49,9 @@ def learning_rate(config: TrainConfig, epoch: int, num_batches: int) -> float:
 
 
 @torch.no_grad()
-def update(model: HGTModel | ShallowModel, optimizer: torch.optim.AdamW, config: TrainConfig) -> None:
+def update(
+    model: HGTModel | ShallowModel, optimizer: torch.optim.AdamW, config: TrainConfig
+) -> None:
     """Weight decay of the attention's matrices, then Adam's step.
 
     The decay is decoupled (Loshchilov & Hutter 2019).     AdamW itself would decay whole

@@ -54,7 +54,9 @@ def sampled_softmax_loss(
     shared: the pools' embeddings.
     known: True for sampled tails, and heads, that do not count as negatives.
     """
-    return _SampledSoftmax.apply(tail_query, head_query, true, shared, known, weight, head_order, layout)
+    return _SampledSoftmax.apply(
+        tail_query, head_query, true, shared, known, weight, head_order, layout
+    )
 
 
 class _SampledSoftmax(torch.autograd.Function):
@@ -83,7 +85,9 @@ class _SampledSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.spent:
-            raise RuntimeError("The backward pass of the link loss can run once only; compute the loss again.")
+            raise RuntimeError(
+                "The backward pass of the link loss can run once only; compute the loss again."
+            )
         return *(grad.mul_(grad_loss) for grad in ctx.spent.pop()), None, None, None, None
 
 
@@ -115,10 +119,16 @@ class _Pools:
         self.rows = shared.split(sizes)
         self.grad = torch.zeros_like(shared)
         self.grad_rows = self.grad.split(sizes)
-        self.others = torch.cat([self.rows[pool][:n] for pool, n in layout.others]) if layout.others else shared[:0]
+        self.others = (
+            torch.cat([self.rows[pool][:n] for pool, n in layout.others])
+            if layout.others
+            else shared[:0]
+        )
         self.grad_others = torch.zeros_like(self.others)
 
-    def ask(self, facts: _Asked, groups: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor, Tensor]:
+    def ask(
+        self, facts: _Asked, groups: tuple[tuple[int, int], ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """One side's loss, and its gradients by the queries and by the true ends' scores."""
         loss = facts.true.new_zeros(())
         grad_query, grad_true = torch.empty_like(facts.query), torch.empty_like(facts.true)

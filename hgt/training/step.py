@@ -77,12 +77,16 @@ def step_on_device(trainee: Trainee, inputs: StepInputs) -> dict[str, Tensor]:
     model = trainee.model
     # Frees the previous step's gradients before the forward pass allocates.
     trainee.optimizer.zero_grad()
-    hidden = model.encoder.hidden(inputs.messages, inputs.removed, spend_gradient=True, seeds=inputs.seeds)
+    hidden = model.encoder.hidden(
+        inputs.messages, inputs.removed, spend_gradient=True, seeds=inputs.seeds
+    )
     # The backward pass needs this edge only, not the node-sized values.
     backward_edge = torch.autograd.graph.get_gradient_edge(hidden)
     grad, losses = gradient_of_losses(trainee, inputs.micro_batches, hidden.detach())
     del hidden
     torch.autograd.backward((backward_edge,), (grad,))
-    losses["grad_norm"] = nn.utils.clip_grad_norm_(model.parameters(), trainee.config.train.max_grad_norm)
+    losses["grad_norm"] = nn.utils.clip_grad_norm_(
+        model.parameters(), trainee.config.train.max_grad_norm
+    )
     update(model, trainee.optimizer, trainee.config.train)
     return losses

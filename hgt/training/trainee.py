@@ -73,7 +73,9 @@ def build_trainee(
     form = form or StepForm.of(config)
     torch.manual_seed(torch_seed(config.split.seed, Stream.WEIGHTS))
     model = HGTModel(graph, config.model).to(device)
-    model.encoder.keep_for_backward(layers=not form.recompute_layers, projections=form.keeps_projections)
+    model.encoder.keep_for_backward(
+        layers=not form.recompute_layers, projections=form.keeps_projections
+    )
     optimizer = adam(model, config.train, device)
     messages = step_messages(graph, split, config.train.num_neighbors, form.limits, device)
     # Never for MPS: asynchronous copies to it may arrive damaged (pytorch 189690).

@@ -25,7 +25,9 @@ class Siblings:
     A random split has none.
     """
 
-    def __init__(self, graph: KnowledgeGraph, facts: Int[np.ndarray, "3 num_train"], config: SplitConfig):
+    def __init__(
+        self, graph: KnowledgeGraph, facts: Int[np.ndarray, "3 num_train"], config: SplitConfig
+    ):
         relations = [graph.edge_types.index(e) for e in holdout_edge_types(graph, config)]
         self.fact = np.flatnonzero(np.isin(facts[1], relations))
         self.ends = facts[::2, self.fact]

@@ -1,7 +1,7 @@
 """Runs one of the library's programs in a child process and follows its `events.jsonl`.
 
-A child, because not every memory failure is an exception: MPS aborts the process on some allocations, and the kernel kills
-(DESIGN.md 3). Whatever ends the parent also ends the child.
+A child, because not every memory failure is an exception: MPS aborts the process on some
+allocations, and the kernel kills (DESIGN.md 3). Whatever ends the parent also ends the child.
 """
 
 from __future__ import annotations
@@ -24,19 +24,24 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def run_child(program: str, folder: RunFolder, on_event: OnEvent, *arguments: str) -> None:
-    """Run `python -m hgt.<program> <folder> <arguments>` to its end, calling `on_event` for every new event.
+    """Run `python -m hgt.<program> <folder> <arguments>` to its end, calling `on_event` for every
+    new event.
 
-    Raises OutOfMemory, InputError or HgtError with the child's own message. Any exception here (Ctrl-C, a cancelled flow) stops
-    the child at once; its last checkpoint is whole.
+    Raises OutOfMemory, InputError or HgtError with the child's own message. Any exception here
+    (Ctrl-C, a cancelled flow) stops the child at once; its last checkpoint is whole.
     """
     events = EventReader(folder.events)
     events.skip_to_end()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         child = subprocess.Popen(
             [sys.executable, "-m", f"hgt.{program}", str(folder.path), *arguments],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=_CHECKOUT, env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=_CHECKOUT,
+            env=_environment(),
             start_new_session=True,  # Ctrl-C reaches the parent, which stops the child
-        )  # fmt: skip
+        )
         try:
             error = follow(events, lambda: child.poll() is None, on_event)
         finally:
@@ -46,7 +51,8 @@ def run_child(program: str, folder: RunFolder, on_event: OnEvent, *arguments: st
 
 
 def _environment() -> dict[str, str]:
-    defaults = {"PYTORCH_ENABLE_MPS_FALLBACK": "0"}  # a missing kernel is an error, not a slow surprise
+    # a missing kernel is an error, not a slow surprise
+    defaults = {"PYTORCH_ENABLE_MPS_FALLBACK": "0"}
     return defaults | os.environ | {"HGT_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
 
 

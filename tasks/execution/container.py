@@ -1,7 +1,9 @@
-"""Runs one of the library's programs in a container of the CPU worker's image and follows its `events.jsonl`: child.py's counterpart.
+"""Runs one of the library's programs in a container of the CPU worker's image and follows its
+`events.jsonl`: child.py's counterpart.
 
-The container runs as the caller, without network, without privileges, with a read-only root, and sees its run folder alone, under
-the path that it has on the host. Whatever ends the parent also ends the container.
+The container runs as the caller, without network, without privileges, with a read-only root, and
+sees its run folder alone, under the path that it has on the host. Whatever ends the parent also
+ends the container.
 """
 
 from __future__ import annotations
@@ -45,9 +47,11 @@ P, T = ParamSpec("P"), TypeVar("T")
 
 
 def unavailable(required_bytes: int | None = None) -> str | None:
-    """Why no container of the CPU worker can be started now, in one sentence with its remedy; None when one can.
+    """Why no container of the CPU worker can be started now, in one sentence with its remedy; None
+    when one can.
 
-    required_bytes: memory that the run needs, compared with the engine's. Never raises; an engine that hangs costs 2 s.
+    required_bytes: memory that the run needs, compared with the engine's. Never raises; an engine
+        that hangs costs 2 s.
     """
     try:
         with contextlib.closing(connect(_PREFLIGHT_SECONDS)) as client:
@@ -58,12 +62,19 @@ def unavailable(required_bytes: int | None = None) -> str | None:
     except EngineError as error:
         return _unreachable(error)
     except (ValueError, LookupError, ImportError) as error:
-        return f"Docker at {engine_address()} cannot be used ({error!r}): give DOCKER_HOST the address of an engine on this machine."
+        return (
+            f"Docker at {engine_address()} cannot be used ({error!r}): give DOCKER_HOST the address"
+            " of an engine on this machine."
+        )
     if not _is_current(labels.get(SOURCE_LABEL)):
-        return f"The image {image_name()} was built from other sources than these: build it again with `make image`."
+        return (
+            f"The image {image_name()} was built from other sources than these: build it again with"
+            " `make image`."
+        )
     if required_bytes is not None and total_bytes < required_bytes:
         return (
-            f"Docker has {_gb(total_bytes)} of memory and the run needs {_gb(required_bytes)}: give Docker more memory ({_DESKTOP_MEMORY})."
+            f"Docker has {_gb(total_bytes)} of memory and the run needs {_gb(required_bytes)}: give"
+            f" Docker more memory ({_DESKTOP_MEMORY})."
         )
     return None
 
@@ -75,17 +86,23 @@ def refuse_unavailable() -> None:
 
 
 def engine_memory_bytes() -> int:
-    """Memory of the machine that containers run on: this one, or Docker Desktop's virtual one. Raises HgtError without an engine."""
+    """Memory of the machine that containers run on: this one, or Docker Desktop's virtual one.
+    Raises HgtError without an engine.
+    """
     with _engine() as client:
         return int(_asked(client.info)["MemTotal"])
 
 
-def run_container(program: str, folder: RunFolder, on_event: OnEvent, memory_bytes: int, *arguments: str) -> None:
-    """Run `python -m hgt.<program> <folder> <arguments>` in a container to its end, calling `on_event` for every new event.
+def run_container(
+    program: str, folder: RunFolder, on_event: OnEvent, memory_bytes: int, *arguments: str
+) -> None:
+    """Run `python -m hgt.<program> <folder> <arguments>` in a container to its end, calling
+    `on_event` for every new event.
 
-    program: train or embed; the image lacks what an evaluation needs. memory_bytes: the container's limit, without swap.
-    Raises OutOfMemory, InputError or HgtError with the program's own message, or HgtError with what Docker said. Any exception here
-    (Ctrl-C, a cancelled flow) removes the container within 10 s; its last checkpoint is whole.
+    program: train or embed; the image lacks what an evaluation needs. memory_bytes: the container's
+        limit, without swap. Raises OutOfMemory, InputError or HgtError with the program's own
+        message, or HgtError with what Docker said. Any exception here (Ctrl-C, a cancelled flow)
+        removes the container within 10 s; its last checkpoint is whole.
     """
     from tasks.execution.outcome import MAX_OUTPUT, follow
 
@@ -93,7 +110,10 @@ def run_container(program: str, folder: RunFolder, on_event: OnEvent, memory_byt
     remove_leftovers(folder.path.name)
     events = EventReader(folder.events)
     events.skip_to_end()
-    with _engine() as client, _started(client, program, folder, memory_bytes, arguments) as container:
+    with (
+        _engine() as client,
+        _started(client, program, folder, memory_bytes, arguments) as container,
+    ):
 
         def is_running() -> bool:
             return bool(_state(container)["Running"])
@@ -128,13 +148,24 @@ def _failure(program: str, folder: RunFolder, end: ProgramEnd, limit_bytes: int)
 
 
 def remove_leftovers(run_id: str, even_running: bool = False) -> int:
-    """Remove the run's containers that a killed parent left behind; returns how many. Raises HgtError without an engine.
+    """Remove the run's containers that a killed parent left behind; returns how many. Raises
+    HgtError without an engine.
 
-    One that still runs has a parent somewhere, or stops on its own within a minute: it stays unless even_running.
+    One that still runs has a parent somewhere, or stops on its own within a minute: it stays unless
+    even_running.
     """
     with _engine() as client:
-        found = _asked(client.containers.list, all=True, filters={"label": f"{RUN_LABEL}={run_id}"}, ignore_removed=True)
-        left = [container for container in found if even_running or container.status in ("exited", "dead")]
+        found = _asked(
+            client.containers.list,
+            all=True,
+            filters={"label": f"{RUN_LABEL}={run_id}"},
+            ignore_removed=True,
+        )
+        left = [
+            container
+            for container in found
+            if even_running or container.status in ("exited", "dead")
+        ]
         for container in left:
             remove(container)
     return len(left)
@@ -142,16 +173,23 @@ def remove_leftovers(run_id: str, even_running: bool = False) -> int:
 
 @contextmanager
 def _started(
-    client: docker.DockerClient, program: str, folder: RunFolder, memory_bytes: int, arguments: tuple[str, ...]
+    client: docker.DockerClient,
+    program: str,
+    folder: RunFolder,
+    memory_bytes: int,
+    arguments: tuple[str, ...],
 ) -> Iterator[Container]:
     """A running container, gone at the end of the block whatever ends it.
 
-    It is created, started and removed in a thread, where no signal can break a call off: an interrupted `create` may well have
-    made a container that nobody knows.
+    It is created, started and removed in a thread, where no signal can break a call off: an
+    interrupted `create` may well have made a container that nobody knows.
     """
     heartbeat = folder.path / f".heartbeat-{secrets.token_hex(4)}"
     options = _options(client, program, folder, heartbeat, memory_bytes, arguments)
-    with ThreadPoolExecutor(1, thread_name_prefix="docker") as engine, contextlib.ExitStack() as last:
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="docker") as engine,
+        contextlib.ExitStack() as last,
+    ):
         last.enter_context(_guarded(heartbeat))
         created = engine.submit(_asked, client.containers.create, image_name(), **options)
         last.callback(lambda: engine.submit(_remove, created).result())
@@ -167,11 +205,18 @@ def _remove(created: Future[Container]) -> None:
 
 @contextmanager
 def _guarded(heartbeat: Path) -> Iterator[None]:
-    """container_guard.py beside this process: it removes the container when this process is killed with signal 9."""
+    """container_guard.py beside this process: it removes the container when this process is killed
+    with signal 9.
+    """
     heartbeat.touch()
     command = [sys.executable, "-m", "tasks.execution.container_guard", str(heartbeat)]
     guard = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=_CHECKOUT, start_new_session=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=_CHECKOUT,
+        start_new_session=True,
     )
     try:
         yield
@@ -182,7 +227,12 @@ def _guarded(heartbeat: Path) -> Iterator[None]:
 
 
 def _options(
-    client: docker.DockerClient, program: str, folder: RunFolder, heartbeat: Path, memory_bytes: int, arguments: tuple[str, ...]
+    client: docker.DockerClient,
+    program: str,
+    folder: RunFolder,
+    heartbeat: Path,
+    memory_bytes: int,
+    arguments: tuple[str, ...],
 ) -> dict[str, Any]:
     """Of `containers.create`."""
     path = folder.path
@@ -241,12 +291,23 @@ def _asked(call: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
 
 def _explained(error: Exception) -> str:
     if isinstance(error, ImageNotFound):
-        return f"The image {image_name()} of the CPU worker is not there: build it with `make image`."
+        return (
+            f"The image {image_name()} of the CPU worker is not there: build it with `make image`."
+        )
     if isinstance(error, NotFound):
-        return "The container was removed by somebody else while it ran: go on with `hgt train --resume`."
+        return (
+            "The container was removed by somebody else while it ran: go on with `hgt train"
+            " --resume`."
+        )
     if isinstance(error, DockerException):
-        return f"Docker could not do what was asked ({error}): mend that, then go on with `hgt train --resume`."
-    return f"The Docker engine stopped answering ({error}): start it, then go on with `hgt train --resume`."
+        return (
+            f"Docker could not do what was asked ({error}): mend that, then go on with `hgt train"
+            " --resume`."
+        )
+    return (
+        f"The Docker engine stopped answering ({error}): start it, then go on with `hgt train"
+        " --resume`."
+    )
 
 
 def _is_current(built_from: str | None) -> bool:
@@ -260,10 +321,17 @@ def _unreachable(error: Exception) -> str:
     address = engine_address()
     socket = Path(address.removeprefix("unix://"))
     if isinstance(error, PermissionError):
-        return f"You may not use the Docker engine at {address} (permission denied): add yourself to the group that owns that socket."
+        return (
+            f"You may not use the Docker engine at {address} (permission denied): add yourself to"
+            " the group that owns that socket."
+        )
     if address.startswith("unix://") and not socket.exists() and shutil.which("docker") is None:
         return "Docker is not installed: install Docker Desktop, or Docker Engine on Linux."
-    start = "start Docker Desktop" if sys.platform == "darwin" else "start it, as with `sudo systemctl start docker`"
+    start = (
+        "start Docker Desktop"
+        if sys.platform == "darwin"
+        else "start it, as with `sudo systemctl start docker`"
+    )
     return f"The Docker engine does not answer at {address}: {start}."
 
 

@@ -1,7 +1,9 @@
-"""A small process beside a container: `python -m tasks.execution.container_guard HEARTBEAT_FILE`, its stdin held open by the parent.
+"""A small process beside a container: `python -m tasks.execution.container_guard HEARTBEAT_FILE`,
+its stdin held open by the parent.
 
-Touches the file every few seconds, from which the program in the container knows that somebody follows it (hgt/run/parent.py). When
-stdin is closed, because the parent was killed with signal 9, it removes the container that has the file's name as its label, and the file.
+Touches the file every few seconds, from which the program in the container knows that somebody
+follows it (hgt/run/parent.py). When stdin is closed, because the parent was killed with signal 9,
+it removes the container that has the file's name as its label, and the file.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ def guard(heartbeat: Path) -> None:
     while not select.select([sys.stdin], [], [], _TOUCH_SECONDS)[0]:
         heartbeat.touch()
     with contextlib.suppress(*EngineError), contextlib.closing(connect(_ENGINE_SECONDS)) as client:
-        for container in client.containers.list(all=True, filters={"label": f"{GUARD_LABEL}={heartbeat.name}"}, ignore_removed=True):
+        for container in client.containers.list(
+            all=True, filters={"label": f"{GUARD_LABEL}={heartbeat.name}"}, ignore_removed=True
+        ):
             remove(container)
     heartbeat.unlink(missing_ok=True)
 

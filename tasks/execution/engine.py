@@ -1,5 +1,6 @@
-"""The Docker engine: where it listens, as whom its containers run, and how one is removed. Imports nothing but the Docker SDK, so that
-container_guard.py stays small."""
+"""The Docker engine: where it listens, as whom its containers run, and how one is removed. Imports
+nothing but the Docker SDK, so that container_guard.py stays small.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +15,15 @@ import docker.context
 from docker.errors import DockerException
 from docker.models.containers import Container
 
-EngineError = (DockerException, OSError)  # the SDK lets those of `requests` through, which are OSErrors
+# the SDK lets those of `requests` through, which are OSErrors
+EngineError = (DockerException, OSError)
 _STOP_SECONDS = 5
 
 
 def engine_address() -> str:
-    """DOCKER_HOST, or what the `docker` command uses: its current context, such as Docker Desktop's socket in the home folder."""
+    """DOCKER_HOST, or what the `docker` command uses: its current context, such as Docker Desktop's
+    socket in the home folder.
+    """
     if host := os.environ.get("DOCKER_HOST"):
         return host
     context = None
@@ -29,14 +33,18 @@ def engine_address() -> str:
 
 
 def connect(timeout_seconds: float) -> docker.DockerClient:
-    """A client that has spoken with the engine. Raises one of EngineError; the time-out holds for each of its calls."""
+    """A client that has spoken with the engine. Raises one of EngineError; the time-out holds for
+    each of its calls.
+    """
     address = engine_address()
     if address.startswith("unix://"):
-        with socket.socket(socket.AF_UNIX) as listening:  # docker 7.2.0 does not close the one that it fails to connect
+        # docker 7.2.0 does not close the one that it fails to connect
+        with socket.socket(socket.AF_UNIX) as listening:
             listening.settimeout(timeout_seconds)
             listening.connect(address.removeprefix("unix://"))
     if "DOCKER_HOST" in os.environ:
-        return docker.from_env(timeout=timeout_seconds)  # with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH
+        # with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH
+        return docker.from_env(timeout=timeout_seconds)
     return docker.DockerClient(base_url=address, timeout=timeout_seconds)
 
 

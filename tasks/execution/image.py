@@ -1,8 +1,10 @@
-"""The image of the CPU worker: which files make it, how it is built, whether it is still the one that these files make.
+"""The image of the CPU worker: which files make it, how it is built, whether it is still the one
+that these files make.
 
-`make image` runs this module. It reads, all optional: DOCKER (the client, default `docker`), BASE_IMAGE and TORCH_INDEX (build
-arguments of docker/Dockerfile), BUILD_FLAGS (more options of `docker build`, as on a command line), WHEELS (a folder of wheels
-that pip tries first), HGT_IMAGE (the image's name).
+`make image` runs this module. It reads, all optional: DOCKER (the client, default `docker`),
+BASE_IMAGE and TORCH_INDEX (build arguments of docker/Dockerfile), BUILD_FLAGS (more options of
+`docker build`, as on a command line), WHEELS (a folder of wheels that pip tries first), HGT_IMAGE
+(the image's name).
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def source_files(checkout: Path = _CHECKOUT) -> dict[str, bytes]:
 
 
 def source_hash(files: dict[str, bytes] | None = None) -> str:
-    """SHA-256 (64 hex digits) over the names and contents of the image's files; by default of those in this checkout."""
+    """SHA-256 (64 hex digits) over the names and contents of the image's files; by default of those
+    in this checkout.
+    """
     total = hashlib.sha256()
     for name, content in (source_files() if files is None else files).items():
         total.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
@@ -42,17 +46,38 @@ def source_hash(files: dict[str, bytes] | None = None) -> str:
 
 
 def build() -> int:
-    """Build the image with `docker build`; returns its exit code. What it says goes to the terminal."""
+    """Build the image with `docker build`; returns its exit code. What it says goes to the
+    terminal.
+    """
     files = source_files()
-    arguments = {"SOURCE_HASH": source_hash(files)} | {k: v for k in ("BASE_IMAGE", "TORCH_INDEX") if (v := os.environ.get(k))}
+    arguments = {"SOURCE_HASH": source_hash(files)} | {
+        k: v for k in ("BASE_IMAGE", "TORCH_INDEX") if (v := os.environ.get(k))
+    }
     client = shlex.split(os.environ.get("DOCKER") or "docker")
-    options = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
+    options = [
+        part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")
+    ]
     flags = shlex.split(os.environ.get("BUILD_FLAGS", ""))
-    command = [*client, "build", "--file", "docker/Dockerfile", "--tag", image_name(), *options, *flags, "-"]
+    command = [
+        *client,
+        "build",
+        "--file",
+        "docker/Dockerfile",
+        "--tag",
+        image_name(),
+        *options,
+        *flags,
+        "-",
+    ]
     try:
-        build = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"DOCKER_BUILDKIT": "1"})
+        build = subprocess.Popen(
+            command, stdin=subprocess.PIPE, env=os.environ | {"DOCKER_BUILDKIT": "1"}
+        )
     except FileNotFoundError:
-        sys.stderr.write(f"{client[0]}: there is no such command. Install Docker, or say with DOCKER=... where its client is.\n")
+        sys.stderr.write(
+            f"{client[0]}: there is no such command. Install Docker, or say with DOCKER=... where"
+            " its client is.\n"
+        )
         return 2
     try:
         _send_context(build, files)
@@ -64,7 +89,9 @@ def build() -> int:
 
 
 def _send_context(build: subprocess.Popen[bytes], files: dict[str, bytes]) -> None:
-    """The build's context as a tar on its stdin: the image's files and `wheels/`, without times, so that equal files are cached."""
+    """The build's context as a tar on its stdin: the image's files and `wheels/`, without times, so
+    that equal files are cached.
+    """
     assert build.stdin is not None
     with build.stdin, tarfile.open(fileobj=build.stdin, mode="w|") as context:
         for name, content in files.items():

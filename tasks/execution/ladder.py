@@ -18,7 +18,9 @@ from tasks.execution.segments import CPU, DOCKER, NATIVE, Segment
 _WORTH_AN_ATTEMPT = 0.9  # of the present form's planned bytes: some forms spare a graph nothing
 
 
-def first_rung(tried: Sequence[Segment], config: RunConfig, found: DeviceProbe, device: str | None = None) -> Segment:
+def first_rung(
+    tried: Sequence[Segment], config: RunConfig, found: DeviceProbe, device: str | None = None
+) -> Segment:
     """Where a run begins, or where a resumed one goes on: the segment tried last, or a new one.
 
     tried: the run's segments so far
@@ -40,7 +42,9 @@ def first_rung(tried: Sequence[Segment], config: RunConfig, found: DeviceProbe, 
     return Segment(NATIVE, found.type, 0, None, reason)
 
 
-def rungs_below(tried: Sequence[Segment], smaller: StepForm | None, config: RunConfig, reason: str) -> list[Segment]:
+def rungs_below(
+    tried: Sequence[Segment], smaller: StepForm | None, config: RunConfig, reason: str
+) -> list[Segment]:
     """The segments that may follow the last one, which ran out of memory; best first.
 
     smaller: the form that the step would be given next (`form_to_try`)
@@ -75,7 +79,9 @@ def form_to_try(form: StepForm, required_bytes: Callable[[StepForm], int]) -> St
 
 
 def exhausted(tried: Sequence[Segment], problems: Sequence[str], config: RunConfig) -> str:
-    """What to say where no rung is left: the way so far, what stands against each place, what to do."""
+    """What to say where no rung is left: the way so far, what stands against each place, what to
+    do.
+    """
     way = "; ".join(str(segment).rstrip(".") for segment in tried)
     went = f"The ladder: {way}. " if len(tried) > 1 else ""
     remedies = " ".join(problems) or _remedy(tried[-1], config)
@@ -86,7 +92,10 @@ def _remedy(last: Segment, config: RunConfig) -> str:
     if last.place == DOCKER:
         return ""  # the error names it
     if config.train.fallback == "none":
-        return "Resume with --fallback docker to go on on the CPU worker, or take a smaller hidden_dim."
+        return (
+            "Resume with --fallback docker to go on on the CPU worker, or take a smaller"
+            " hidden_dim."
+        )
     return "Close other programs and resume, raise max_shrinks, or take a smaller hidden_dim."
 
 

@@ -23,14 +23,18 @@ from tasks.execution.ladder import exhausted, first_rung, form_to_try, moved_to_
 from tasks.execution.segments import DOCKER, NATIVE, PLACES, Segment, append_segment, read_segments
 from tasks.reporting import say
 
-_MORE_FOR_DOCKER = "more memory for Docker (Docker Desktop: Settings, Resources) or a larger --docker-memory"
+_MORE_FOR_DOCKER = (
+    "more memory for Docker (Docker Desktop: Settings, Resources) or a larger --docker-memory"
+)
 
 
 class MemoryExhausted(HgtError):
     """Memory ran out and the ladder has no further rung."""
 
 
-def begin_segment(folder: RunFolder, planner: Planner, found: DeviceProbe, device: str | None = None) -> tuple[Segment, MemoryPlan]:
+def begin_segment(
+    folder: RunFolder, planner: Planner, found: DeviceProbe, device: str | None = None
+) -> tuple[Segment, MemoryPlan]:
     """Where the run begins or goes on, and its plan, which is written to the run folder.
 
     found: the native device; device: what this very resume was sent to
@@ -48,7 +52,9 @@ def plan_segment(planner: Planner, segment: Segment, found: DeviceProbe) -> Memo
     return planner.plan(_probe(segment, planner.config, found), segment.form)
 
 
-def refuse_unfit(graph: KnowledgeGraph, config: RunConfig, segment: Segment, plan: MemoryPlan, found: DeviceProbe) -> None:
+def refuse_unfit(
+    graph: KnowledgeGraph, config: RunConfig, segment: Segment, plan: MemoryPlan, found: DeviceProbe
+) -> None:
     """Raises InputError for a segment that cannot fit. A form that the ladder chose is tried
     whatever the plan says."""
     if segment.form is None:
@@ -56,8 +62,11 @@ def refuse_unfit(graph: KnowledgeGraph, config: RunConfig, segment: Segment, pla
         refuse_what_cannot_fit(plan, graph, config, _probe(segment, config, found), otherwise)
 
 
-def step_down(folder: RunFolder, planner: Planner, error: OutOfMemory, found: DeviceProbe) -> Segment:
-    """The segment after the last one, which ran out of memory; planned and written to the run folder.
+def step_down(
+    folder: RunFolder, planner: Planner, error: OutOfMemory, found: DeviceProbe
+) -> Segment:
+    """The segment after the last one, which ran out of memory; planned and written to the run
+    folder.
 
     Raises MemoryExhausted when there is none, with what was tried and what to do.
     """
@@ -94,7 +103,9 @@ def _unfit(planner: Planner, segment: Segment, found: DeviceProbe) -> str | None
         return None
     more = _MORE_FOR_DOCKER if segment.place == DOCKER else "free memory"
     has, needs = plan.limit_bytes / 1e9, plan.required_bytes / 1e9
-    return f"{PLACES[segment.place]} has {has:.1f} GB and the run needs {needs:.1f} GB there: {more}."
+    return (
+        f"{PLACES[segment.place]} has {has:.1f} GB and the run needs {needs:.1f} GB there: {more}."
+    )
 
 
 def docker_too_small(planner: Planner, found: DeviceProbe) -> str | None:
@@ -154,19 +165,31 @@ def container_memory(config: RunConfig) -> int:
 
 
 def fallback_told(config: RunConfig, found: DeviceProbe) -> str:
-    """What will happen if memory runs out, said before training begins. found: the native device."""
+    """What will happen if memory runs out, said before training begins. found: the native
+    device.
+    """
     train = config.train
     in_docker = train.device == "docker-cpu"
     if in_docker:
         container.refuse_unavailable()
     problem = container.unavailable() if train.fallback == "docker" and not in_docker else None
-    on_cpu = "then the run fails" if found.type == "cpu" else "then goes on on the CPU of this machine"
+    on_cpu = (
+        "then the run fails" if found.type == "cpu" else "then goes on on the CPU of this machine"
+    )
     then = {
         "none": "then the run fails",
         "cpu": on_cpu,
-        "docker": "then goes on on the CPU worker in Docker" if problem is None else f"{on_cpu}: {problem}",
+        "docker": (
+            "then goes on on the CPU worker in Docker"
+            if problem is None
+            else f"{on_cpu}: {problem}"
+        ),
     }
-    shrinks = f"it is made smaller up to {train.max_shrinks} times" if train.max_shrinks else "it is not made smaller"
+    shrinks = (
+        f"it is made smaller up to {train.max_shrinks} times"
+        if train.max_shrinks
+        else "it is not made smaller"
+    )
     uses_pool = train.fallback == "docker" and problem is None and pool.has_server()
     why = pool.unavailable() if uses_pool else None
     without = f" (its container is started without Prefect's work pool: {why})" if why else ""

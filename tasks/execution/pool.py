@@ -1,7 +1,9 @@
-"""The CPU worker behind a Prefect server: the deployment `train-on-cpu/docker`, run as a sub-flow of the task that dispatches it.
+"""The CPU worker behind a Prefect server: the deployment `train-on-cpu/docker`, run as a sub-flow
+of the task that dispatches it.
 
-Prefect says that a run has ended, its container whether it was killed, and the trainer's error event, where it wrote one, why. A worker,
-an engine or a server that is gone says nothing: then the silence is noticed here.
+Prefect says that a run has ended, its container whether it was killed, and the trainer's error
+event, where it wrote one, why. A worker, an engine or a server that is gone says nothing: then the
+silence is noticed here.
 """
 
 from __future__ import annotations
@@ -43,20 +45,29 @@ from tasks.execution.outcome import (
 from tasks.reporting import say
 
 DEPLOYMENT, POOL = "train-on-cpu/docker", "docker-cpu"
-START_SECONDS = 180.0  # from dispatch to a running flow, unless HGT_START_SECONDS says otherwise: a container starts in 5 s
-SILENT_SECONDS = 20.0  # a worker that was not heard of for longer, and for three of its heartbeats, is gone, whatever its state says
-PREFECT_BYTES = 400 << 20  # of the container's memory: its two Prefect processes (328 MB of their own, 71 MB of files; 3.8.8)
-LOST_SECONDS = 30.0  # a running flow whose container cannot be found for longer has ended, whatever its state says
+# from dispatch to a running flow, unless HGT_START_SECONDS says otherwise: a container starts in 5
+# s
+START_SECONDS = 180.0
+# a worker that was not heard of for longer, and for three of its heartbeats, is gone, whatever its
+# state says
+SILENT_SECONDS = 20.0
+# of the container's memory: its two Prefect processes (328 MB of their own, 71 MB of files; 3.8.8)
+PREFECT_BYTES = 400 << 20
+# a running flow whose container cannot be found for longer has ended, whatever its state says
+LOST_SECONDS = 30.0
 _DEFAULT_HEARTBEAT_SECONDS = 30.0
 _LAST_WORD_SECONDS, _LATE_SECONDS = 15.0, 5.0
 _POLL_SECONDS, _ASK_SECONDS, _LOOK_SECONDS = 0.5, 2.0, 5.0
 _ENGINE_SECONDS = 10.0
 _FLOW_RUN_LABEL = "io.prefect.flow-run-id"  # set by prefect-docker
-NO_ANSWER = (httpx.HTTPError, OSError, RuntimeError)  # prefect 3.8.8 raises RuntimeError for an API that it cannot reach
+# prefect 3.8.8 raises RuntimeError for an API that it cannot reach
+NO_ANSWER = (httpx.HTTPError, OSError, RuntimeError)
 
 
 class NotStarted(HgtError):
-    """The work pool did not start the run, and will not do so later: it can be started elsewhere."""
+    """The work pool did not start the run, and will not do so later: it can be started
+    elsewhere.
+    """
 
 
 def has_server() -> bool:
@@ -72,14 +83,31 @@ def unavailable() -> str | None:
             pool = client.read_work_pool(deployment.work_pool_name or POOL)
         workers = anyio.run(_workers, pool.name)
     except ObjectNotFound:
-        return f"The Prefect server has no deployment {DEPLOYMENT}. Run `hgt up`, or `prefect deploy --all` in the checkout."
+        return (
+            f"The Prefect server has no deployment {DEPLOYMENT}. Run `hgt up`, or `prefect deploy"
+            " --all` in the checkout."
+        )
     except NO_ANSWER as error:
-        return f"The Prefect server at {os.environ.get('PREFECT_API_URL')} does not answer ({type(error).__name__}). Run `hgt up`."
+        return (
+            f"The Prefect server at {os.environ.get('PREFECT_API_URL')} does not answer"
+            f" ({type(error).__name__}). Run `hgt up`."
+        )
     if pool.is_paused:
         return f"The work pool {pool.name} is paused. Run `prefect work-pool resume {pool.name}`."
-    if not any(_age(w) < max(SILENT_SECONDS, 3 * (w.heartbeat_interval_seconds or _DEFAULT_HEARTBEAT_SECONDS)) for w in workers):
-        seen = f"the last was heard of {min(map(_age, workers)):.0f} s ago" if workers else "none was ever there"
-        return f"The work pool {pool.name} has no running worker ({seen}). Run `hgt up`, or `prefect worker start --pool {pool.name}`."
+    if not any(
+        _age(w)
+        < max(SILENT_SECONDS, 3 * (w.heartbeat_interval_seconds or _DEFAULT_HEARTBEAT_SECONDS))
+        for w in workers
+    ):
+        seen = (
+            f"the last was heard of {min(map(_age, workers)):.0f} s ago"
+            if workers
+            else "none was ever there"
+        )
+        return (
+            f"The work pool {pool.name} has no running worker ({seen}). Run `hgt up`, or `prefect"
+            f" worker start --pool {pool.name}`."
+        )
     return None
 
 
@@ -94,23 +122,30 @@ def _age(worker: Worker) -> float:
 
 
 def run_on_pool(folder: RunFolder, on_event: OnEvent, memory_bytes: int) -> None:
-    """Train the run folder on the work pool's worker, calling `on_event` for every new event. memory_bytes: the container's limit.
+    """Train the run folder on the work pool's worker, calling `on_event` for every new event.
+    memory_bytes: the container's limit.
 
-    Raises NotStarted (after START_SECONDS at the latest), OutOfMemory or HgtError. Any exception here ends the dispatched run and removes
-    its container within 15 s.
+    Raises NotStarted (after START_SECONDS at the latest), OutOfMemory or HgtError. Any exception
+    here ends the dispatched run and removes its container within 15 s.
     """
     events = EventReader(folder.events)
     events.skip_to_end()
     run_id = folder.path.name
     inside = f"/hgt/runs/{run_id}"
     job = {
-        "image": image_name(),  # the one that was found to be there and current, not the one of the time of `hgt up`
-        "volumes": [f"{folder.path}:{inside}", f"{folder.graph}:{inside}/graph:ro"],  # its own folder and nothing else
+        # the one that was found to be there and current, not the one of the time of `hgt up`
+        "image": image_name(),
+        # its own folder and nothing else
+        "volumes": [f"{folder.path}:{inside}", f"{folder.graph}:{inside}/graph:ro"],
         "mem_limit": str(memory_bytes),
         "memswap_limit": str(memory_bytes),
     }
-    with get_client(sync_client=True) as client, ThreadPoolExecutor(1, thread_name_prefix="dispatch") as server:
-        asked = server.submit(copy_context().run, _dispatch, client, run_id, job)  # Prefect's context: it becomes a sub-flow
+    with (
+        get_client(sync_client=True) as client,
+        ThreadPoolExecutor(1, thread_name_prefix="dispatch") as server,
+    ):
+        # Prefect's context: it becomes a sub-flow
+        asked = server.submit(copy_context().run, _dispatch, client, run_id, job)
         try:
             with _server_asked():
                 dispatched = asked.result()
@@ -127,14 +162,19 @@ def run_on_pool(folder: RunFolder, on_event: OnEvent, memory_bytes: int) -> None
 
 
 def _dispatch(client: SyncPrefectClient, run_id: str, job: dict[str, str]) -> _Dispatched:
-    """Runs in a thread, where no signal can break it off: the server may well have made a run that nobody knows.
+    """Runs in a thread, where no signal can break it off: the server may well have made a run that
+    nobody knows.
 
     The key lets Prefect's client ask again, where an answer was lost, without a second run.
     """
     run = run_deployment(
-        DEPLOYMENT, parameters={"run": run_id}, job_variables=job, timeout=0, flow_run_name=f"{run_id}-cpu",
+        DEPLOYMENT,
+        parameters={"run": run_id},
+        job_variables=job,
+        timeout=0,
+        flow_run_name=f"{run_id}-cpu",
         idempotency_key=secrets.token_hex(8),
-    )  # fmt: skip
+    )
     return _Dispatched(client, run)
 
 
@@ -144,7 +184,10 @@ def _server_asked() -> Iterator[None]:
         yield
     except NO_ANSWER as error:
         server = os.environ.get("PREFECT_API_URL")
-        raise HgtError(f"The Prefect server at {server} stopped answering ({type(error).__name__}). Run `hgt up`, then resume.") from error
+        raise HgtError(
+            f"The Prefect server at {server} stopped answering ({type(error).__name__}). Run `hgt"
+            " up`, then resume."
+        ) from error
 
 
 class _Dispatched:
@@ -157,7 +200,9 @@ class _Dispatched:
         self.dispatched = self.asked = self.looked = self.found = time.monotonic()
 
     def is_running(self) -> bool:
-        """Raises NotStarted when nobody starts it, HgtError when its container is lost or the server gone."""
+        """Raises NotStarted when nobody starts it, HgtError when its container is lost or the
+        server gone.
+        """
         now = time.monotonic()
         if now - self.asked > _ASK_SECONDS:
             self.asked = now
@@ -185,20 +230,26 @@ class _Dispatched:
         limit = float(os.environ.get("HGT_START_SECONDS") or START_SECONDS)
         if waited_seconds > limit:
             raise NotStarted(
-                f"The CPU worker did not start the run within {limit:.0f} s (its state is {self.state.name}). See the worker's log "
-                "(`hgt status` names it); HGT_START_SECONDS sets another time."
+                f"The CPU worker did not start the run within {limit:.0f} s (its state is"
+                f" {self.state.name}). See the worker's log (`hgt status` names it);"
+                " HGT_START_SECONDS sets another time."
             )
         if self.state.is_scheduled() and (problem := unavailable()):  # since it was dispatched
             raise NotStarted(problem)
 
     def _expect_container(self, now: float) -> None:
         """A worker or an engine that was killed reports no end."""
-        problem = "The CPU worker's container is gone, and no worker is there to say why. Run `hgt up`, then resume."
+        problem = (
+            "The CPU worker's container is gone, and no worker is there to say why. Run `hgt up`,"
+            " then resume."
+        )
         try:
             with self._containers(status="running") as running:
                 self.found = now if running else self.found
         except EngineError:
-            problem = f"{container.unavailable() or 'The Docker engine stopped answering.'} Then resume."
+            problem = (
+                f"{container.unavailable() or 'The Docker engine stopped answering.'} Then resume."
+            )
         if now - self.found > LOST_SECONDS:
             raise HgtError(problem)
 
@@ -207,14 +258,18 @@ class _Dispatched:
         """Raises one of EngineError."""
         with contextlib.closing(connect(_ENGINE_SECONDS)) as engine:
             label = f"{_FLOW_RUN_LABEL}={self.flow_run.id}"
-            yield engine.containers.list(all=True, filters={"label": label, **filters}, ignore_removed=True)
+            yield engine.containers.list(
+                all=True, filters={"label": label, **filters}, ignore_removed=True
+            )
 
     def killed(self) -> MemoryDeath | None:
         """How memory killed the container, if it did."""
         with contextlib.suppress(*EngineError), self._containers() as ended:
             states = [each.client.api.inspect_container(each.id)["State"] for each in ended]
             over_limit = any(state["OOMKilled"] for state in states)
-            ends = [ProgramEnd(s["ExitCode"], in_container=True, over_limit=over_limit) for s in states]
+            ends = [
+                ProgramEnd(s["ExitCode"], in_container=True, over_limit=over_limit) for s in states
+            ]
             return next(filter(None, map(memory_death, ends)), None)
         return None
 
@@ -223,44 +278,69 @@ class _Dispatched:
         tell, begun = contextlib.suppress(HgtError, *NO_ANSWER), self.state.is_running()
         if self.answers:  # else it would be tried again for a minute
             with tell:
-                self.client.set_flow_run_state(self.flow_run.id, Cancelling(message="the run that dispatched it was stopped"))
+                self.client.set_flow_run_state(
+                    self.flow_run.id, Cancelling(message="the run that dispatched it was stopped")
+                )
         removed = self.remove_containers()
         if not self.answers:
             return
         with tell:
-            deadline = time.monotonic() + (0 if removed else _LAST_WORD_SECONDS)  # a container that we cannot remove has to hear of it
+            # a container that we cannot remove has to hear of it
+            deadline = time.monotonic() + (0 if removed else _LAST_WORD_SECONDS)
             while not self.state.is_final() and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
                 self._ask()
-            if not self.state.is_final():  # the worker does not say so: it may be gone, or takes half a minute
+            # the worker does not say so: it may be gone, or takes half a minute
+            if not self.state.is_final():
                 ended = Cancelled(message="the run that dispatched it was stopped")
                 self.client.set_flow_run_state(self.flow_run.id, ended, force=True)
         late = time.monotonic() + (0 if begun else _LATE_SECONDS)
-        while removed and time.monotonic() < late:  # a worker that had taken the run may make its container only now
+        # a worker that had taken the run may make its container only now
+        while removed and time.monotonic() < late:
             time.sleep(_POLL_SECONDS)
             removed = self.remove_containers()
 
     def remove_containers(self) -> bool:
-        """The worker keeps its containers, so that their end can be told; here it was told. Returns False without an engine."""
+        """The worker keeps its containers, so that their end can be told; here it was told. Returns
+        False without an engine.
+        """
         try:
             with self._containers() as left:
                 for each in left:
                     remove(each)
         except EngineError as error:
-            say(f"WARNING: the worker's container could not be removed ({error}); `hgt down` removes it.")
+            say(
+                f"WARNING: the worker's container could not be removed ({error}); `hgt down`"
+                " removes it."
+            )
             return False
         return True
 
 
-def _failure(folder: RunFolder, run: FlowRun, state: State[Any], error: Event | None, killed: str | None) -> HgtError:
+def _failure(
+    folder: RunFolder, run: FlowRun, state: State[Any], error: Event | None, killed: str | None
+) -> HgtError:
     said = f"{state.name}: {state.message}" if state.message else str(state.name)
     if error is not None:
-        return failure("train", folder, ProgramEnd(OutOfMemory.exit_code if error["out_of_memory"] else 1, error=error))
+        return failure(
+            "train",
+            folder,
+            ProgramEnd(OutOfMemory.exit_code if error["out_of_memory"] else 1, error=error),
+        )
     if state.is_cancelled():
-        return HgtError(f"The CPU worker's run was cancelled in Prefect ({said}). Resume when you like.")
+        return HgtError(
+            f"The CPU worker's run was cancelled in Prefect ({said}). Resume when you like."
+        )
     if killed or memory_death(ProgramEnd(said=said)):
-        how = f"container {killed}" if killed else f"run was killed, most likely for memory ({said})"
-        return killed_for_memory("train", folder, f"The CPU worker's {how}. Resume with more, --docker-memory.", "cpu")
+        how = (
+            f"container {killed}" if killed else f"run was killed, most likely for memory ({said})"
+        )
+        return killed_for_memory(
+            "train", folder, f"The CPU worker's {how}. Resume with more, --docker-memory.", "cpu"
+        )
     if run.run_count == 0:  # prefect 3.8.8 gives a crashed run a start time, too
         return NotStarted(f"The CPU worker could not start the run ({said}).")
-    return HgtError(f"The CPU worker's run ended without a word of the trainer ({said}). See the worker's log (`hgt status` names it).")
+    return HgtError(
+        f"The CPU worker's run ended without a word of the trainer ({said}). See the worker's log"
+        " (`hgt status` names it)."
+    )

@@ -1,7 +1,8 @@
 """The stretches of a run's training, in `segments.json` of the run folder: the ladder's state.
 
 In: a run folder. Out: one `Segment` for each stretch, the last being where the run goes on. The
-memory plan of the last one is the folder's `plan.json`. Knows neither Docker nor the ladder's rules.
+memory plan of the last one is the folder's `plan.json`. Knows neither Docker nor the ladder's
+rules.
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ class Delivery:
         return entry
 
     def wait(self, patience: Patience, entry: Entry | None = None) -> bool:
-        """Until the entry, or else all that the store takes, is delivered; returns whether it was."""
+        """Until the entry, or else all that the store takes, is delivered; returns whether it
+        was.
+        """
         if self.problem:  # it is asked at once
             self._failing_since, self._pause = time.monotonic(), 0.0
         while self.fatal is None:
@@ -85,7 +87,9 @@ class Delivery:
         if self.problem and now - self._failing_since > patience.without_answer:
             return True
         sends_files = at_work is not None and at_work.kind in _SENDS_FILES and patience.for_files
-        return at_work is not None and now - began > (_FILES_SECONDS if sends_files else patience.in_attempt)
+        return at_work is not None and now - began > (
+            _FILES_SECONDS if sends_files else patience.in_attempt
+        )
 
     def _left(self) -> list[Entry]:
         return [entry for entry in self.outbox if not entry.refused]
@@ -127,7 +131,10 @@ class Delivery:
             if not self.problem:
                 self._failing_since = time.monotonic()
                 if self.run is not None:
-                    self._told.append(f"WARNING: MLflow does not answer ({in_words(error)}). The run goes on; MLflow is told later.")
+                    self._told.append(
+                        f"WARNING: MLflow does not answer ({in_words(error)}). The run goes on;"
+                        " MLflow is told later."
+                    )
             self.problem = in_words(error)
             return False
         if self.run is None:
@@ -138,7 +145,11 @@ class Delivery:
     def _deliver(self, entry: Entry) -> object:
         run = self.run
         if run is None:
-            made_by = {**entry.values["tags"], MARK: entry.values["mark"]} if entry.kind == "begin" else {}
+            made_by = (
+                {**entry.values["tags"], MARK: entry.values["mark"]}
+                if entry.kind == "begin"
+                else {}
+            )
             may_be_there = entry.is_doubtful or bool(entry.values.get("is_again"))
             run = self.run = MlflowRun(self.folder, made_by, may_be_there, self._told.append)
             if self.outbox.is_kept:
@@ -147,8 +158,12 @@ class Delivery:
             return None
         return self._told_to(run, entry.kind, entry.values, entry.is_doubtful)
 
-    def _told_to(self, run: MlflowRun, kind: str, values: dict[str, object], is_doubtful: bool) -> object:
-        v: dict[str, Any] = {name: value for name, value in values.items() if name != "of_a_new_run"}
+    def _told_to(
+        self, run: MlflowRun, kind: str, values: dict[str, object], is_doubtful: bool
+    ) -> object:
+        v: dict[str, Any] = {
+            name: value for name, value in values.items() if name != "of_a_new_run"
+        }
         match kind:
             case "begin":
                 run.begin()
@@ -165,7 +180,8 @@ class Delivery:
             case "text":
                 run.text(**v)
             case "artifacts":
-                if (path := self.folder.path / v["path"]).exists():  # unless the run has removed it since
+                # unless the run has removed it since
+                if (path := self.folder.path / v["path"]).exists():
                     run.artifacts(path, v["into"])
             case "register" | "withdraw":
                 return decide(kind, self.folder, run, v["digest"])

@@ -37,15 +37,29 @@ _MAX_DIGEST = 36  # MLflow's limit for a dataset's digest; the whole hash is a t
 _MAX_POINTS = 1_000  # MLflow's, of one call
 _LOCKED_SECONDS = 1.0
 _NO_SUCH_RUN = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE))
-_PASSING_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_ALREADY_EXISTS", "DEADLINE_EXCEEDED")
-_PASSING_WORDS = ("failed with exception", "failed with timeout exception", "locked", "already exists", "Connection")
-_KNOWN = re.compile(
-    r"database is locked|no such table: \w+|Connection refused|Name or service not known|timed out|too many \d+ error responses"
+_PASSING_CODES = (
+    "TEMPORARILY_UNAVAILABLE",
+    "REQUEST_LIMIT_EXCEEDED",
+    "RESOURCE_ALREADY_EXISTS",
+    "DEADLINE_EXCEEDED",
 )
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints the traceback of what it raises as well (3.17.2)
+_PASSING_WORDS = (
+    "failed with exception",
+    "failed with timeout exception",
+    "locked",
+    "already exists",
+    "Connection",
+)
+_KNOWN = re.compile(
+    r"database is locked|no such table: \w+|Connection refused|Name or service not known|timed"
+    r" out|too many \d+ error responses"
+)
+# it prints the traceback of what it raises as well (3.17.2)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each retry is a warning
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # among the flow's lines
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # 7 take four minutes, and we ask again ourselves
+# 7 take four minutes, and we ask again ourselves
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 
 class StoreLocked(Exception):
@@ -88,13 +102,20 @@ class MlflowRun:
         hgt_home().mkdir(parents=True, exist_ok=True)
         self._client, self._tell = mlflow.MlflowClient(store_uri()), tell
         self._id_file = folder.path / "mlflow_run_id"
-        self._tags = {MLFLOW_RUN_NAME: folder.path.name, "hgt.run": folder.path.name, **(tags or {})}
+        self._tags = {
+            MLFLOW_RUN_NAME: folder.path.name,
+            "hgt.run": folder.path.name,
+            **(tags or {}),
+        }
         self.was_finished = False
         known = self._id_before()
         self.is_new = not (known and self._holds(known))
         self.run_id = self._create(may_be_there) if self.is_new else known
         if known and self.is_new:
-            tell(f"WARNING: MLflow's store {store_uri()} has no run {known} (any more): this run goes on in a new one, {self.run_id}.")
+            tell(
+                f"WARNING: MLflow's store {store_uri()} has no run {known} (any more): this run"
+                f" goes on in a new one, {self.run_id}."
+            )
             self.remember()
         elif known:
             self._warn_of_another_home()
@@ -116,9 +137,12 @@ class MlflowRun:
     def _warn_of_another_home(self) -> None:
         """MLflow keeps the place of a run's artifacts as it was when the run began."""
         ours = (hgt_home() / "mlartifacts").as_uri()
-        if not os.environ.get("MLFLOW_TRACKING_URI") and not self.artifact_uri.startswith(f"{ours}/"):
+        if not os.environ.get("MLFLOW_TRACKING_URI") and not self.artifact_uri.startswith(
+            f"{ours}/"
+        ):
             self._tell(
-                f"WARNING: HGT_HOME was copied or moved: MLflow goes on putting this run's artifacts into {self.artifact_uri}, not {ours}."
+                "WARNING: HGT_HOME was copied or moved: MLflow goes on putting this run's"
+                f" artifacts into {self.artifact_uri}, not {ours}."
             )
 
     def _create(self, may_be_there: bool) -> str:
@@ -134,7 +158,10 @@ class MlflowRun:
         if found is not None:
             if found.lifecycle_stage != LifecycleStage.ACTIVE:
                 self.call("restore_experiment", found.experiment_id)
-                self._tell(f"WARNING: MLflow's experiment {EXPERIMENT} had been deleted; it is restored, for new runs go there.")
+                self._tell(
+                    f"WARNING: MLflow's experiment {EXPERIMENT} had been deleted; it is restored,"
+                    " for new runs go there."
+                )
             return str(found.experiment_id)
         own_store = not os.environ.get("MLFLOW_TRACKING_URI")
         location = (hgt_home() / "mlartifacts").as_uri() if own_store else None
@@ -171,7 +198,9 @@ class MlflowRun:
             self.call("delete_tag", self.run_id, tag)
         self.call("update_run", self.run_id, "RUNNING")
 
-    def end(self, status: str, tags: dict[str, str] | None = None, was_refused: bool = False) -> None:
+    def end(
+        self, status: str, tags: dict[str, str] | None = None, was_refused: bool = False
+    ) -> None:
         """was_refused: what had finished before stays so."""
         if was_refused and self.was_finished:
             status, tags = "FINISHED", {}
@@ -181,21 +210,45 @@ class MlflowRun:
     def parameters(self, values: dict[str, str]) -> None:
         """Those that are not there yet: none can be rewritten."""
         known = self._data().data.params
-        new = [Param(k, tracked_text(text, MAX_PARAMETER)) for k, text in values.items() if k not in known]
+        new = [
+            Param(k, tracked_text(text, MAX_PARAMETER))
+            for k, text in values.items()
+            if k not in known
+        ]
         self.call("log_batch", self.run_id, params=new)
 
     def dataset(self, name: str, digest: str, source: str, profile: dict[str, Any]) -> None:
         """The run's input. source: a URI."""
         uri = json.dumps({"uri": source})
-        entity = Dataset(tracked_text(name, MAX_PARAMETER), digest[:_MAX_DIGEST], "local", uri, profile=json.dumps(profile))
-        self.call("log_inputs", self.run_id, [DatasetInput(entity, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])])
+        entity = Dataset(
+            tracked_text(name, MAX_PARAMETER),
+            digest[:_MAX_DIGEST],
+            "local",
+            uri,
+            profile=json.dumps(profile),
+        )
+        self.call(
+            "log_inputs",
+            self.run_id,
+            [DatasetInput(entity, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])],
+        )
 
-    def epoch(self, number: int, values: dict[str, float], milliseconds: int, is_doubtful: bool = False) -> None:
+    def epoch(
+        self, number: int, values: dict[str, float], milliseconds: int, is_doubtful: bool = False
+    ) -> None:
         """One point per epoch and figure, however often the epoch is told."""
         if number in self._epochs and not is_doubtful:
             return
-        there = {name for name in values if is_doubtful and any(int(m.step) == number for m in self._history(tracked_name(name)))}
-        self.metrics({name: value for name, value in values.items() if name not in there}, milliseconds, number)
+        there = {
+            name
+            for name in values
+            if is_doubtful and any(int(m.step) == number for m in self._history(tracked_name(name)))
+        }
+        self.metrics(
+            {name: value for name, value in values.items() if name not in there},
+            milliseconds,
+            number,
+        )
         self._epochs.add(number)
 
     def metrics(self, values: dict[str, float], milliseconds: int, step: int = 0) -> None:

@@ -78,7 +78,11 @@ class Outbox:
         with self._lock:
             self._last += 1
             entry = Entry(self._last, kind, values)
-            self._pending = {self._last: entry} | self._pending if is_first else self._pending | {self._last: entry}
+            self._pending = (
+                {self._last: entry} | self._pending
+                if is_first
+                else self._pending | {self._last: entry}
+            )
             self._write(entry.line())
             return entry
 
@@ -96,7 +100,8 @@ class Outbox:
     def _write(self, line: str) -> None:
         if not self._is_kept:
             return
-        with contextlib.suppress(OSError):  # no room: it is in memory, and what cannot do without room says so
+        # no room: it is in memory, and what cannot do without room says so
+        with contextlib.suppress(OSError):
             handle = os.open(self._folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
                 os.write(handle, line.encode())
@@ -117,7 +122,9 @@ def _read(path: Path) -> list[Entry]:
             if "done" in told:
                 entries.pop(told["done"], None)
             else:
-                entries[int(told["number"])] = Entry(told["number"], str(told["kind"]), dict(told["values"]), is_doubtful=True)
+                entries[int(told["number"])] = Entry(
+                    told["number"], str(told["kind"]), dict(told["values"]), is_doubtful=True
+                )
         except (ValueError, TypeError, LookupError):
             continue
     return list(entries.values())

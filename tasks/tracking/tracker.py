@@ -33,11 +33,20 @@ from tasks.tracking.mlflow_run import in_words
 from tasks.tracking.outbox import Entry, Outbox
 
 _EPOCH_METRICS = (
-    "loss", "link_loss", "contrastive_loss", "isotropy_loss", "val_mrr", "val_hits_at_10", "learning_rate",
-    "grad_norm", "peak_memory_bytes", "step_seconds",
-)  # fmt: skip
+    "loss",
+    "link_loss",
+    "contrastive_loss",
+    "isotropy_loss",
+    "val_mrr",
+    "val_hits_at_10",
+    "learning_rate",
+    "grad_norm",
+    "peak_memory_bytes",
+    "step_seconds",
+)
 _CANCELLED = (KeyboardInterrupt, TerminationSignal, CancelledRun, SystemExit)
-# Seconds without an answer, and of one attempt: until that is said, until training begins all the same, until the program ends.
+# Seconds without an answer, and of one attempt: until that is said, until training begins all the
+# same, until the program ends.
 _WORDS = {
     "metrics": "figures",
     "artifacts": "files",
@@ -47,7 +56,12 @@ _WORDS = {
     "settle": "its end",
 }
 _MAKING = Patience(2.5, 120.0)
-_NOTICE, _START, _END, _CANCELLED_END = Patience(2.5, 10.0), Patience(5.0, 19.0), Patience(15.0, 30.0, True), Patience(4.0, 8.0)
+_NOTICE, _START, _END, _CANCELLED_END = (
+    Patience(2.5, 10.0),
+    Patience(5.0, 19.0),
+    Patience(15.0, 30.0, True),
+    Patience(4.0, 8.0),
+)
 
 
 class Tracker:
@@ -59,17 +73,21 @@ class Tracker:
         """Raises InputError for a store that will never answer."""
         self._folder = folder
         outbox = Outbox(folder.path, is_kept=folder.config.is_file())
-        earlier = [entry for entry in outbox if entry.kind in ("begin", "end")]  # this process begins and ends it
+        # this process begins and ends it
+        earlier = [entry for entry in outbox if entry.kind in ("begin", "end")]
         self._epochs = {entry.values["number"] for entry in outbox if entry.kind == "epoch"}
         is_made = bool(os.environ.get("MLFLOW_TRACKING_URI")) or (hgt_home() / "mlflow.db").exists()
         self._delivery = Delivery(folder, outbox)
         marks = [entry.values["mark"] for entry in earlier if entry.kind == "begin"]
         tags = {"prefect.flow_run_id": str(prefect.runtime.flow_run.id or "")}
-        begun = self._delivery.add("begin", True, tags=tags, mark=[*marks, secrets.token_hex(16)][0], is_again=bool(marks))
+        begun = self._delivery.add(
+            "begin", True, tags=tags, mark=[*marks, secrets.token_hex(16)][0], is_again=bool(marks)
+        )
         for entry in earlier:
             outbox.done(entry)
         self._of_a_new_run = False
-        self.has_changed = False  # whether a finished run's results may not be those that it finished with
+        # whether a finished run's results may not be those that it finished with
+        self.has_changed = False
         self._await_store(begun, is_made)
 
     def _await_store(self, begun: Entry, is_made: bool) -> None:
@@ -79,10 +97,16 @@ class Tracker:
         if not self._delivery.wait(_NOTICE if is_made else _MAKING, begun):
             self._refuse_store()
             why = self._delivery.problem or "no answer yet"
-            say(f"WARNING: MLflow's store {store_uri()} does not answer ({why}). Waiting for it a few seconds more ...")
+            say(
+                f"WARNING: MLflow's store {store_uri()} does not answer ({why}). Waiting for it a"
+                " few seconds more ..."
+            )
             if not self._delivery.wait(_START, begun):
                 self._refuse_store()
-                say("WARNING: Training begins without MLflow. What it has to be told is kept in the run folder until it answers.")
+                say(
+                    "WARNING: Training begins without MLflow. What it has to be told is kept in the"
+                    " run folder until it answers."
+                )
         self.flush()
 
     def _refuse_store(self) -> None:
@@ -95,7 +119,10 @@ class Tracker:
         if error is not None and is_disk_full(error):
             raise error
         if error is not None:
-            raise InputError(f"MLflow's store {store_uri()} cannot be used ({in_words(error)}). Mend it, or move it away for a new one.")
+            raise InputError(
+                f"MLflow's store {store_uri()} cannot be used ({in_words(error)}). Mend it, or move"
+                " it away for a new one."
+            )
 
     @property
     def run_id(self) -> str:
@@ -127,12 +154,26 @@ class Tracker:
 
     def configuration(self, config: RunConfig, kg: Path | None) -> None:
         values = config.to_flat() | ({"kg": str(kg)} if kg else {})
-        self._add("parameters", values={k: json.dumps(v) if isinstance(v, list) else str(v) for k, v in values.items()})
+        self._add(
+            "parameters",
+            values={k: json.dumps(v) if isinstance(v, list) else str(v) for k, v in values.items()},
+        )
 
     def dataset(self, graph: KnowledgeGraph, kg: Path | None) -> None:
         """The graph as the run's input, with its hash."""
-        profile = {"nodes": graph.total_nodes, "facts": graph.total_facts, "sha256": graph.hash, "dropped_rows": graph.dropped.as_dict()}
-        self._add("dataset", name=kg.name if kg else "graph", digest=graph.hash, source=kg.as_uri() if kg else "", profile=profile)
+        profile = {
+            "nodes": graph.total_nodes,
+            "facts": graph.total_facts,
+            "sha256": graph.hash,
+            "dropped_rows": graph.dropped.as_dict(),
+        }
+        self._add(
+            "dataset",
+            name=kg.name if kg else "graph",
+            digest=graph.hash,
+            source=kg.as_uri() if kg else "",
+            profile=profile,
+        )
         self.tags({"graph_hash": graph.hash})
 
     def epoch(self, event: dict[str, Any]) -> None:
@@ -159,7 +200,12 @@ class Tracker:
 
     def segment(self, number: int, segment: Segment, plan: Path) -> None:
         """Where a stretch of training runs and why, with its plan."""
-        known = {"place": segment.place, "device": segment.device, "reason": segment.reason, "shrinks": segment.shrinks}
+        known = {
+            "place": segment.place,
+            "device": segment.device,
+            "reason": segment.reason,
+            "shrinks": segment.shrinks,
+        }
         self.tags({f"segment.{number}.{key}": str(value)[:500] for key, value in known.items()})
         self.text(plan.read_text(), f"plans/{number}.json")
 
@@ -172,11 +218,19 @@ class Tracker:
         self.flush()
         return entry.answer
 
-    def end(self, status: str, tags: dict[str, str] | None = None, was_refused: bool = False, is_hurried: bool = False) -> None:
+    def end(
+        self,
+        status: str,
+        tags: dict[str, str] | None = None,
+        was_refused: bool = False,
+        is_hurried: bool = False,
+    ) -> None:
         """End the run in MLflow, and say what MLflow has not got. was_refused: what had finished
         before stays so.
         """
-        self._delivery.add("end", status=status, tags=tags or {}, was_refused=was_refused and not self.has_changed)
+        self._delivery.add(
+            "end", status=status, tags=tags or {}, was_refused=was_refused and not self.has_changed
+        )
         self._delivery.wait(_CANCELLED_END if is_hurried else _END)
         self._delivery.stop()
         self.flush()
@@ -190,10 +244,19 @@ def undelivered(delivery: Delivery) -> str:
     if not left:
         return ""
     counts = Counter(_WORDS.get(entry.kind, entry.kind) for entry in left)
-    kinds = ", ".join(f"{number} x {words}" if number > 1 else words for words, number in counts.items())
-    why = delivery.problem or next((entry.refused for entry in left if entry.refused), "no answer yet")
-    later = f"It is kept: `hgt track {folder.path.name}` delivers it, and so does the next resume." if folder.config.is_file() else ""
-    return f"MLflow's store {store_uri()} has not got everything of this run ({kinds}): {why}. {later}".strip()
+    kinds = ", ".join(
+        f"{number} x {words}" if number > 1 else words for words, number in counts.items()
+    )
+    why = delivery.problem or next(
+        (entry.refused for entry in left if entry.refused), "no answer yet"
+    )
+    later = (
+        f"It is kept: `hgt track {folder.path.name}` delivers it, and so does the next resume."
+        if folder.config.is_file()
+        else ""
+    )
+    lacks = f"MLflow's store {store_uri()} has not got everything of this run ({kinds}): {why}."
+    return f"{lacks} {later}".strip()
 
 
 def catch_up(folder: RunFolder) -> tuple[list[str], str]:
@@ -236,6 +299,10 @@ def tracked(folder: RunFolder) -> Iterator[Tracker]:
             tracker.end("KILLED", {"ended_by": type(error).__name__}, is_hurried=True)
             raise
         except BaseException as error:
-            tracker.end("FAILED", {"error": f"{type(error).__name__}: {error}"[:5000]}, was_refused=isinstance(error, InputError))
+            tracker.end(
+                "FAILED",
+                {"error": f"{type(error).__name__}: {error}"[:5000]},
+                was_refused=isinstance(error, InputError),
+            )
             raise
         tracker.end("FINISHED")

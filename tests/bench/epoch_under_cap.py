@@ -1,6 +1,8 @@
-"""Benchmark 2: a whole epoch at PrimeKG's size on an accelerator under a hard memory cap, and the step's peak.
+"""Benchmark 2: a whole epoch at PrimeKG's size on an accelerator under a hard memory cap, and the
+step's peak.
 
-python -m tests.bench.epoch_under_cap [--device cuda] [--size 129375/4050249] [--cap 10GB] [--max-batches N]
+python -m tests.bench.epoch_under_cap [--device cuda] [--size 129375/4050249] [--cap 10GB]
+[--max-batches N]
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", default="129375/4050249", help="nodes/facts")
-    parser.add_argument("--cap", default="10GB", help="set_per_process_memory_fraction; planned for as well")
+    parser.add_argument(
+        "--cap", default="10GB", help="set_per_process_memory_fraction; planned for as well"
+    )
     parser.add_argument("--max-batches", type=int)
     options = parser.parse_args()
     graph, config = primekg_like(*nodes_and_facts(options.size)), bench_config()
@@ -38,7 +42,9 @@ def main() -> None:
     print(plan.table())
     trainee = build_trainee(config, graph, split_facts(graph, config.split), device, plan.form)
     trainee.model.train()
-    num_batches = min(trainee.batches.num_batches, options.max_batches or trainee.batches.num_batches)
+    num_batches = min(
+        trainee.batches.num_batches, options.max_batches or trainee.batches.num_batches
+    )
     steps, losses, drawing, start = Steps(trainee), [], 0.0, time.perf_counter()
     for number in range(num_batches):
         before = time.perf_counter()
@@ -52,7 +58,10 @@ def main() -> None:
     each = f"{taken / num_batches:.3f} s each, drawing {drawing:.1f} s in all"
     print(f"{num_batches} of {trainee.batches.num_batches} batches in {taken:.1f} s ({each})")
     print(f"loss of the first ten batches {first:.4f}, of the last ten {last:.4f}")
-    held = f"tensors {peak.allocated_bytes / 1e9:.2f} GB, reserved {peak.reserved_bytes / 1e9:.2f} GB, cap {cap / 1e9:.2f} GB"
+    held = (
+        f"tensors {peak.allocated_bytes / 1e9:.2f} GB, reserved {peak.reserved_bytes / 1e9:.2f} GB,"
+        f" cap {cap / 1e9:.2f} GB"
+    )
     print(f"planned {plan.required_bytes / 1e9:.2f} GB, peak of {held}")
 
 

@@ -1,7 +1,9 @@
-"""Synthetic graphs with PrimeKG's types, relations and proportions (Chandak et al. 2023, table 1), at any size.
+"""Synthetic graphs with PrimeKG's types, relations and proportions (Chandak et al. 2023, table 1),
+at any size.
 
-Endpoints follow a power law, as in the real graph; facts are distinct, and every node occurs in one, as in any kg.csv. Most benchmarks
-begin at the KnowledgeGraph; `write_csv` is for those that begin at the file.
+Endpoints follow a power law, as in the real graph; facts are distinct, and every node occurs in
+one, as in any kg.csv. Most benchmarks begin at the KnowledgeGraph; `write_csv` is for those that
+begin at the file.
 """
 
 from __future__ import annotations
@@ -18,9 +20,17 @@ from hgt.graph.facts import EdgeType
 from hgt.graph.knowledge_graph import KnowledgeGraph
 
 PRIMEKG_NODES = {
-    "anatomy": 14_035, "biological_process": 28_642, "cellular_component": 4_176, "disease": 17_080, "drug": 7_957,
-    "effect/phenotype": 15_311, "exposure": 818, "gene/protein": 27_671, "molecular_function": 11_169, "pathway": 2_516,
-}  # fmt: skip
+    "anatomy": 14_035,
+    "biological_process": 28_642,
+    "cellular_component": 4_176,
+    "disease": 17_080,
+    "drug": 7_957,
+    "effect/phenotype": 15_311,
+    "exposure": 818,
+    "gene/protein": 27_671,
+    "molecular_function": 11_169,
+    "pathway": 2_516,
+}
 # Facts; PrimeKG's file has a row for each direction.
 PRIMEKG_FACTS = {
     ("anatomy", "anatomy_protein_present", "gene/protein"): 1_518_203,
@@ -54,14 +64,20 @@ PRIMEKG_FACTS = {
     ("exposure", "exposure_molfunc", "molecular_function"): 45,
     ("exposure", "exposure_cellcomp", "cellular_component"): 10,
 }
-PRIMEKG_SIZE = (sum(PRIMEKG_NODES.values()), sum(PRIMEKG_FACTS.values()))  # 129,375 nodes, 4,050,249 facts: 8.1 M rows
+# 129,375 nodes, 4,050,249 facts: 8.1 M rows
+PRIMEKG_SIZE = (sum(PRIMEKG_NODES.values()), sum(PRIMEKG_FACTS.values()))
 
 
-def primekg_like(num_nodes: int, num_facts: int, symmetric: bool = True, seed: int = 0) -> KnowledgeGraph:
-    """PrimeKG's proportions at another size; met to a few per mille (facts are distinct, every relation has some).
+def primekg_like(
+    num_nodes: int, num_facts: int, symmetric: bool = True, seed: int = 0
+) -> KnowledgeGraph:
+    """PrimeKG's proportions at another size; met to a few per mille (facts are distinct, every
+    relation has some).
 
-    Where there are few facts for the nodes, node types with few facts have fewer nodes than their share, the others more.
-    symmetric: read relations within one type as symmetric, as the product does; else as directed, which gives them a reverse
+    Where there are few facts for the nodes, node types with few facts have fewer nodes than their
+    share, the others more.
+    symmetric: read relations within one type as symmetric, as the product does; else as directed,
+        which gives them a reverse
     """
     rng = np.random.default_rng([seed, num_nodes, num_facts])
     facts = _scaled(PRIMEKG_FACTS, num_facts, least=10)
@@ -81,7 +97,9 @@ def write_csv(graph: KnowledgeGraph, path: Path) -> None:
         for edge_type in graph.edge_types:
             for turned in (False, True):
                 rows = _rows(graph, edge_type, turned)
-                writer = writer or pyarrow.csv.CSVWriter(out, rows.schema, write_options=pyarrow.csv.WriteOptions(quoting_style="needed"))
+                writer = writer or pyarrow.csv.CSVWriter(
+                    out, rows.schema, write_options=pyarrow.csv.WriteOptions(quoting_style="needed")
+                )
                 writer.write_table(rows)
         if writer is not None:
             writer.close()
@@ -96,7 +114,10 @@ def _rows(graph: KnowledgeGraph, edge_type: EdgeType, turned: bool) -> pa.Table:
         "display_relation": pa.repeat(relation, pairs.shape[1]),
     }
     for side, node_type, number in zip("xy", types, pairs, strict=True):
-        ids, names = (pa.array(of[node_type], pa.string()).take(pa.array(number)) for of in (graph.node_ids, graph.node_names))
+        ids, names = (
+            pa.array(of[node_type], pa.string()).take(pa.array(number))
+            for of in (graph.node_ids, graph.node_names)
+        )
         columns[f"{side}_index"] = pa.array(number + graph.offsets[node_type])
         columns[f"{side}_id"] = ids
         columns[f"{side}_type"] = pa.repeat(node_type, len(number))
@@ -116,22 +137,31 @@ def _places(node_type: str) -> list[tuple[EdgeType, int]]:
 
 
 def _node_counts(num_nodes: int, facts: dict[EdgeType, int]) -> dict[str, int]:
-    """A type has at most half as many nodes as its facts have ends; what is over goes to the types with room."""
+    """A type has at most half as many nodes as its facts have ends; what is over goes to the types
+    with room.
+    """
     wanted = _scaled(PRIMEKG_NODES, num_nodes, least=20)
     most = {t: sum(facts[e] for e, _ in _places(t)) // 2 for t in wanted}
     counts = {t: min(n, most[t]) for t, n in wanted.items()}
-    over, room = sum(wanted.values()) - sum(counts.values()), sum(most.values()) - sum(counts.values())
+    over, room = (
+        sum(wanted.values()) - sum(counts.values()),
+        sum(most.values()) - sum(counts.values()),
+    )
     share = min(1.0, over / max(room, 1))
     return {t: n + int(share * (most[t] - n)) for t, n in counts.items()}
 
 
-def _dealt(nodes: dict[str, int], facts: dict[EdgeType, int], rng: np.random.Generator) -> dict[EdgeType, list[np.ndarray]]:
+def _dealt(
+    nodes: dict[str, int], facts: dict[EdgeType, int], rng: np.random.Generator
+) -> dict[EdgeType, list[np.ndarray]]:
     """{edge type: [heads, tails]} in which every node stands once, in proportion to the facts."""
     dealt: dict[EdgeType, list[np.ndarray]] = {e: [np.zeros(0, np.int64)] * 2 for e in facts}
     for node_type, n in nodes.items():
         places = _places(node_type)
         ends = np.cumsum([facts[e] for e, _ in places])
-        for (e, side), part in zip(places, np.split(rng.permutation(n), n * ends[:-1] // ends[-1]), strict=True):
+        for (e, side), part in zip(
+            places, np.split(rng.permutation(n), n * ends[:-1] // ends[-1]), strict=True
+        ):
             dealt[e][side] = part
     return dealt
 
@@ -146,8 +176,16 @@ class _PowerLaw:
         return np.searchsorted(self.sums, rng.random(size) * self.sums[-1])
 
 
-def _facts(edge_type: tuple, wanted: int, draws: dict, dealt: list[np.ndarray], symmetric: bool, rng: np.random.Generator) -> torch.Tensor:
-    """[2, wanted] distinct pairs without self-loops, a symmetric pair once with the smaller number first.
+def _facts(
+    edge_type: tuple,
+    wanted: int,
+    draws: dict,
+    dealt: list[np.ndarray],
+    symmetric: bool,
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """[2, wanted] distinct pairs without self-loops, a symmetric pair once with the smaller number
+    first.
 
     dealt: heads and tails that must occur, each with a drawn node at the other end
     """

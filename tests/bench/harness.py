@@ -1,4 +1,6 @@
-"""What the benchmarks share: timing, peaks, child processes, and a header that says on what they ran."""
+"""What the benchmarks share: timing, peaks, child processes, and a header that says on what they
+ran.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,22 @@ from hgt.device.memory_use import peak_memory
 
 Result = TypeVar("Result")
 
-# What tables of time and memory are measured with, so that one can be compared with another, whatever the defaults have become since.
+# What tables of time and memory are measured with, so that one can be compared with another,
+# whatever the defaults have become since.
 _MODEL_OF_TABLES = {
-    "num_layers": 2, "dropout": 0.1, "input_dropout": 0.0, "decoder": "distmult", "num_negatives": 256, "num_other_negatives": 0,
+    "num_layers": 2,
+    "dropout": 0.1,
+    "input_dropout": 0.0,
+    "decoder": "distmult",
+    "num_negatives": 256,
+    "num_other_negatives": 0,
     "softmax_correction": 0.0,
-    "average_decay": 0.0, "learning_rate": 0.001, "rate_decay_epochs": 0, "contrastive_weight": 0.5, "isotropy_weight": 0.0,
-}  # fmt: skip
+    "average_decay": 0.0,
+    "learning_rate": 0.001,
+    "rate_decay_epochs": 0,
+    "contrastive_weight": 0.5,
+    "isotropy_weight": 0.0,
+}
 
 
 class ChildFailed(RuntimeError):
@@ -36,13 +48,22 @@ class ChildFailed(RuntimeError):
 
 
 def bench_config(**values: Any) -> RunConfig:
-    """The configuration of the README's tables of time and memory, with other values where given."""
+    """The configuration of the README's tables of time and memory, with other values where
+    given.
+    """
     return RunConfig.from_flat(_MODEL_OF_TABLES | values)
 
 
 def header(device: str) -> str:
-    name = torch.cuda.get_device_name(0) if device == "cuda" else f"{chip_name()}, {torch.get_num_threads()} threads"
-    return f"{time.strftime('%Y-%m-%d')}  {device} ({name})  torch {torch.__version__}  python {platform.python_version()}"
+    name = (
+        torch.cuda.get_device_name(0)
+        if device == "cuda"
+        else f"{chip_name()}, {torch.get_num_threads()} threads"
+    )
+    return (
+        f"{time.strftime('%Y-%m-%d')}  {device} ({name})  torch {torch.__version__}  python"
+        f" {platform.python_version()}"
+    )
 
 
 def synchronize(device: str) -> None:
@@ -59,7 +80,9 @@ def timed(function: Callable[[], Result], device: str) -> tuple[float, Result]:
     return time.perf_counter() - start, result
 
 
-def timings(function: Callable[[], object], device: str, repeats: int, warm_up: int = 1) -> list[float]:
+def timings(
+    function: Callable[[], object], device: str, repeats: int, warm_up: int = 1
+) -> list[float]:
     """Wall times of `repeats` calls, after `warm_up` calls."""
     for _ in range(warm_up):
         function()
@@ -82,7 +105,9 @@ def peak_bytes(device: str) -> int:
 
 
 def reset_peak(device: str) -> None:
-    """Let `peak_bytes` begin anew from what is held now. On the CPU as far as the kernel lets us (Linux)."""
+    """Let `peak_bytes` begin anew from what is held now. On the CPU as far as the kernel lets us
+    (Linux).
+    """
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -93,11 +118,17 @@ def reset_peak(device: str) -> None:
 
 
 def matmul_flops(
-    device: str, shape: tuple[int, int, int] = (4096, 4096, 4096), dtype: torch.dtype = torch.float32, repeats: int = 5
+    device: str,
+    shape: tuple[int, int, int] = (4096, 4096, 4096),
+    dtype: torch.dtype = torch.float32,
+    repeats: int = 5,
 ) -> float:
     """Best measured speed of a product [n, k] x [k, m], operations per second."""
     n, k, m = shape
-    a, b = torch.randn(n, k, device=device, dtype=dtype), torch.randn(k, m, device=device, dtype=dtype)
+    a, b = (
+        torch.randn(n, k, device=device, dtype=dtype),
+        torch.randn(k, m, device=device, dtype=dtype),
+    )
     out = torch.empty(n, m, device=device, dtype=dtype)
     return 2 * n * k * m / min(timings(lambda: torch.mm(a, b, out=out), device, repeats))
 
@@ -110,9 +141,17 @@ def copy_bandwidth(device: str, num_bytes: int = 1 << 29, repeats: int = 5) -> f
 
 
 def measure_in_child(module: str, arguments: list[str], gpu: str | None = None) -> dict[str, Any]:
-    """Run `python -m <module> <arguments>`, which prints JSON as its last line. gpu: the only one that it sees. Raises ChildFailed."""
+    """Run `python -m <module> <arguments>`, which prints JSON as its last line. gpu: the only one
+    that it sees. Raises ChildFailed.
+    """
     environment = os.environ if gpu is None else os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
-    child = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False, env=environment)
+    child = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
     if child.returncode:
         said = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
         raise ChildFailed(said[-1][:160])

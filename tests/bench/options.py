@@ -1,9 +1,10 @@
-"""What the options that trade cost and bring: time and memory of a step, and validation MRR after the same number of epochs.
+"""What the options that trade cost and bring: time and memory of a step, and validation MRR after
+the same number of epochs.
 
     python -m tests.bench.options --kg FILE [--device cuda] [--num-epochs 30] [--seeds 0 1]
 
-Each variant is trained from the same beginning in a process of its own. Quality is the typed filtered MRR of held-out facts, mean over
-the seeds with the largest distance from it.
+Each variant is trained from the same beginning in a process of its own. Quality is the typed
+filtered MRR of held-out facts, mean over the seeds with the largest distance from it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from hgt.reading.edge_table import read_edge_table
 from hgt.training.steps import Steps
 from hgt.training.trainee import build_trainee
 from hgt.training.val_metrics import evaluate_val
-from tests.bench.harness import bench_config, header, measure_in_child, peak_bytes, reset_peak, synchronize
+from tests.bench.harness import (
+    bench_config,
+    header,
+    measure_in_child,
+    peak_bytes,
+    reset_peak,
+    synchronize,
+)
 
 VARIANTS: dict[str, dict] = {
     "default": {},
@@ -74,20 +82,47 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("VARIANT", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.kg, options.one[0], options.device, options.num_epochs, int(options.one[1]))))
+        print(
+            json.dumps(
+                measure(
+                    options.kg,
+                    options.one[0],
+                    options.device,
+                    options.num_epochs,
+                    int(options.one[1]),
+                )
+            )
+        )
         return
     print(header(options.device))
-    print(f"{'':<20}{'s / step':>10}{'GB':>8}{'MRR':>9}{'+-':>8}{'x time':>9}{'x memory':>10}{'x MRR':>8}")
+    print(
+        f"{'':<20}{'s / step':>10}{'GB':>8}{'MRR':>9}{'+-':>8}"
+        f"{'x time':>9}{'x memory':>10}{'x MRR':>8}"
+    )
     first: dict[str, float] = {}
-    arguments = ["--kg", options.kg, "--device", options.device, "--num-epochs", str(options.num_epochs)]
+    arguments = [
+        "--kg",
+        options.kg,
+        "--device",
+        options.device,
+        "--num-epochs",
+        str(options.num_epochs),
+    ]
     for variant in options.variants:
-        found = [measure_in_child("tests.bench.options", [*arguments, "--one", variant, str(seed)]) for seed in options.seeds]
+        found = [
+            measure_in_child("tests.bench.options", [*arguments, "--one", variant, str(seed)])
+            for seed in options.seeds
+        ]
         mean = {name: statistics.mean(f[name] for f in found) for name in found[0]}
         first = first or mean
         spread = max(abs(f["mrr"] - mean["mrr"]) for f in found)
         ratios = [mean[name] / first[name] for name in ("step_seconds", "bytes", "mrr")]
-        figures = f"{mean['step_seconds']:>10.3f}{mean['bytes'] / 1e9:>8.2f}{mean['mrr']:>9.4f}{spread:>8.4f}"
-        print(f"{variant:<20}{figures}{ratios[0]:>9.2f}{ratios[1]:>10.2f}{ratios[2]:>8.2f}", flush=True)
+        figures = f"{mean['step_seconds']:>10.3f}{mean['bytes'] / 1e9:>8.2f}"
+        figures += f"{mean['mrr']:>9.4f}{spread:>8.4f}"
+        print(
+            f"{variant:<20}{figures}{ratios[0]:>9.2f}{ratios[1]:>10.2f}{ratios[2]:>8.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

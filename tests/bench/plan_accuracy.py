@@ -2,8 +2,8 @@
 
     python -m tests.bench.plan_accuracy [--device cuda] [--cases small]
 
-CUDA: the allocator's peak of live tensors in each phase. CPU: the process's peak, which has no phases. Each case runs two real
-steps, inference and a ranking, in a process of its own.
+CUDA: the allocator's peak of live tensors in each phase. CPU: the process's peak, which has no
+phases. Each case runs two real steps, inference and a ranking, in a process of its own.
 """
 
 from __future__ import annotations
@@ -38,15 +38,35 @@ CASES = {
         (10_000, 50_000, {"embedding_dim": 128, "hidden_dim": 128}, {}),
         (10_000, 50_000, {"accumulation_steps": 1, "edge_sample_size": 20_000}, {}),
         (30_000, 300_000, {}, {}),
-        (30_000, 300_000, {}, {"recompute_layers": True, "keep_projections": False, "table_rows": 8_192}),
+        (
+            30_000,
+            300_000,
+            {},
+            {"recompute_layers": True, "keep_projections": False, "table_rows": 8_192},
+        ),
         (66_903, 200_000, {}, {}),
-        (66_903, 200_000, {"accumulation_steps": 16}, {"recompute_layers": True, "keep_projections": False, "table_rows": 16_384}),
+        (
+            66_903,
+            200_000,
+            {"accumulation_steps": 16},
+            {"recompute_layers": True, "keep_projections": False, "table_rows": 16_384},
+        ),
         (66_903, 200_000, {"num_layers": 3, "embedding_dim": 256}, {}),
     ],
     "large": [
         (66_903, 2_000_000, {}, {}),
         (129_375, 4_050_249, {}, {}),
-        (129_375, 4_050_249, {}, {"recompute_layers": True, "keep_projections": False, "table_rows": 16_384, "group_edges": 262_144}),
+        (
+            129_375,
+            4_050_249,
+            {},
+            {
+                "recompute_layers": True,
+                "keep_projections": False,
+                "table_rows": 16_384,
+                "group_edges": 262_144,
+            },
+        ),
         (129_375, 4_050_249, {"mixed_precision": True}, {}),
     ],
 }
@@ -101,16 +121,33 @@ def main() -> None:
     print(header(options.device))
     print(f"{'phase':12}{'planned MB':>11}{'measured MB':>12}{'difference':>11}  case")
     for number, (nodes, facts, values, fields) in enumerate(cases):
-        command = [sys.executable, "-m", "tests.bench.plan_accuracy", "--device", options.device, "--cases", options.cases]
-        child = subprocess.run([*command, "--one", str(number)], capture_output=True, text=True, check=False)
-        told = f"{nodes:,} nodes, {facts:,} facts " + ", ".join(f"{k} {v}" for k, v in (values | fields).items())
+        command = [
+            sys.executable,
+            "-m",
+            "tests.bench.plan_accuracy",
+            "--device",
+            options.device,
+            "--cases",
+            options.cases,
+        ]
+        child = subprocess.run(
+            [*command, "--one", str(number)], capture_output=True, text=True, check=False
+        )
+        told = f"{nodes:,} nodes, {facts:,} facts " + ", ".join(
+            f"{k} {v}" for k, v in (values | fields).items()
+        )
         if child.returncode:
             print(f"failed: {child.stderr.strip().splitlines()[-1][:150]}  {told}")
             continue
         found = json.loads(child.stdout.splitlines()[-1])
         found = dict(sorted(found.items(), key=lambda item: -item[1][1]))
         for phase, (planned, measured) in found.items():
-            print(f"{phase:12}{planned / 1e6:>11,.0f}{measured / 1e6:>12,.0f}{planned / measured - 1:>+11.1%}  {told}", flush=True)
+            print(
+                f"{phase:12}{planned / 1e6:>11,.0f}{measured / 1e6:>12,.0f}"
+                f"{planned / measured - 1:>+11.1%}"
+                f"  {told}",
+                flush=True,
+            )
             told = ""
 
 

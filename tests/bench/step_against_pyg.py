@@ -1,9 +1,11 @@
-"""Benchmark 1: forward and backward of the encoder against PyG, stock and with HeteroLinear's loop replaced.
+"""Benchmark 1: forward and backward of the encoder against PyG, stock and with HeteroLinear's loop
+replaced.
 
-    python -m tests.bench.step_against_pyg [--device cuda] [--sizes 5000/20000 66903/200000] [--variants ours repaired stock]
+    python -m tests.bench.step_against_pyg [--device cuda] [--sizes 5000/20000 66903/200000]
+    [--variants ours repaired stock]
 
-Same graph, same architecture (256 -> 256 -> 256, projection to 512, 8 heads, 30 relations and their reverses), no dropout. Each
-measurement runs in a process of its own.
+Same graph, same architecture (256 -> 256 -> 256, projection to 512, 8 heads, 30 relations and their
+reverses), no dropout. Each measurement runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +21,15 @@ from hgt.messages.message_graph import message_edge_types, training_message_grap
 from hgt.model.encoder import HGTEncoder
 from hgt.training.step_form import StepForm
 from tests.bench.graphs import primekg_like
-from tests.bench.harness import ChildFailed, bench_config, header, measure_in_child, nodes_and_facts, peak_bytes, seconds
+from tests.bench.harness import (
+    ChildFailed,
+    bench_config,
+    header,
+    measure_in_child,
+    nodes_and_facts,
+    peak_bytes,
+    seconds,
+)
 from tests.bench.pyg_encoder import PygEncoder, edge_index_dict
 
 VARIANTS = ("ours", "repaired", "stock")
@@ -38,7 +48,14 @@ def measure(variant: str, size: str, device: str, repeats: int) -> dict:
         messages = messages.to(device)
         forward = lambda: encoder.encode(messages)  # noqa: E731
     else:
-        encoder = PygEncoder(messages, m.hidden_dim, m.embedding_dim, m.num_layers, m.num_heads, variant == "repaired").to(device)
+        encoder = PygEncoder(
+            messages,
+            m.hidden_dim,
+            m.embedding_dim,
+            m.num_layers,
+            m.num_heads,
+            variant == "repaired",
+        ).to(device)
         edges = {e: i.to(device) for e, i in edge_index_dict(messages).items()}
         forward = lambda: encoder(edges)  # noqa: E731
     grad = torch.randn(graph.total_nodes, m.embedding_dim, device=device)
@@ -48,13 +65,18 @@ def measure(variant: str, size: str, device: str, repeats: int) -> dict:
         forward().backward(grad)
 
     warm_up = 0 if variant == "stock" and device == "cpu" else 2
-    return {"seconds": seconds(step, device, repeats if warm_up else 1, warm_up), "bytes": peak_bytes(device)}
+    return {
+        "seconds": seconds(step, device, repeats if warm_up else 1, warm_up),
+        "bytes": peak_bytes(device),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--sizes", nargs="+", default=["5000/20000", "66903/200000"], help="nodes/facts")
+    parser.add_argument(
+        "--sizes", nargs="+", default=["5000/20000", "66903/200000"], help="nodes/facts"
+    )
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--one", nargs=2, metavar=("VARIANT", "SIZE"), help=argparse.SUPPRESS)
@@ -63,11 +85,21 @@ def main() -> None:
         print(json.dumps(measure(*options.one, options.device, options.repeats)))
         return
     print(header(options.device))
-    print(f"{'nodes / facts':>20}  {'':10}{'s / step':>10}{'GB':>8}{'x slower':>10}{'x memory':>10}")
+    print(
+        f"{'nodes / facts':>20}  {'':10}{'s / step':>10}{'GB':>8}{'x slower':>10}{'x memory':>10}"
+    )
     for size in options.sizes:
         found: dict[str, dict] = {}
         for variant in options.variants:
-            arguments = ["--device", options.device, "--repeats", str(options.repeats), "--one", variant, size]
+            arguments = [
+                "--device",
+                options.device,
+                "--repeats",
+                str(options.repeats),
+                "--one",
+                variant,
+                size,
+            ]
             try:
                 found[variant] = r = measure_in_child("tests.bench.step_against_pyg", arguments)
             except ChildFailed as error:
@@ -75,7 +107,10 @@ def main() -> None:
                 continue
             ours = found.get("ours", r)
             ratios = f"{r['seconds'] / ours['seconds']:>10.1f}{r['bytes'] / ours['bytes']:>10.1f}"
-            print(f"{size:>20}  {variant:10}{r['seconds']:>10.3f}{r['bytes'] / 1e9:>8.2f}{ratios}", flush=True)
+            print(
+                f"{size:>20}  {variant:10}{r['seconds']:>10.3f}{r['bytes'] / 1e9:>8.2f}{ratios}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""What the limit counts against what really happens: torch's own count of operations, the kernels' gathers, and lists written by hand."""
+"""What the limit counts against what really happens: torch's own count of operations, the kernels'
+gathers, and lists written by hand.
+"""
 
 import dataclasses
 
@@ -19,14 +21,24 @@ from tests.bench.counts import MessageSizes, Work, message_sizes, supervised_siz
 from tests.bench.graphs import primekg_like
 
 NUM_NODES = {"drug": 30, "gene": 50, "disease": 20}
-EDGE_TYPES = (("drug", "targets", "gene"), ("gene", "rev_targets", "drug"), ("gene", "binds", "gene"), ("disease", "about", "gene"))
-SMALL = ModelConfig(embedding_dim=24, hidden_dim=16, num_heads=2, num_layers=1, dropout=0.0, input_dropout=0.0)
+EDGE_TYPES = (
+    ("drug", "targets", "gene"),
+    ("gene", "rev_targets", "drug"),
+    ("gene", "binds", "gene"),
+    ("disease", "about", "gene"),
+)
+SMALL = ModelConfig(
+    embedding_dim=24, hidden_dim=16, num_heads=2, num_layers=1, dropout=0.0, input_dropout=0.0
+)
 
 
 @pytest.fixture(scope="module")
 def edges():
     generator = torch.Generator().manual_seed(0)
-    return {e: tuple(torch.randint(NUM_NODES[end], (90,), generator=generator) for end in (e[0], e[2])) for e in EDGE_TYPES}
+    return {
+        e: tuple(torch.randint(NUM_NODES[end], (90,), generator=generator) for end in (e[0], e[2]))
+        for e in EDGE_TYPES
+    }
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +48,9 @@ def messages(edges):
 
 @pytest.fixture(scope="module")
 def counted(messages):
-    """[forward, backward] operations of one layer as torch counts them, and the edges that the kernels gathered rows for."""
+    """[forward, backward] operations of one layer as torch counts them, and the edges that the
+    kernels gathered rows for.
+    """
     torch.manual_seed(0)
     layer = HGTLayer(list(NUM_NODES), len(EDGE_TYPES), SMALL.hidden_dim, SMALL.num_heads)
     x = torch.randn(messages.num_nodes, SMALL.hidden_dim, requires_grad=True)
@@ -69,17 +83,26 @@ def operations():
 
 
 def dense(sizes):
-    parts = (counts.projections(sizes, SMALL), counts.relation_transforms(sizes, SMALL), counts.output_maps(sizes, SMALL))
+    parts = (
+        counts.projections(sizes, SMALL),
+        counts.relation_transforms(sizes, SMALL),
+        counts.output_maps(sizes, SMALL),
+    )
     return sum(p.operations for p in parts)
 
 
 def test_a_layers_products(messages, counted):
-    """Forward exactly what the layer computes, once its padding and its nodes without edges are put in; backward twice that, and what
-    the layer computes again is at most another forward pass."""
+    """Forward exactly what the layer computes, once its padding and its nodes without edges are put
+    in; backward twice that, and what the layer computes again is at most another forward pass.
+    """
     sizes = message_sizes(messages)
     forward, backward, _ = counted
     with_padding = dataclasses.replace(
-        sizes, sources=sizes.nodes, targets=sizes.nodes, target_rows=0, source_rows=sum(len(g.nodes) for g in messages.groups)
+        sizes,
+        sources=sizes.nodes,
+        targets=sizes.nodes,
+        target_rows=0,
+        source_rows=sum(len(g.nodes) for g in messages.groups),
     )
     assert dense(with_padding) == 3 * forward
     assert 0.8 * 3 * forward < dense(sizes) < 3 * forward
@@ -97,8 +120,16 @@ def test_message_sizes_equal_sets(messages, edges, some_removed):
     removed = torch.rand(messages.num_edges, generator=generator) < 0.7 if some_removed else None
     found = message_sizes(messages, removed)
     triples = zip(*(c.tolist() for c in vars(counts.edge_list(messages)).values()), strict=True)
-    kept = [t for t, r in zip(triples, removed.tolist() if some_removed else [False] * messages.num_edges, strict=True) if not r]
-    sources, targets = ({r: {t[side] for t in kept if t[0] == r} for r in range(len(EDGE_TYPES))} for side in (1, 2))
+    kept = [
+        t
+        for t, r in zip(
+            triples, removed.tolist() if some_removed else [False] * messages.num_edges, strict=True
+        )
+        if not r
+    ]
+    sources, targets = (
+        {r: {t[side] for t in kept if t[0] == r} for r in range(len(EDGE_TYPES))} for side in (1, 2)
+    )
     at_source = {r for r in sources if len(sources[r]) <= len(targets[r])}
     at_target = set(sources) - at_source
     assert found == MessageSizes(
@@ -116,12 +147,20 @@ def test_message_sizes_equal_sets(messages, edges, some_removed):
 
 
 def test_bytes_of_a_small_layer_listed_by_hand():
-    """Two drugs -> three genes with four edges, one lonely node; 8 dimensions, 2 heads: rows of 32 bytes."""
-    sizes, model = MessageSizes(6, 2, 1, 4, 2, 3, 2, 0, 3, 0), ModelConfig(hidden_dim=8, num_heads=2, embedding_dim=10)
+    """Two drugs -> three genes with four edges, one lonely node; 8 dimensions, 2 heads: rows of 32
+    bytes.
+    """
+    sizes, model = (
+        MessageSizes(6, 2, 1, 4, 2, 3, 2, 0, 3, 0),
+        ModelConfig(hidden_dim=8, num_heads=2, embedding_dim=10),
+    )
     active, drugs, genes, every = 3, 2, 3, 6
     forward = active + genes + 2 * drugs  # x; q, k, v
-    backward = active + genes + 2 * drugs + every + every  # x; their gradients; the output's; that of x
-    assert counts.projections(sizes, model).bytes == 32 * (forward + backward) + 4 * 3 * (2 * 3 * 8 * 8)
+    # x; their gradients; the output's; that of x
+    backward = active + genes + 2 * drugs + every + every
+    assert counts.projections(sizes, model).bytes == 32 * (forward + backward) + 4 * 3 * (
+        2 * 3 * 8 * 8
+    )
     tables = 2 * (drugs + drugs)  # keys and values: read, written
     assert counts.relation_transforms(sizes, model).bytes == 32 * tables + 4 * 3 * (2 * 2 * 4 * 4)
     passes = (genes + genes) + (genes + genes + genes) + (drugs + drugs + drugs + drugs)
@@ -135,8 +174,15 @@ def test_bytes_of_a_small_layer_listed_by_hand():
 
 
 def test_a_steps_products():
-    """Loss and projection of a real batch: below what is computed by no more than padding and filtered pairs."""
-    config = RunConfig.from_flat({**{f: getattr(SMALL, f) for f in ("embedding_dim", "hidden_dim", "num_heads")}, "num_negatives": 20})
+    """Loss and projection of a real batch: below what is computed by no more than padding and
+    filtered pairs.
+    """
+    config = RunConfig.from_flat(
+        {
+            **{f: getattr(SMALL, f) for f in ("embedding_dim", "hidden_dim", "num_heads")},
+            "num_negatives": 20,
+        }
+    )
     graph = primekg_like(600, 4000)
     trainee = build_trainee(config, graph, split_facts(graph, config.split), torch.device("cpu"))
     batch, layout, model = trainee.batches.draw(0, 0), trainee.batches.layout, trainee.model
@@ -146,8 +192,14 @@ def test_a_steps_products():
     with operations() as projection:
         embeddings = model.encoder.project(rows)
     with operations() as one_loss:
-        micro_batch_loss(*embeddings.split(layout.shared_and_own), micro, layout, model.decoder, config.train)  # with its gradients
-    assert counts.final_projection(len(rows), config.model).operations == 3 * projection.get_total_flops()
+        # with its gradients
+        micro_batch_loss(
+            *embeddings.split(layout.shared_and_own), micro, layout, model.decoder, config.train
+        )
+    assert (
+        counts.final_projection(len(rows), config.model).operations
+        == 3 * projection.get_total_flops()
+    )
     computed = len(batch.micro_batches) * one_loss.get_total_flops()
     assert 0.5 * computed < counts.loss(sizes, config.model).operations < computed
     assert sizes.rows <= graph.total_nodes

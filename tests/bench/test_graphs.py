@@ -1,4 +1,6 @@
-"""Every node occurs in a fact, sizes and proportions are met; the file that a benchmark loads holds the graph that it was written from."""
+"""Every node occurs in a fact, sizes and proportions are met; the file that a benchmark loads holds
+the graph that it was written from.
+"""
 
 import pytest
 import torch
@@ -6,7 +8,14 @@ import torch
 from hgt.config import GraphConfig
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.reading.edge_table import read_edge_table
-from tests.bench.graphs import PRIMEKG_FACTS, PRIMEKG_NODES, PRIMEKG_SIZE, _node_counts, primekg_like, write_csv
+from tests.bench.graphs import (
+    PRIMEKG_FACTS,
+    PRIMEKG_NODES,
+    PRIMEKG_SIZE,
+    _node_counts,
+    primekg_like,
+    write_csv,
+)
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -22,7 +31,9 @@ def test_what_is_written_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("size", [(3_000, 20_000), (66_903, 200_000), (20_000, 30_000), (20_000, 400_000)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(3_000, 20_000), (66_903, 200_000), (20_000, 30_000), (20_000, 400_000)], ids=str
+)
 def test_every_node_occurs_and_sizes_are_met(size, symmetric):
     graph = primekg_like(*size, symmetric)
     occurs = torch.zeros(graph.total_nodes, dtype=torch.bool)
@@ -45,6 +56,12 @@ def test_types_with_few_facts_give_nodes_to_those_with_many():
     facts = {e: n // 20 for e, n in PRIMEKG_FACTS.items()}
     counts = _node_counts(66_903, facts)
     for node_type, n in counts.items():
-        assert n <= sum(f * ((e[0] == node_type) + (e[2] == node_type)) for e, f in facts.items()) / 2
-    assert counts["biological_process"] < PRIMEKG_NODES["biological_process"] / 2 < counts["gene/protein"]
+        assert (
+            n <= sum(f * ((e[0] == node_type) + (e[2] == node_type)) for e, f in facts.items()) / 2
+        )
+    assert (
+        counts["biological_process"]
+        < PRIMEKG_NODES["biological_process"] / 2
+        < counts["gene/protein"]
+    )
     assert sum(counts.values()) == pytest.approx(66_903, abs=10)

@@ -1,4 +1,6 @@
-"""TransE and RotatE, written as inner products, rank by the distances that they are defined by; spikes are told by epoch."""
+"""TransE and RotatE, written as inner products, rank by the distances that they are defined by;
+spikes are told by epoch.
+"""
 
 import pytest
 import torch
@@ -17,8 +19,13 @@ def test_inner_products_rank_by_squared_distance(kind):
         moved, back = x[:5] + r, x[:5] - r
     else:
         as_complex, turn = torch.complex(*x[:5].chunk(2, -1)), torch.polar(torch.ones(4), r[:4])
-        moved, back = (torch.cat([z.real, z.imag], -1) for z in (as_complex * turn, as_complex / turn))
-    for query, place in ((decoder.tail_query(embeddings[:5], 1), moved), (decoder.head_query(embeddings[:5], 1), back)):
+        moved, back = (
+            torch.cat([z.real, z.imag], -1) for z in (as_complex * turn, as_complex / turn)
+        )
+    for query, place in (
+        (decoder.tail_query(embeddings[:5], 1), moved),
+        (decoder.head_query(embeddings[:5], 1), back),
+    ):
         expected = 0.5 * place.square().sum(1, keepdim=True) - 0.5 * torch.cdist(place, x).square()
         torch.testing.assert_close(query @ embeddings.T, expected, atol=1e-5, rtol=1e-5)
 

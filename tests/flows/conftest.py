@@ -1,5 +1,6 @@
-"""What the tests of failures share: a trainer that fails on order, a run that nothing happened to, a memory limit and a small disk;
-the work pool that `hgt up` starts, for the tests of a file."""
+"""What the tests of failures share: a trainer that fails on order, a run that nothing happened to,
+a memory limit and a small disk; the work pool that `hgt up` starts, for the tests of a file.
+"""
 
 import os
 import secrets
@@ -21,7 +22,9 @@ from tests.relay import Relay
 
 @pytest.fixture
 def refusal(monkeypatch, capfd):
-    """`refusal(["plan", "--kg", "x"])`: what `hgt` says on stderr when it ends with code 2. In this process."""
+    """`refusal(["plan", "--kg", "x"])`: what `hgt` says on stderr when it ends with code 2. In this
+    process.
+    """
 
     def of(arguments):
         monkeypatch.setattr(sys, "argv", ["hgt", *arguments])
@@ -36,13 +39,17 @@ def refusal(monkeypatch, capfd):
 
 @pytest.fixture
 def injected(tmp_path):
-    """`injected("mps 3 2")`: the environment of a trainer that runs out of memory so (tests/injected/sitecustomize.py)."""
+    """`injected("mps 3 2")`: the environment of a trainer that runs out of memory so
+    (tests/injected/sitecustomize.py).
+    """
 
     def environment(spec):
         return NO_DOCKER | {
             "HGT_INJECT": spec,
             "HGT_INJECT_COUNT": str(tmp_path / "count"),
-            "PYTHONPATH": os.pathsep.join([str(CHECKOUT / "tests" / "injected"), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(CHECKOUT / "tests" / "injected"), os.environ.get("PYTHONPATH", "")]
+            ),
         }
 
     return environment
@@ -57,7 +64,15 @@ def uninterrupted(tmp_path_factory, small_kg, prefect_server, empty_store):
 
 def train_alone(home, kg, values, prefect_server, environment, empty_store):
     """Embeddings of a run in an HGT_HOME of its own."""
-    env = environment | QUIET | {"HGT_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "PREFECT_API_URL": prefect_server}
+    env = (
+        environment
+        | QUIET
+        | {
+            "HGT_HOME": str(home),
+            "PREFECT_HOME": str(home / "prefect"),
+            "PREFECT_API_URL": prefect_server,
+        }
+    )
     done = run_command(("train", "--kg", kg, *options(values)), env, empty_store)
     assert done.returncode == 0, done.stdout + done.stderr
     return embeddings(run_of({"HGT_HOME": str(home)}))
@@ -72,13 +87,18 @@ class MemoryGroup:
 
     def limit(self, num_bytes):
         (self.path / self.files.limit).write_text(str(num_bytes))
-        for file, value in (("memory.memsw.limit_in_bytes", num_bytes), ("memory.swap.max", 0)):  # no swap, where the kernel counts it
+        # no swap, where the kernel counts it
+        for file, value in (("memory.memsw.limit_in_bytes", num_bytes), ("memory.swap.max", 0)):
             if (self.path / file).exists():
                 (self.path / file).write_text(str(value))
 
     def num_killed(self):
         """How often the kernel killed in it."""
-        lines = (self.path / ("memory.events" if self.files is _VERSION_2 else "memory.oom_control")).read_text().splitlines()
+        lines = (
+            (self.path / ("memory.events" if self.files is _VERSION_2 else "memory.oom_control"))
+            .read_text()
+            .splitlines()
+        )
         return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
     def is_empty(self):
@@ -87,7 +107,9 @@ class MemoryGroup:
 
 @pytest.fixture
 def memory_group():
-    """A memory group of the test's own, 64 MB; skipped where none can be made, as for a user without rights, in a container or on a Mac."""
+    """A memory group of the test's own, 64 MB; skipped where none can be made, as for a user
+    without rights, in a container or on a Mac.
+    """
     why = "no memory controller is mounted"
     for around, files in _memory_groups(Path("/")):
         group = MemoryGroup(around / f"hgt-test-{secrets.token_hex(4)}", files)
@@ -114,7 +136,11 @@ def small_disk():
     def mount(folder):
         folder.mkdir(parents=True)
         try:
-            done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "hgt-test", str(folder)], capture_output=True, text=True)
+            done = subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", "size=32m", "hgt-test", str(folder)],
+                capture_output=True,
+                text=True,
+            )
         except FileNotFoundError as error:
             pytest.skip(f"no disk can be mounted here ({error})")
         if done.returncode:
@@ -123,7 +149,8 @@ def small_disk():
 
     yield mount
     for folder in mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=True)  # also where a failed test left a process at work
+        # also where a failed test left a process at work
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +166,8 @@ def pool(tmp_path_factory, worker_image, small_kg, docker_engine, one_prefect_se
     finally:
         pool.hgt("down")
         relay.cut()
-        left = docker_engine.containers.list(all=True, filters={"label": f"hgt.services={pool.home}"}, ignore_removed=True)
+        left = docker_engine.containers.list(
+            all=True, filters={"label": f"hgt.services={pool.home}"}, ignore_removed=True
+        )
         assert not left
         assert not list((pool.home / "services").glob("*.json"))

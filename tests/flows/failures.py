@@ -32,26 +32,44 @@ def assert_one_whole_mlflow_run(environment, num_epochs, status="FINISHED"):
     client, (run,) = runs_of(environment)
     assert run.info.status == status
     for metric in ("loss", "val_mrr"):
-        assert [m.step for m in client.get_metric_history(run.info.run_id, metric)] == list(range(1, num_epochs + 1))
+        assert [m.step for m in client.get_metric_history(run.info.run_id, metric)] == list(
+            range(1, num_epochs + 1)
+        )
     return client, run
 
 
 def steps_repeated(folder):
-    """For every start of a trainer, how many steps that had been done it did again: those told, and the one that the last one died in."""
+    """For every start of a trainer, how many steps that had been done it did again: those told, and
+    the one that the last one died in.
+    """
     repeated, reached = [], 0
     for event in events(folder, "start", "step", "epoch"):
         if event["event"] == "start":
-            num_batches, begun = event["num_batches"], event["epoch"] * event["num_batches"] + event["batch"]
+            num_batches, begun = (
+                event["num_batches"],
+                event["epoch"] * event["num_batches"] + event["batch"],
+            )
             repeated.append(reached + 1 - begun if repeated else 0)
             reached = begun
         else:
-            reached = event["epoch"] * num_batches if event["event"] == "epoch" else (event["epoch"] - 1) * num_batches + event["batch"]
+            reached = (
+                event["epoch"] * num_batches
+                if event["event"] == "epoch"
+                else (event["epoch"] - 1) * num_batches + event["batch"]
+            )
     return repeated
 
 
 def seconds_to_first_step(folder):
     """From the last word before the last start to the first step after it."""
-    told = events(folder, "start", "step", "epoch", "checkpoint", "error", "resume", "checkpoint_skipped")
+    told = events(
+        folder, "start", "step", "epoch", "checkpoint", "error", "resume", "checkpoint_skipped"
+    )
     start = max(i for i, e in enumerate(told) if e["event"] == "start")
-    last_word = max(i for i, e in enumerate(told[:start]) if e["event"] not in ("resume", "checkpoint_skipped"))
-    return next(e["time"] for e in told[start:] if e["event"] in ("step", "epoch")) - told[last_word]["time"]
+    last_word = max(
+        i for i, e in enumerate(told[:start]) if e["event"] not in ("resume", "checkpoint_skipped")
+    )
+    return (
+        next(e["time"] for e in told[start:] if e["event"] in ("step", "epoch"))
+        - told[last_word]["time"]
+    )

@@ -11,7 +11,18 @@ import time
 from flows.services.local import ask
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
-from tests.conftest import CHECKOUT, HGT, LAX, QUIET, SMALL, free_port, living_processes, options, runs_of, wait_for
+from tests.conftest import (
+    CHECKOUT,
+    HGT,
+    LAX,
+    QUIET,
+    SMALL,
+    free_port,
+    living_processes,
+    options,
+    runs_of,
+    wait_for,
+)
 
 RUN = SMALL | LAX | {"baselines": "none", "num_epochs": 1, "dropout": 0.1, "patience": 100_000}
 ENDLESS = RUN | {"num_epochs": 100_000, "checkpoint_minutes": 0.001}
@@ -33,11 +44,17 @@ class Training:
         return re.search(r"^run (\S+) in ", self.said, re.MULTILINE)[1]
 
     def says(self, words, seconds=240):
-        wait_for(lambda: words in self.said or self.child.poll() is not None, seconds, f"{words!r} in\n{self.said}")
+        wait_for(
+            lambda: words in self.said or self.child.poll() is not None,
+            seconds,
+            f"{words!r} in\n{self.said}",
+        )
         assert words in self.said, self.said
 
     def ends(self, code, words, seconds=300):
-        """With this exit code, its last line a sentence with these words. Returns the time that it took."""
+        """With this exit code, its last line a sentence with these words. Returns the time that it
+        took.
+        """
         began = time.monotonic()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.child.wait(seconds)
@@ -63,7 +80,14 @@ class Pool:
 
     def hgt(self, *arguments):
         environment = self.environment | {"DOCKER_HOST": self.relay.address}
-        done = subprocess.run([*HGT, *arguments], env=environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(
+            [*HGT, *arguments],
+            env=environment,
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -81,7 +105,13 @@ class Pool:
         what = ["--resume", resume] if resume else ["--kg", str(self.kg)]
         with log.open("w") as out:
             command = [*HGT, "train", *what, *options(values)]
-            child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=CHECKOUT, env=self.environment | extra)
+            child = subprocess.Popen(
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=CHECKOUT,
+                env=self.environment | extra,
+            )
         try:
             yield Training(child, log)
         finally:
@@ -96,7 +126,9 @@ class Pool:
         return RunFolder(self.home / "runs" / run)
 
     def epochs(self, run):
-        return [e["epoch"] for e in EventReader(self.folder(run).events).new() if e["event"] == "epoch"]
+        return [
+            e["epoch"] for e in EventReader(self.folder(run).events).new() if e["event"] == "epoch"
+        ]
 
     def flow_runs(self, run):
         """{"parent" or "cpu": flow run}, the last of each."""
@@ -104,7 +136,12 @@ class Pool:
         return {
             "cpu" if flow["name"] == f"{run}-cpu" else "parent": flow
             for flow in every
-            if run in (flow["name"].removesuffix("-cpu"), flow["parameters"].get("run_id"), flow["parameters"].get("resume"))
+            if run
+            in (
+                flow["name"].removesuffix("-cpu"),
+                flow["parameters"].get("run_id"),
+                flow["parameters"].get("resume"),
+            )
         }
 
     def states(self, run):
@@ -113,7 +150,8 @@ class Pool:
     def container(self, run):
         """The running one of the run, through the pool."""
         (found,) = self.engine.containers.list(
-            filters={"label": f"io.prefect.flow-run-id={self.flow_runs(run)['cpu']['id']}"}, ignore_removed=True
+            filters={"label": f"io.prefect.flow-run-id={self.flow_runs(run)['cpu']['id']}"},
+            ignore_removed=True,
         )
         return found
 
@@ -128,11 +166,15 @@ class Pool:
     def left_behind(self, run):
         """Containers, processes and heartbeats of the run."""
         flows = self.ask("flow_runs/filter", {})
-        labels = [f"io.prefect.flow-run-id={flow['id']}" for flow in flows if flow["name"] == f"{run}-cpu"]
+        labels = [
+            f"io.prefect.flow-run-id={flow['id']}" for flow in flows if flow["name"] == f"{run}-cpu"
+        ]
         containers = [
             c.name
             for label in [*labels, f"kg-hgt-embeddings.run={run}"]
-            for c in self.engine.containers.list(all=True, filters={"label": label}, ignore_removed=True)
+            for c in self.engine.containers.list(
+                all=True, filters={"label": label}, ignore_removed=True
+            )
         ]
         return containers + living_processes(run) + list(self.folder(run).path.glob(".heartbeat*"))
 
@@ -145,4 +187,6 @@ class Pool:
     def is_whole(self, run, num_epochs):
         client, found = self.mlflow(run)
         assert found.info.status == "FINISHED"
-        assert [m.step for m in client.get_metric_history(found.info.run_id, "loss")] == list(range(1, num_epochs + 1))
+        assert [m.step for m in client.get_metric_history(found.info.run_id, "loss")] == list(
+            range(1, num_epochs + 1)
+        )

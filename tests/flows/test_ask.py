@@ -1,4 +1,6 @@
-"""What a server says 503 to is asked again, as Prefect's own client does: its SQLite file was locked just then."""
+"""What a server says 503 to is asked again, as Prefect's own client does: its SQLite file was
+locked just then.
+"""
 
 import contextlib
 import threading
@@ -12,7 +14,9 @@ from flows.services import local as services
 
 @pytest.fixture
 def server():
-    """A function (statuses, one for each request, the last of them for all others) -> (address, list of the methods asked with)."""
+    """A function (statuses, one for each request, the last of them for all others) -> (address,
+    list of the methods asked with).
+    """
     with contextlib.ExitStack() as stack:
 
         def start(*statuses):

@@ -1,4 +1,6 @@
-"""`hgt train` and its kin as a person uses them: real processes, a real Prefect server, MLflow on SQLite."""
+"""`hgt train` and its kin as a person uses them: real processes, a real Prefect server, MLflow on
+SQLite.
+"""
 
 import contextlib
 import json
@@ -25,7 +27,17 @@ from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
 from hgt.training.step_form import StepForm
 from tasks.led_run import LedRun
-from tests.conftest import CHECKOUT, HGT, LAX, SMALL, data_file, living_processes, options, runs_of, wait_for
+from tests.conftest import (
+    CHECKOUT,
+    HGT,
+    LAX,
+    SMALL,
+    data_file,
+    living_processes,
+    options,
+    runs_of,
+    wait_for,
+)
 
 SHORT = SMALL | {"num_epochs": 1, "baselines": "none"}
 
@@ -67,20 +79,46 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt_here, environment, small_
     graph_hash = json.loads((folder / "graph" / "graph.json").read_text())["hash"]
     assert graph_hash.startswith(dataset.digest)
     assert json.loads(dataset.profile)["sha256"] == graph_hash
-    for metric in ("loss", "link_loss", "contrastive_loss", "val_mrr", "learning_rate", "peak_memory_bytes"):
+    for metric in (
+        "loss",
+        "link_loss",
+        "contrastive_loss",
+        "val_mrr",
+        "learning_rate",
+        "peak_memory_bytes",
+    ):
         assert [m.step for m in client.get_metric_history(run.info.run_id, metric)] == [1, 2]
     for name in ("random", "degree", "complex"):
         assert run.data.metrics[f"baseline/{name}/typed_mrr"] > 0
         assert run.data.metrics[f"baseline/{name}/hgt_over_typed_mrr"] == pytest.approx(
             run.data.metrics["test/typed/mrr"] / run.data.metrics[f"baseline/{name}/typed_mrr"]
         )
-    logged = {f.path for top in ("embeddings", "report") for f in client.list_artifacts(run.info.run_id, top)}
+    logged = {
+        f.path
+        for top in ("embeddings", "report")
+        for f in client.list_artifacts(run.info.run_id, top)
+    }
     assert logged >= {
-        *(f"embeddings/{f}" for f in ("embeddings.parquet", "embeddings.safetensors", "nodes.parquet", "relations.parquet")),
-        *(f"report/{f}" for f in ("validation.json", "baselines.json", "baselines.txt", "losses.png", "pca.png")),
+        *(
+            f"embeddings/{f}"
+            for f in (
+                "embeddings.parquet",
+                "embeddings.safetensors",
+                "nodes.parquet",
+                "relations.parquet",
+            )
+        ),
+        *(
+            f"report/{f}"
+            for f in ("validation.json", "baselines.json", "baselines.txt", "losses.png", "pca.png")
+        ),
     }
     again = hgt_here("track", folder.name)
-    assert (again.returncode, again.stdout, again.stderr) == (0, f"MLflow has everything of {folder.name}.\n", "")
+    assert (again.returncode, again.stdout, again.stderr) == (
+        0,
+        f"MLflow has everything of {folder.name}.\n",
+        "",
+    )
 
     (model,) = client.search_registered_models()
     assert model.aliases == {"champion": 1}
@@ -89,7 +127,9 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt_here, environment, small_
 
     plan = RunFolder(folder).load_plan()
     form = plan.form
-    assert form == StepForm.of(RunFolder(folder).load_config()), "this machine has memory enough for the largest form"
+    assert form == StepForm.of(RunFolder(folder).load_config()), (
+        "this machine has memory enough for the largest form"
+    )
     assert str(form) in done.stdout
     assert run.data.tags["plan.form"] == str(form)
     assert run.data.metrics["planned_memory_bytes"] == max(plan.phases.values())
@@ -97,7 +137,9 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt_here, environment, small_
     parquet = folder / "embeddings" / "embeddings.parquet"
     num_nodes = len(pd.read_parquet(parquet))
     assert pl.read_parquet(parquet)["embedding"].dtype == pl.Array(pl.Float32, 32)
-    assert duckdb.sql(f"select count(*), min(len(embedding)) from '{parquet}'").fetchall() == [(num_nodes, 32)]
+    assert duckdb.sql(f"select count(*), min(len(embedding)) from '{parquet}'").fetchall() == [
+        (num_nodes, 32)
+    ]
     assert len(pd.read_csv(csv)) == num_nodes
 
     checked = hgt_here("validate", parquet, "--kg", small_kg)
@@ -108,11 +150,16 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt_here, environment, small_
 
 @pytest.mark.slow
 def test_a_refused_file_never_aborts_the_program(environment, tmp_path):
-    """Read through a file of Python's, every fourth was ended by a thread that read ahead: exit code 134, after the right sentence."""
+    """Read through a file of Python's, every fourth was ended by a thread that read ahead: exit
+    code 134, after the right sentence.
+    """
     (tmp_path / "kg.csv").write_bytes(b'x_type,x_id,relation,y_type,y_id\na,"1,r,b,2\na,1,r,b,3\n')
     command = [*HGT, "plan", "--kg", str(tmp_path / "kg.csv")]
     for _ in range(5):
-        pair = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        pair = [
+            subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
         for process in pair:
             _, told = process.communicate(timeout=120)
             assert process.returncode == 2, told
@@ -128,12 +175,19 @@ def test_rejected_embeddings_end_with_exit_code_3(hgt_here, environment, small_k
     assert not client.search_registered_models()
     assert (run.info.status, run.data.tags["accepted"]) == ("FINISHED", "false")
     assert "typed MRR over chance" in run.data.tags["failed_checks"].split("; ")
-    assert {"test/typed/mrr", "test/typed/macro_mrr", "test/all_nodes/macro_hits_at_10", "test/pairs/macro_auprc"} <= set(run.data.metrics)
+    assert {
+        "test/typed/mrr",
+        "test/typed/macro_mrr",
+        "test/all_nodes/macro_hits_at_10",
+        "test/pairs/macro_auprc",
+    } <= set(run.data.metrics)
 
 
 def test_checks_that_are_not_required_reject_nothing(hgt_here, environment, small_kg):
     lax = ("--required-checks", "finite", "--required-checks", "distinct_rows")
-    done = hgt_here("train", "--kg", small_kg, *lax, *options(SHORT | {"min_mrr_over_chance": 1000}))
+    done = hgt_here(
+        "train", "--kg", small_kg, *lax, *options(SHORT | {"min_mrr_over_chance": 1000})
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ACCEPTED" in done.stdout
     _, (run,) = runs_of(environment)
@@ -149,24 +203,44 @@ def test_checks_that_are_not_required_reject_nothing(hgt_here, environment, smal
         (["--kg", "{kg}", "--dropout", "2"], "dropout must be"),
         (["--kg", "{kg}", "--split", "disease"], "split must be random or <node type>-holdout"),
         (["--kg", "{kg}", "--dropout", "much"], "'much' is not a valid float"),
-        (["--kg", "{kg}", "--required-checks", "mrr", "--required-checks", "mmr"], "'mmr' is not one of 'finite', 'mean_cosine',"),
-        (["--kg", "{kg}", "--min-disease-cosine", "0.9"], "min_disease_cosine 0.9 exceeds max_disease_cosine 0.8"),
-        (["--kg", "{kg}", "--include-node-types", "unicorn"], "Unknown node type(s) unicorn; the file has"),
+        (
+            ["--kg", "{kg}", "--required-checks", "mrr", "--required-checks", "mmr"],
+            "'mmr' is not one of 'finite', 'mean_cosine',",
+        ),
+        (
+            ["--kg", "{kg}", "--min-disease-cosine", "0.9"],
+            "min_disease_cosine 0.9 exceeds max_disease_cosine 0.8",
+        ),
+        (
+            ["--kg", "{kg}", "--include-node-types", "unicorn"],
+            "Unknown node type(s) unicorn; the file has",
+        ),
         (["--kg", "{kg}", "--device", "mps"], "mps is not available"),
         (["--kg", "{kg}", "--output-csv", "no/such/folder/e.csv"], "its folder does not exist"),
         (["--kg", "{kg}", "--output-csv", "hgt"], "is a folder"),
         (["--kg=~nobody-of-this-name/kg.csv"], "no such file"),
-        (["--kg", "{kg}", "--embedding-dim", "14"], "min_components_90 15 cannot be reached in 14 dimensions"),
-        (["--kg", "{kg}", "--decoder", "distmult", "--embedding-dim", "33"], "complex baseline needs an even embedding_dim"),
+        (
+            ["--kg", "{kg}", "--embedding-dim", "14"],
+            "min_components_90 15 cannot be reached in 14 dimensions",
+        ),
+        (
+            ["--kg", "{kg}", "--decoder", "distmult", "--embedding-dim", "33"],
+            "complex baseline needs an even embedding_dim",
+        ),
         (["--kg", "{kg}", "--resume", "x"], "either --kg FILE or --resume RUN"),
         (["--kg", "{kg}", "--run-id", "../mine"], "cannot name a run"),
         (["--kg", "{kg}", "--run-id", ""], "cannot name a run"),
-        (["--resume", "x", "--run-id", "mine"], "either --run-id, the name of a new run, or --resume"),
+        (
+            ["--resume", "x", "--run-id", "mine"],
+            "either --run-id, the name of a new run, or --resume",
+        ),
         (["--resume", "no-such-run"], "no such run"),
         ([], "either --kg FILE or --resume RUN"),
     ],
 )
-def test_bad_input_is_refused_before_any_server_starts(monkeypatch, capfd, tmp_path, small_kg, arguments, words):
+def test_bad_input_is_refused_before_any_server_starts(
+    monkeypatch, capfd, tmp_path, small_kg, arguments, words
+):
     if "mps" in arguments and os.uname().sysname == "Darwin":
         pytest.skip("this machine has MPS")
     monkeypatch.setenv("HGT_HOME", str(tmp_path))
@@ -189,7 +263,9 @@ def test_bad_input_is_refused_before_any_server_starts(monkeypatch, capfd, tmp_p
         (["--hidden-dim", "65536"], "bytes on cpu"),
     ],
 )
-def test_bad_input_found_by_the_flow_gets_one_sentence_and_exit_code_2(hgt_here, environment, small_kg, arguments, words):
+def test_bad_input_found_by_the_flow_gets_one_sentence_and_exit_code_2(
+    hgt_here, environment, small_kg, arguments, words
+):
     done = hgt_here("train", "--kg", small_kg, *arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert words in done.stderr
@@ -198,13 +274,27 @@ def test_bad_input_found_by_the_flow_gets_one_sentence_and_exit_code_2(hgt_here,
     assert [run.info.status for run in runs_of(environment)[1]] == ["FAILED"]
 
 
-@pytest.mark.parametrize("options", [[], ["--device", "mps", "--memory", "16GB"]], ids=["this machine", "a Mac elsewhere"])
-def test_plan_says_what_a_run_takes_without_starting_anything(hgt_here, environment, small_kg, options):
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--device", "mps", "--memory", "16GB"]],
+    ids=["this machine", "a Mac elsewhere"],
+)
+def test_plan_says_what_a_run_takes_without_starting_anything(
+    hgt_here, environment, small_kg, options
+):
     planned = hgt_here("plan", "--kg", small_kg, "--accumulation-steps", "3", *options)
     assert planned.returncode == 0, planned.stderr
     assert not planned.stderr
     assert "nodes, 2,500 facts, 15 edge types" in planned.stdout
-    for words in ("step", "optimizer", "inference", "evaluation", "weights and Adam", "3 micro-batches, tables of", "MiB  at the peak, of"):
+    for words in (
+        "step",
+        "optimizer",
+        "inference",
+        "evaluation",
+        "weights and Adam",
+        "3 micro-batches, tables of",
+        "MiB  at the peak, of",
+    ):
         assert words in planned.stdout
     assert ("of 15,259 MiB available" in planned.stdout) == bool(options)
     assert ("plan for mps" in planned.stdout) == bool(options)
@@ -214,12 +304,24 @@ def test_plan_says_what_a_run_takes_without_starting_anything(hgt_here, environm
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--kg", "{kg}", "--device", "mps", "--memory", "50MB"], "50,000,000 are available. What would fit: --hidden-dim"),
-        (["--kg", "{kg}", "--device", "cpu", "--memory", "50MB"], "50,000,000 are available. Take another device"),
+        (
+            ["--kg", "{kg}", "--device", "mps", "--memory", "50MB"],
+            "50,000,000 are available. What would fit: --hidden-dim",
+        ),
+        (
+            ["--kg", "{kg}", "--device", "cpu", "--memory", "50MB"],
+            "50,000,000 are available. Take another device",
+        ),
         (["--kg", "{kg}", "--memory", "much"], "takes a size such as 16GB or 12.5GiB, not 'much'"),
         (["--kg", "no/such/file.csv"], "no such file"),
-        (["--kg", "{kg}", "--split", "disease-holdout", "--val-fraction", "0.001"], "of them out for validation and 0.05 for the test"),
-        (["--kg", "{kg}", "--holdout-relations", "indication"], "means something for a holdout split alone"),
+        (
+            ["--kg", "{kg}", "--split", "disease-holdout", "--val-fraction", "0.001"],
+            "of them out for validation and 0.05 for the test",
+        ),
+        (
+            ["--kg", "{kg}", "--holdout-relations", "indication"],
+            "means something for a holdout split alone",
+        ),
     ],
 )
 def test_plan_refuses_in_one_sentence_with_exit_code_2(hgt_here, small_kg, arguments, words):
@@ -232,7 +334,10 @@ def test_plan_refuses_in_one_sentence_with_exit_code_2(hgt_here, small_kg, argum
 
 def test_a_home_that_prefect_cannot_use_is_refused(hgt_here, small_kg, tmp_path):
     """It would wait five minutes for a server whose database is elsewhere."""
-    for home, words in ((tmp_path / "a%41", "percent-encoded name"), (small_kg, "is no folder, and none can be made there")):
+    for home, words in (
+        (tmp_path / "a%41", "percent-encoded name"),
+        (small_kg, "is no folder, and none can be made there"),
+    ):
         refused = hgt_here("train", "--kg", small_kg, HGT_HOME=str(home))
         assert refused.returncode == 2
         assert words in refused.stderr
@@ -242,7 +347,8 @@ def test_a_home_that_prefect_cannot_use_is_refused(hgt_here, small_kg, tmp_path)
 def test_a_home_without_the_right_to_write_is_refused(monkeypatch, tmp_path):
     """Prefect would start its temporary server anew for ever."""
     monkeypatch.setenv("HGT_HOME", str(tmp_path))
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # these tests may run as root, who may everything
+    # these tests may run as root, who may everything
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match="may not be written to"):
         _prepare_environment()
 
@@ -254,7 +360,9 @@ def test_a_damaged_database_of_prefect_is_named(monkeypatch, tmp_path):
     (tmp_path / "prefect").mkdir()
     database = tmp_path / "prefect" / "prefect.db"
     database.write_bytes(b"no database " * 1_000)
-    with pytest.raises(InputError, match=r"prefect\.db: Prefect's database is damaged .* Remove it"):
+    with pytest.raises(
+        InputError, match=r"prefect\.db: Prefect's database is damaged .* Remove it"
+    ):
         _prepare_environment()
 
 
@@ -262,7 +370,12 @@ def test_other_packages_of_these_names_in_the_current_folder_are_not_ours(enviro
     for name in ("flows", "tasks", "hgt"):
         (tmp_path / name).mkdir()
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "flows.cli", "train"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-P", "-m", "flows.cli", "train"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 2, done.stderr
     assert "either --kg FILE or --resume RUN" in done.stderr
@@ -273,7 +386,9 @@ def test_nohup_outlives_its_terminal(monkeypatch, ignored, ended_by):
     """A real session, with a program that sleeps in the place of the flow."""
     popen = subprocess.Popen
     monkeypatch.setattr(
-        session.subprocess, "Popen", lambda command, **how: popen([sys.executable, "-c", "import time; time.sleep(1)"], **how)
+        session.subprocess,
+        "Popen",
+        lambda command, **how: popen([sys.executable, "-c", "import time; time.sleep(1)"], **how),
     )
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     hang_up = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGHUP))
@@ -305,15 +420,29 @@ def test_a_refused_resume_leaves_configuration_place_and_plan(monkeypatch, tmp_p
     assert folder.plan.read_text() == "as asked for"
 
 
-def test_ctrl_c_stops_at_once_and_resume_goes_on(hgt_here, environment, empty_store, small_kg, tmp_path):
+def test_ctrl_c_stops_at_once_and_resume_goes_on(
+    hgt_here, environment, empty_store, small_kg, tmp_path
+):
     home = Path(environment["HGT_HOME"])
     home.mkdir()
     shutil.copy(empty_store, home / "mlflow.db")
     log = tmp_path / "log"
     with log.open("w") as out:
-        command = [*HGT, "train", "--kg", str(small_kg), *options(SHORT | {"num_epochs": 2, "min_batches_per_epoch": 20})]
-        child = subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdout=out, stderr=out, start_new_session=True)
-    wait_for(lambda: "epoch    1/2" in log.read_text() or child.poll() is not None, 100, f"the first epoch ({log})")
+        command = [
+            *HGT,
+            "train",
+            "--kg",
+            str(small_kg),
+            *options(SHORT | {"num_epochs": 2, "min_batches_per_epoch": 20}),
+        ]
+        child = subprocess.Popen(
+            command, env=environment, cwd=CHECKOUT, stdout=out, stderr=out, start_new_session=True
+        )
+    wait_for(
+        lambda: "epoch    1/2" in log.read_text() or child.poll() is not None,
+        100,
+        f"the first epoch ({log})",
+    )
     os.killpg(child.pid, signal.SIGINT)  # as the terminal does
     assert child.wait(15) == 130
     assert "hgt train --resume" in log.read_text()
@@ -330,7 +459,9 @@ def test_ctrl_c_stops_at_once_and_resume_goes_on(hgt_here, environment, empty_st
 
 
 def test_a_refused_resume_changes_nothing(hgt_here, environment, small_kg):
-    """Neither what it asked for is kept, nor is MLflow told of it: the run may be training just then, led by another flow."""
+    """Neither what it asked for is kept, nor is MLflow told of it: the run may be training just
+    then, led by another flow.
+    """
     assert hgt_here("train", "--kg", small_kg, *options(SHORT | LAX)).returncode == 0
     folder = run_folder_of(environment)
     before = (folder / "config.json").read_bytes()
@@ -340,7 +471,9 @@ def test_a_refused_resume_changes_nothing(hgt_here, environment, small_kg):
     assert "1,000,000 are available" in too_small.stderr
     assert (folder / "config.json").read_bytes() == before
 
-    assert hgt_here("train", "--resume", folder.name).returncode == 0, "as if it had not been asked for"
+    assert hgt_here("train", "--resume", folder.name).returncode == 0, (
+        "as if it had not been asked for"
+    )
     with RunFolder(folder).led():
         second = hgt_here("train", "--resume", folder.name, "--num-epochs", "5")
     assert second.returncode == 2, second.stdout + second.stderr
@@ -367,9 +500,14 @@ def test_a_run_whose_mlflow_store_is_lost_goes_on_in_a_new_one(hgt, environment,
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"has no run {first.info.run_id} (any more)" in done.stdout
     run = (folder / "mlflow_run_id").read_text().strip()
-    with contextlib.closing(sqlite3.connect(store)) as database:  # this process's client still has the first one open
-        assert database.execute("select run_uuid, status from runs").fetchall() == [(run, "FINISHED")]
-        assert database.execute("select step from metrics where key = 'loss' order by step").fetchall() == [(1,), (2,)]
+    # this process's client still has the first one open
+    with contextlib.closing(sqlite3.connect(store)) as database:
+        assert database.execute("select run_uuid, status from runs").fetchall() == [
+            (run, "FINISHED")
+        ]
+        assert database.execute(
+            "select step from metrics where key = 'loss' order by step"
+        ).fetchall() == [(1,), (2,)]
         tag = database.execute("select value from tags where key = 'graph_hash'").fetchone()
     assert tag == (first.data.tags["graph_hash"],)
 
@@ -384,15 +522,34 @@ def test_a_training_that_diverges_is_not_told_to_go_on(hgt_here, small_kg):
 
 @pytest.mark.slow
 def test_a_killed_flow_leaves_no_server_behind(hgt, environment, small_kg, tmp_path):
-    """Nor do the flow and its parent when both are killed: the next command ends what is left. SIGTERM is Ctrl-C, wherever it arrives."""
+    """Nor do the flow and its parent when both are killed: the next command ends what is left.
+    SIGTERM is Ctrl-C, wherever it arrives.
+    """
     del environment["PREFECT_API_URL"]  # a temporary server of its own
 
     def start(name):
         log = tmp_path / name
         with log.open("w") as out:
-            command = [*HGT, "train", "--kg", str(small_kg), *options(SMALL | {"num_epochs": 100_000, "patience": 100_000})]
-            parent = subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdout=out, stderr=out, start_new_session=True)
-        wait_for(lambda: "epoch    1/" in log.read_text() or parent.poll() is not None, 150, f"the first epoch ({log})")
+            command = [
+                *HGT,
+                "train",
+                "--kg",
+                str(small_kg),
+                *options(SMALL | {"num_epochs": 100_000, "patience": 100_000}),
+            ]
+            parent = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=CHECKOUT,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        wait_for(
+            lambda: "epoch    1/" in log.read_text() or parent.poll() is not None,
+            150,
+            f"the first epoch ({log})",
+        )
         (flow,) = psutil.Process(parent.pid).children()
         children = flow.children()
         assert len(children) == 2, "the server and the trainer"
@@ -428,10 +585,21 @@ def test_a_killed_flow_leaves_no_server_behind(hgt, environment, small_kg, tmp_p
 def test_a_killed_trainer_is_told_of_and_resumed(environment, hgt_here, small_kg, tmp_path):
     log = tmp_path / "log"
     with log.open("w") as out:
-        stays = {"max_shrinks": 0, "fallback": "none"}  # where the ladder may go on, it does: test_out_of_memory.py
-        command = [*HGT, "train", "--kg", str(small_kg), *options(SMALL | stays | {"num_epochs": 4, "min_batches_per_epoch": 20})]
+        # where the ladder may go on, it does: test_out_of_memory.py
+        stays = {"max_shrinks": 0, "fallback": "none"}
+        command = [
+            *HGT,
+            "train",
+            "--kg",
+            str(small_kg),
+            *options(SMALL | stays | {"num_epochs": 4, "min_batches_per_epoch": 20}),
+        ]
         child = subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdout=out, stderr=out)
-    wait_for(lambda: "epoch    1/4" in log.read_text() or child.poll() is not None, 100, f"the first epoch ({log})")
+    wait_for(
+        lambda: "epoch    1/4" in log.read_text() or child.poll() is not None,
+        100,
+        f"the first epoch ({log})",
+    )
     folder = run_folder_of(environment)
     (trainer,) = living_processes("hgt.train", str(folder))
     trainer.kill()
@@ -465,7 +633,9 @@ def test_a_real_graph_at_full_dimensions(hgt_here, environment):
     folder = run_folder_of(environment)
     first, second = events(folder, "epoch")
     assert second["loss"] < first["loss"]
-    assert pl.read_parquet(folder / "embeddings" / "embeddings.parquet")["embedding"].dtype == pl.Array(pl.Float32, 512)
+    assert pl.read_parquet(folder / "embeddings" / "embeddings.parquet")[
+        "embedding"
+    ].dtype == pl.Array(pl.Float32, 512)
 
 
 @pytest.mark.slow
@@ -479,6 +649,9 @@ def test_ui_serves_the_products_own_store(hgt, environment, small_kg, tmp_path):
 
         def answers():
             with contextlib.suppress(OSError):
-                return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).read() == b"OK"
+                return (
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).read()
+                    == b"OK"
+                )
 
         wait_for(answers, 90, f"MLflow's UI ({tmp_path / 'ui.log'})")

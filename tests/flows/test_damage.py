@@ -1,4 +1,6 @@
-"""Damaged checkpoints and full disks, through the real flow: what was whole is used, what is wrong is said, and the run becomes whole."""
+"""Damaged checkpoints and full disks, through the real flow: what was whole is used, what is wrong
+is said, and the run becomes whole.
+"""
 
 import os
 import shutil
@@ -25,9 +27,20 @@ from tests.here import run_command
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory, small_kg, prefect_server, empty_store):
-    """HGT_HOME of a run whose trainer failed in its third epoch, with checkpoints of the first two."""
+    """HGT_HOME of a run whose trainer failed in its third epoch, with checkpoints of the first
+    two.
+    """
     home = tmp_path_factory.mktemp("failed") / "home"
-    env = os.environ | QUIET | NO_DOCKER | {"HGT_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "PREFECT_API_URL": prefect_server}
+    env = (
+        os.environ
+        | QUIET
+        | NO_DOCKER
+        | {
+            "HGT_HOME": str(home),
+            "PREFECT_HOME": str(home / "prefect"),
+            "PREFECT_API_URL": prefect_server,
+        }
+    )
     env |= {"HGT_INJECT": "error 6 1", "HGT_INJECT_COUNT": str(home / "count")}
     done = run_command(("train", "--kg", small_kg, *options(FOUR)), env, empty_store)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -40,7 +53,8 @@ def flip(newest):
     middle = len(content) // 2
     content[middle : middle + 8] = bytes(byte ^ 0xFF for byte in content[middle : middle + 8])
     newest.write_bytes(content)
-    newest.with_name("checkpoint-00002-00001.tmp").write_bytes(content[:1000])  # what a kill in the middle of writing leaves
+    # what a kill in the middle of writing leaves
+    newest.with_name("checkpoint-00002-00001.tmp").write_bytes(content[:1000])
 
 
 def empty(newest):
@@ -55,7 +69,9 @@ def empty(newest):
         pytest.param(empty, "is damaged or only half written", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_goes_on_from_the_newest_whole_checkpoint(failed, environment, hgt_here, uninterrupted, damage, why):
+def test_a_run_goes_on_from_the_newest_whole_checkpoint(
+    failed, environment, hgt_here, uninterrupted, damage, why
+):
     shutil.copytree(failed, environment["HGT_HOME"])
     folder = run_of(environment)
     newest = max(folder.checkpoints.glob("*.safetensors"))
@@ -74,7 +90,9 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(failed, environment, hgt
 
 
 def assert_checkpoint(folder, epoch):
-    checkpoint, skipped = load_newest(folder.checkpoints, folder.load_graph().hash, folder.load_config().fingerprint())
+    checkpoint, skipped = load_newest(
+        folder.checkpoints, folder.load_graph().hash, folder.load_config().fingerprint()
+    )
     assert checkpoint.progress.epoch == epoch
     assert not skipped
 
@@ -90,11 +108,17 @@ def test_the_cpu_worker_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert done.returncode == 0, done.stdout + done.stderr
     folder = run_of(environment)
     assert [s.place for s in read_segments(folder)] == ["native", "docker"]
-    assert f"WARNING: {folder.checkpoints / 'checkpoint-00002-00000.safetensors'}: is damaged" in done.stdout
+    assert (
+        f"WARNING: {folder.checkpoints / 'checkpoint-00002-00000.safetensors'}: is damaged"
+        in done.stdout
+    )
     assert "going on after epoch 1, batch 0" in done.stdout
     assert_one_whole_mlflow_run(environment, 4)
     np.testing.assert_allclose(embeddings(folder), uninterrupted, atol=1e-5)
-    assert steps_repeated(folder) == [0, 4], "the epoch of the damaged checkpoint, and the one that memory ran out in"
+    assert steps_repeated(folder) == [
+        0,
+        4,
+    ], "the epoch of the damaged checkpoint, and the one that memory ran out in"
     assert seconds_to_first_step(folder) < 60
 
 
@@ -115,16 +139,23 @@ def assert_told_of_a_full_disk(done):
 
 
 @pytest.mark.timeout(700)
-def test_a_full_disk_is_told_and_costs_nothing(hgt_here, environment, injected, small_kg, uninterrupted, small_disk):
-    """MLflow's store lies on another disk. While a checkpoint is written, then while the embeddings are."""
+def test_a_full_disk_is_told_and_costs_nothing(
+    hgt_here, environment, injected, small_kg, uninterrupted, small_disk
+):
+    """MLflow's store lies on another disk. While a checkpoint is written, then while the embeddings
+    are.
+    """
     runs = Path(environment["HGT_HOME"]) / "runs"
     small_disk(runs)
-    ballast = {"HGT_INJECT_BALLAST": str(runs / "ballast"), "HGT_INJECT_ROOM": str(16 << 10)}  # for events, not for a checkpoint
+    # for events, not for a checkpoint
+    ballast = {"HGT_INJECT_BALLAST": str(runs / "ballast"), "HGT_INJECT_ROOM": str(16 << 10)}
     done = hgt_here("train", "--kg", small_kg, *options(FOUR), **injected("full 3 1"), **ballast)
     assert_told_of_a_full_disk(done)
     assert "a checkpoint could not be written" in done.stderr
     folder = run_of(environment)
-    assert len(read_segments(folder)) == len(events(folder, "start")) == 1, "neither made smaller nor moved to the CPU"
+    assert len(read_segments(folder)) == len(events(folder, "start")) == 1, (
+        "neither made smaller nor moved to the CPU"
+    )
     assert_checkpoint(folder, epoch=1)
     assert_one_whole_mlflow_run(environment, 1, "FAILED")
 
@@ -144,7 +175,9 @@ def test_a_full_disk_is_told_and_costs_nothing(hgt_here, environment, injected, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(700)
-def test_a_disk_without_any_room_is_told_of_all_the_same(hgt_here, environment, injected, small_kg, uninterrupted, small_disk):
+def test_a_disk_without_any_room_is_told_of_all_the_same(
+    hgt_here, environment, injected, small_kg, uninterrupted, small_disk
+):
     """Not even an event can be written, nor anything into MLflow's store."""
     home = Path(environment["HGT_HOME"])
     small_disk(home)

@@ -1,4 +1,6 @@
-"""`prefect deploy` and `prefect deployment run` by hand, against a real server with a real process worker."""
+"""`prefect deploy` and `prefect deployment run` by hand, against a real server with a real process
+worker.
+"""
 
 import json
 import subprocess
@@ -13,7 +15,14 @@ from tests.conftest import CHECKOUT, LAX, PREFECT, SMALL, process, runs_of
 
 
 def prefect(environment, *arguments):
-    done = subprocess.run([*PREFECT, *arguments], env=environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [*PREFECT, *arguments],
+        env=environment,
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -26,9 +35,20 @@ def test_a_deployment_run_trains_and_tracks(environment, small_kg, tmp_path):
     given = [part for name, value in parameters.items() for part in ("-p", f"{name}={value}")]
     worker = [sys.executable, "-c", _WORKER]
     with process(worker, tmp_path / "worker.log", environment):
-        prefect(environment, "deployment", "run", "hgt-embeddings/native", "--watch", "--watch-interval", "1", *given)
+        prefect(
+            environment,
+            "deployment",
+            "run",
+            "hgt-embeddings/native",
+            "--watch",
+            "--watch-interval",
+            "1",
+            *given,
+        )
     client, (run,) = runs_of(environment)
-    own = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run.data.tags["prefect.flow_run_id"])]))
+    own = ArtifactFilter(
+        flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run.data.tags["prefect.flow_run_id"])])
+    )
     with SyncPrefectClient(environment["PREFECT_API_URL"]) as server:
         found = {a.key: a for a in server.read_artifacts(artifact_filter=own)}
     assert found["training-progress"].data == 100.0
@@ -44,7 +64,9 @@ def test_the_deployment_shows_every_parameter():
     from hgt.config import parameters
 
     schema = json.loads(json.dumps(hgt_embeddings.parameters.model_dump()))
-    assert set(schema["properties"]) == {"kg", "resume", "run_id", "output_csv", "overwrite"} | {p.name for p in parameters()}
+    assert set(schema["properties"]) == {"kg", "resume", "run_id", "output_csv", "overwrite"} | {
+        p.name for p in parameters()
+    }
     assert all(p.help in schema["properties"][p.name]["description"] for p in parameters())
 
 

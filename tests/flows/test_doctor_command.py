@@ -41,7 +41,12 @@ def test_without_an_accelerator_it_is_good(run):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [(["--device", "mps"], "mps is not available"), (["--device", "tpu"], "'tpu'"), (["--what"], "--what")]
+    ("arguments", "words"),
+    [
+        (["--device", "mps"], "mps is not available"),
+        (["--device", "tpu"], "'tpu'"),
+        (["--what"], "--what"),
+    ],
 )
 def test_bad_input(run, arguments, words):
     code, _, err = run(*arguments)
@@ -50,12 +55,18 @@ def test_bad_input(run, arguments, words):
 
 
 @pytest.mark.parametrize(("from_rows", "expected"), [(1000, 1), (32_767, 0)])
-def test_an_accelerator_is_refused_when_and_only_when_it_computes_something_else(run, monkeypatch, from_rows, expected):
+def test_an_accelerator_is_refused_when_and_only_when_it_computes_something_else(
+    run, monkeypatch, from_rows, expected
+):
     probe = DeviceProbe("cuda", "a card", 1 << 30, "asked for", torch.__version__, "x86_64")
     monkeypatch.setattr(doctor, "probe_device", lambda wanted: probe)
     monkeypatch.setattr(doctor, "prepare_device", lambda device: torch.device("cpu"))
     monkeypatch.setattr(doctor, "cap_bytes", lambda device: 2 << 30)
-    monkeypatch.setattr(doctor, "compare_devices", partial(compare_devices, workload=SMALL, device_step=faulty_step(from_rows)[0]))
+    monkeypatch.setattr(
+        doctor,
+        "compare_devices",
+        partial(compare_devices, workload=SMALL, device_step=faulty_step(from_rows)[0]),
+    )
     code, out, err = run("--device", "cuda")
     assert code == expected
     assert "seconds per step" in out

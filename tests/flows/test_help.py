@@ -15,10 +15,23 @@ from tests.conftest import CHECKOUT
 
 HEAVY = (
     *("prefect", "mlflow", "torch", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "jaxtyping"),
-    *("docker", "pydantic", "rich", "psutil", "sqlite3", "asyncio", "multiprocessing", "flows.session"),
+    *(
+        "docker",
+        "pydantic",
+        "rich",
+        "psutil",
+        "sqlite3",
+        "asyncio",
+        "multiprocessing",
+        "flows.session",
+    ),
 )
 STORED = ("train --kg {}/kg.csv", "track in-docker", "ui")
-IN_DOCKER = ("train --kg {}/kg.csv --device docker-cpu", "train --resume in-docker", "compare --kg {}/kg.csv --devices cpu,docker-cpu")
+IN_DOCKER = (
+    "train --kg {}/kg.csv --device docker-cpu",
+    "train --resume in-docker",
+    "compare --kg {}/kg.csv --devices cpu,docker-cpu",
+)
 SERVICES = ("up", "down", "status")
 
 
@@ -35,40 +48,88 @@ sys.stderr.write("imported: " + " ".join(m for m in {HEAVY} if m in sys.modules)
 """
     if arguments[0] == "train":
         code = code.replace("main()", "__import__('flows.cli').cli.cli.main()")
-    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+    )
     assert "Usage: " in done.stdout + done.stderr
     assert done.stderr.splitlines()[-1] == "imported: "
 
 
-@pytest.mark.parametrize("arguments", [["plan"], ["train"], ["compare", "--devices", "cpu,cpu"]], ids=lambda a: a[0])
+@pytest.mark.parametrize(
+    "arguments", [["plan"], ["train"], ["compare", "--devices", "cpu,cpu"]], ids=lambda a: a[0]
+)
 def test_a_small_file_is_refused_before_what_takes_seconds_to_import(tmp_path, arguments):
     kg = tmp_path / "kg.csv"
     kg.write_text("x_type,x_id,relation,y_type,y_id\ndrug,1,interacts,drug,1\n")
-    assert "1 connect a node with itself" in refused_without_imports([*arguments, "--kg", str(kg)], {})
+    assert "1 connect a node with itself" in refused_without_imports(
+        [*arguments, "--kg", str(kg)], {}
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [
-        *((c, {}, "The CPU worker in Docker cannot be started: The Docker engine does not answer at unix://{}") for c in IN_DOCKER),
+        *(
+            (
+                c,
+                {},
+                (
+                    "The CPU worker in Docker cannot be started: The Docker engine does not answer"
+                    " at unix://{}"
+                ),
+            )
+            for c in IN_DOCKER
+        ),
         ("track nope", {}, "nope: no such run in {}/runs; the newest are in-docker."),
         (f"track {'x' * 300}", {}, "no such run in {}/runs"),
         ("train --resume nope", {}, "nope: no such run in {}/runs"),
-        *((c, {"MLFLOW_TRACKING_URI": "htp://there"}, "htp://there: MLflow knows no stores that begin so") for c in STORED),
-        ("ui", {"MLFLOW_TRACKING_URI": "http://there"}, "http://there: is a server, with a UI of its own at that address"),
-        *((c, {"HGT_HOME": "{}/kg.csv"}, "HGT_HOME {}/kg.csv: is no folder, and none can be made there") for c in (*STORED, *SERVICES)),
-        ("up", {"HGT_HOME": "{}/kg.csv/below"}, "none can be made there ({}/kg.csv is a file). Give another one."),
+        *(
+            (
+                c,
+                {"MLFLOW_TRACKING_URI": "htp://there"},
+                "htp://there: MLflow knows no stores that begin so",
+            )
+            for c in STORED
+        ),
+        (
+            "ui",
+            {"MLFLOW_TRACKING_URI": "http://there"},
+            "http://there: is a server, with a UI of its own at that address",
+        ),
+        *(
+            (
+                c,
+                {"HGT_HOME": "{}/kg.csv"},
+                "HGT_HOME {}/kg.csv: is no folder, and none can be made there",
+            )
+            for c in (*STORED, *SERVICES)
+        ),
+        (
+            "up",
+            {"HGT_HOME": "{}/kg.csv/below"},
+            "none can be made there ({}/kg.csv is a file). Give another one.",
+        ),
     ],
 )
-def test_what_the_environment_lacks_is_told_before_what_takes_seconds_to_import(tmp_path, arguments, environment, words):
+def test_what_the_environment_lacks_is_told_before_what_takes_seconds_to_import(
+    tmp_path, arguments, environment, words
+):
     (tmp_path / "kg.csv").write_text("x_type,x_id,relation,y_type,y_id\ndrug,1,interacts,drug,2\n")
     (tmp_path / "runs" / "in-docker").mkdir(parents=True)
-    RunConfig.from_flat({"device": "docker-cpu"}).save(tmp_path / "runs" / "in-docker" / "config.json")
+    RunConfig.from_flat({"device": "docker-cpu"}).save(
+        tmp_path / "runs" / "in-docker" / "config.json"
+    )
     with socket.socket(socket.AF_UNIX) as ended:
         ended.bind(str(tmp_path / "docker.sock"))
-    given = {"HGT_HOME": "{}", "MLFLOW_TRACKING_URI": "", "DOCKER_HOST": "unix://{}/docker.sock"} | environment
+    given = {
+        "HGT_HOME": "{}",
+        "MLFLOW_TRACKING_URI": "",
+        "DOCKER_HOST": "unix://{}/docker.sock",
+    } | environment
     given = {name: value.format(tmp_path) for name, value in given.items()}
-    assert words.format(tmp_path) in refused_without_imports(arguments.format(tmp_path).split(), given)
+    assert words.format(tmp_path) in refused_without_imports(
+        arguments.format(tmp_path).split(), given
+    )
 
 
 def refused_without_imports(arguments, environment):
@@ -80,10 +141,18 @@ sys.argv = ["hgt", *{arguments}]
 try:
     main()
 except SystemExit as end:
-    sys.stderr.write(f"code {{end.code}}, imported: " + " ".join(m for m in ("torch", "prefect", "mlflow") if m in sys.modules))
+    heavy = [m for m in ("torch", "prefect", "mlflow") if m in sys.modules]
+    sys.stderr.write(f"code {{end.code}}, imported: " + " ".join(heavy))
 """
     env = os.environ | {"HGT_SESSION_PARENT": str(os.getpid())} | environment
-    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=env,
+    )
     said, end = done.stderr.splitlines()
     assert end == "code 2, imported: "
     return said
@@ -91,8 +160,13 @@ except SystemExit as end:
 
 def test_asking_the_services_imports_nothing_that_takes_long():
     libraries = ("torch", "numpy", "pandas", "prefect", "mlflow")
-    code = f"import sys, flows.services.up, flows.services.status, flows.services.down; print([m for m in {libraries} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    code = (
+        "import sys, flows.services.up, flows.services.status, flows.services.down; print([m for m"
+        f" in {libraries} if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"
 
 
@@ -153,7 +227,9 @@ def test_the_mark_of_a_session_is_the_sessions():
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
 def test_an_output_without_room_gets_one_sentence(tmp_path):
     kg = tmp_path / "kg.csv"
-    kg.write_text("x_type,x_id,relation,y_type,y_id\n" + "".join(f"a,{i},of,b,{i + 1}\n" for i in range(50)))
+    kg.write_text(
+        "x_type,x_id,relation,y_type,y_id\n" + "".join(f"a,{i},of,b,{i + 1}\n" for i in range(50))
+    )
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "flows.cli", "plan", "--kg", kg],
@@ -164,4 +240,8 @@ def test_an_output_without_room_gets_one_sentence(tmp_path):
             timeout=60,
         )
     assert done.returncode == 1
-    assert done.stderr == "hgt: there is no room for what it prints (No space left on device). Make room, or send it elsewhere.\n"
+    assert (
+        done.stderr
+        == "hgt: there is no room for what it prints (No space left on device). Make room, or send"
+        " it elsewhere.\n"
+    )

@@ -1,4 +1,6 @@
-"""Every output of every command: refused in the first second where it would destroy something, before any server starts."""
+"""Every output of every command: refused in the first second where it would destroy something,
+before any server starts.
+"""
 
 import os
 
@@ -33,7 +35,9 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "parts" / "part-0.csv").symlink_to(tmp_path / "kg.csv")
     (tmp_path / "PAIR").mkdir()
     (tmp_path / "PAIR" / "EDGES.CSV").write_text("x_index,y_index,relation\n0,1,treats\n")
-    (tmp_path / "PAIR" / "Nodes.TSV").write_text("node_index\tnode_id\tnode_type\n0\ta\tdrug\n1\tb\tdisease\n")
+    (tmp_path / "PAIR" / "Nodes.TSV").write_text(
+        "node_index\tnode_id\tnode_type\n0\ta\tdrug\n1\tb\tdisease\n"
+    )
     os.mkfifo(tmp_path / "fifo")
     monkeypatch.chdir(tmp_path)
     return tmp_path

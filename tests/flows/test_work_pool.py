@@ -1,4 +1,5 @@
-"""The hand-over through Prefect's work pool, and every way in which it can fail: real servers and workers (`hgt up`), a real engine.
+"""The hand-over through Prefect's work pool, and every way in which it can fail: real servers and
+workers (`hgt up`), a real engine.
 
 The tests share what is up, in their order: the last ones kill a worker and the server.
 """
@@ -34,14 +35,19 @@ def out_of_memory(folder, step):
 
 
 def test_out_of_memory_goes_on_as_a_sub_flow(pool, tmp_path):
-    with pool.train(RUN | {"num_epochs": 2, "max_shrinks": 0, "device": "cpu"}, **out_of_memory(tmp_path, step=2)) as training:
+    with pool.train(
+        RUN | {"num_epochs": 2, "max_shrinks": 0, "device": "cpu"},
+        **out_of_memory(tmp_path, step=2),
+    ) as training:
         training.ends(0, "ACCEPTED")
     run = training.run
     pool.ended(run, "FINISHED", parent="COMPLETED", cpu="COMPLETED")
     pool.is_whole(run, 2)
     assert [s.place for s in read_segments(pool.folder(run))] == ["native", "docker"]
     flows = pool.flow_runs(run)
-    (link,) = pool.ask("task_runs/filter", {"task_runs": {"id": {"any_": [flows["cpu"]["parent_task_run_id"]]}}})
+    (link,) = pool.ask(
+        "task_runs/filter", {"task_runs": {"id": {"any_": [flows["cpu"]["parent_task_run_id"]]}}}
+    )
     assert link["flow_run_id"] == flows["parent"]["id"], "the CPU run is a sub-flow of the run"
 
 
@@ -67,7 +73,9 @@ print(json.dumps({"runs": [run], "/new": touched("/new"), **inside}))
 
 @pytest.fixture(scope="module")
 def broken(pool):
-    """Three runs at a time: one whose trainer fails, one with too little memory, one whose container is killed."""
+    """Three runs at a time: one whose trainer fails, one with too little memory, one whose
+    container is killed.
+    """
     with contextlib.ExitStack() as all_of_them:
         runs = {
             "fails": pool.train(RUN | IN_POOL | {"learning_rate": 10}),
@@ -76,7 +84,8 @@ def broken(pool):
         }
         runs = {how: all_of_them.enter_context(training) for how, training in runs.items()}
         runs["grows"].says("epoch    1/")
-        fill = "dd if=/dev/zero of=/tmp/filled bs=1M count=600"  # which counts as the container's memory
+        # which counts as the container's memory
+        fill = "dd if=/dev/zero of=/tmp/filled bs=1M count=600"
         pool.container(runs["grows"].run).exec_run(["sh", "-c", fill])
         runs["killed"].says("epoch    1/")
         container = pool.container(runs["killed"].run)
@@ -88,7 +97,12 @@ def broken(pool):
 def test_a_container_of_the_pool_sees_its_run_alone_and_the_graph_read_only(broken):
     run = broken["killed"].run
     read_only = "Read-only file system"
-    assert json.loads(broken["killed"].saw) == {"runs": [run], "/new": read_only, "graph/new": read_only, "written": "done"}
+    assert json.loads(broken["killed"].saw) == {
+        "runs": [run],
+        "/new": read_only,
+        "graph/new": read_only,
+        "written": "done",
+    }
 
 
 def test_an_exception_in_the_container_is_told_in_its_own_words(pool, broken):
@@ -100,7 +114,9 @@ def test_an_exception_in_the_container_is_told_in_its_own_words(pool, broken):
 def test_a_container_over_its_limit_is_the_end_of_the_ladder(pool, broken):
     """Whichever of its processes the kernel takes: the trainer, Prefect's, or all."""
     broken["grows"].ends(
-        1, r"(needed more than its limit of 1\.0 GB|killed, most likely for memory).*--docker-memory.*Nothing is left to try"
+        1,
+        r"(needed more than its limit of 1\.0 GB|killed, most likely for"
+        r" memory).*--docker-memory.*Nothing is left to try",
     )
     ended = pool.states(broken["grows"].run)["cpu"]
     assert ended in ("FAILED", "CRASHED")
@@ -108,10 +124,14 @@ def test_a_container_over_its_limit_is_the_end_of_the_ladder(pool, broken):
 
 
 def test_a_container_that_was_killed(pool, broken):
-    broken["killed"].ends(1, r"killed \(exit code 137\), most likely for memory, with a limit of .*--docker-memory")
+    broken["killed"].ends(
+        1, r"killed \(exit code 137\), most likely for memory, with a limit of .*--docker-memory"
+    )
     pool.ended(broken["killed"].run, "FAILED", parent="FAILED", cpu="CRASHED")
     for training in broken.values():
-        starts = [e for e in EventReader(pool.folder(training.run).events).new() if e["event"] == "start"]
+        starts = [
+            e for e in EventReader(pool.folder(training.run).events).new() if e["event"] == "start"
+        ]
         assert len(starts) == 1, "it was not tried again"
 
 
@@ -132,7 +152,9 @@ def test_the_image_is_taken_away(pool, second_name):
     with pool.train(RUN | IN_POOL | {"docker_memory": "4GB"}, HGT_IMAGE=second_name) as training:
         training.says("memory plan")
         pool.engine.images.remove(second_name)
-        training.ends(1, f"The image {second_name} of the CPU worker is not there: build it with `make image`")
+        training.ends(
+            1, f"The image {second_name} of the CPU worker is not there: build it with `make image`"
+        )
     assert "No such image" in training.said, "the worker's words"
     pool.ended(training.run, "FAILED", parent="FAILED", cpu="CRASHED")
 
@@ -143,7 +165,11 @@ def test_a_stale_image_is_refused(pool, worker_image):
     pool.engine.images.build(path=str(pool.home), tag=name, rm=True, forcerm=True)
     try:
         with pool.train(RUN | IN_POOL, HGT_IMAGE=name) as training:
-            training.ends(2, f"The image {name} was built from other sources than these: build it again with `make image`")
+            training.ends(
+                2,
+                f"The image {name} was built from other sources than these: build it again with"
+                " `make image`",
+            )
         pool.ended(training.run, "FAILED", parent="FAILED")
     finally:
         pool.engine.images.remove(name)
@@ -153,7 +179,9 @@ def test_a_stale_image_is_refused(pool, worker_image):
 
 
 def test_the_engine_is_down_when_it_is_handed_over(pool):
-    with pool.train(RUN | IN_POOL | {"docker_memory": "4GB"}, DOCKER_HOST=pool.relay.address) as training:
+    with pool.train(
+        RUN | IN_POOL | {"docker_memory": "4GB"}, DOCKER_HOST=pool.relay.address
+    ) as training:
         training.says("memory plan")
         with pool.relay.cut_off():
             training.ends(1, "Docker engine does not answer .*: start")
@@ -193,7 +221,11 @@ def test_the_pool_is_full(pool):
 def test_the_pool_is_paused(pool):
     pool.ask("work_pools/docker-cpu", {"is_paused": True}, "PATCH")
     with pool.train(RUN | IN_POOL) as training:
-        directly(pool, training, "The work pool docker-cpu is paused. Run `prefect work-pool resume docker-cpu`")
+        directly(
+            pool,
+            training,
+            "The work pool docker-cpu is paused. Run `prefect work-pool resume docker-cpu`",
+        )
     pool.ask("work_pools/docker-cpu", {"is_paused": False}, "PATCH")
     pool.ended(training.run, "FINISHED", parent="COMPLETED")
 
@@ -215,7 +247,9 @@ def test_the_worker_hangs(pool):
         training.says("memory plan")
         worker.suspend()
         try:
-            directly(pool, training, "The work pool docker-cpu has no running worker .* Run `hgt up`")
+            directly(
+                pool, training, "The work pool docker-cpu has no running worker .* Run `hgt up`"
+            )
         finally:
             worker.resume()
     pool.ended(training.run, "FINISHED", parent="COMPLETED", cpu="CANCELLED")
@@ -228,7 +262,11 @@ def test_the_worker_is_killed_while_its_container_works_and_then_is_not_there(po
         training.ends(0, "ACCEPTED")
     pool.is_whole(training.run, 5)
     pool.ended(training.run, "FINISHED", parent="COMPLETED", cpu="COMPLETED")
-    wait_for(lambda: min(heartbeat_ages("docker-cpu", pool.api).values()) > SILENT_SECONDS, 60, "the worker's silence")
+    wait_for(
+        lambda: min(heartbeat_ages("docker-cpu", pool.api).values()) > SILENT_SECONDS,
+        60,
+        "the worker's silence",
+    )
     with pool.train(RUN | IN_POOL) as training:
         directly(pool, training, "The work pool docker-cpu has no running worker .* Run `hgt up`")
     pool.ended(training.run, "FINISHED", parent="COMPLETED")
@@ -250,7 +288,9 @@ def test_the_worker_and_its_container_are_killed(pool):
 
 @pytest.fixture(scope="module")
 def without_server(pool, tmp_path_factory):
-    """Two runs whose server is killed: one while its container of the pool works, one natively, before its memory runs out."""
+    """Two runs whose server is killed: one while its container of the pool works, one natively,
+    before its memory runs out.
+    """
     pool.hgt("up")
     native = RUN | {"num_epochs": 60, "max_shrinks": 0, "device": "cpu"}
     injected = out_of_memory(tmp_path_factory.mktemp("injected"), step=100)
@@ -267,7 +307,10 @@ def test_the_server_is_killed_before_the_hand_over(pool, without_server):
     training = without_server["handed over"]
     training.ends(1, "Prefect server .* Run `hgt up`")
     assert "OUT OF MEMORY" in training.said
-    assert re.search(rf"WARNING: The Prefect server .* does not answer .*Run `hgt up`\. {DIRECTLY}", training.said), training.said
+    assert re.search(
+        rf"WARNING: The Prefect server .* does not answer .*Run `hgt up`\. {DIRECTLY}",
+        training.said,
+    ), training.said
     pool.is_whole(training.run, 60)
     assert pool.mlflow(training.run)[1].data.tags["accepted"] == "true"
 
@@ -279,5 +322,9 @@ def test_the_server_is_killed(pool, without_server):
     assert pool.mlflow(training.run)[1].info.status == "FAILED"
     pool.hgt("up")
     for each in without_server.values():
-        wait_for(lambda run=each.run: set(pool.states(run).values()) <= FINAL, 20, f"{pool.states(each.run)}")
+        wait_for(
+            lambda run=each.run: set(pool.states(run).values()) <= FINAL,
+            20,
+            f"{pool.states(each.run)}",
+        )
         assert not pool.left_behind(each.run)

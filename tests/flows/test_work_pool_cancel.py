@@ -1,4 +1,6 @@
-"""A run that is stopped while it trains, natively or in the work pool's container: all of it ends, and it goes on where it was."""
+"""A run that is stopped while it trains, natively or in the work pool's container: all of it ends,
+and it goes on where it was.
+"""
 
 import signal
 import time
@@ -58,7 +60,9 @@ def test_the_parent_is_cancelled_in_the_ui(pool, device):
     values = ENDLESS | {"baselines": ["none"], "kg": str(pool.kg), "run_id": run, "device": device}
     asked = {"parameters": values, "state": {"type": "SCHEDULED"}}
     parent = pool.ask(f"deployments/{deployment}/create_flow_run", asked)["id"]
-    wait_for(lambda: pool.folder(run).events.exists() and pool.epochs(run), 240, f"an epoch of {run}")
+    wait_for(
+        lambda: pool.folder(run).events.exists() and pool.epochs(run), 240, f"an epoch of {run}"
+    )
     pool.ask(f"flow_runs/{parent}/set_state", {"state": {"type": "CANCELLING"}})
     is_gone_within(pool, run, 15)
     expected = {"parent": "CANCELLED"} | ({"cpu": "CANCELLED"} if device == "docker-cpu" else {})

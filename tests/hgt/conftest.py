@@ -1,4 +1,6 @@
-"""One small demo graph for all tests of the library, whatever a test changes it builds anew; and a disk without room."""
+"""One small demo graph for all tests of the library, whatever a test changes it builds anew; and a
+disk without room.
+"""
 
 import resource
 import signal
@@ -17,11 +19,20 @@ from hgt.training.trainee import build_trainee
 torch.set_num_threads(1)
 
 _SMALL = {
-    "embedding_dim": 16, "hidden_dim": 16, "num_heads": 4, "dropout": 0.0, "input_dropout": 0.0, "edge_dropout": 0.0, "device": "cpu",
+    "embedding_dim": 16,
+    "hidden_dim": 16,
+    "num_heads": 4,
+    "dropout": 0.0,
+    "input_dropout": 0.0,
+    "edge_dropout": 0.0,
+    "device": "cpu",
     "edge_sample_size": 40,
-    "min_batches_per_epoch": 3, "num_negatives": 20, "accumulation_steps": 2, "contrastive_weight": 0.5,
+    "min_batches_per_epoch": 3,
+    "num_negatives": 20,
+    "accumulation_steps": 2,
+    "contrastive_weight": 0.5,
     "directed_relations": ["bioprocess_bioprocess"],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +55,9 @@ def kg_csv(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def graph(kg_csv, config):
-    """About 300 nodes of ten types, 15 edge types: symmetric, between two types, and one directed within a type."""
+    """About 300 nodes of ten types, 15 edge types: symmetric, between two types, and one directed
+    within a type.
+    """
     return KnowledgeGraph.from_edge_table(read_edge_table(kg_csv), config.graph)
 
 
@@ -60,19 +73,27 @@ def trainee(graph, split, config):
 
 @pytest.fixture(scope="session")
 def make_graph(tmp_path_factory):
-    """`make_graph([("drug", "a", "treats", "disease", "b"), ...])`: a graph from rows written by hand."""
+    """`make_graph([("drug", "a", "treats", "disease", "b"), ...])`: a graph from rows written by
+    hand.
+    """
 
     def make(rows, **config):
         path = tmp_path_factory.mktemp("rows") / "kg.csv"
-        pd.DataFrame(rows, columns=["x_type", "x_id", "relation", "y_type", "y_id"]).to_csv(path, index=False)
-        return KnowledgeGraph.from_edge_table(read_edge_table(path), RunConfig.from_flat(config).graph)
+        pd.DataFrame(rows, columns=["x_type", "x_id", "relation", "y_type", "y_id"]).to_csv(
+            path, index=False
+        )
+        return KnowledgeGraph.from_edge_table(
+            read_edge_table(path), RunConfig.from_flat(config).graph
+        )
 
     return make
 
 
 @pytest.fixture
 def room():
-    """`room(100)`: no file of this process grows beyond that many bytes, as on a full disk; None: as before."""
+    """`room(100)`: no file of this process grows beyond that many bytes, as on a full disk; None:
+    as before.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(num_bytes):

@@ -1,4 +1,6 @@
-"""The defect of MPS on M1 and M2 (pytorch 177116, 195163), emulated: long matrix products add what lies behind their operands."""
+"""The defect of MPS on M1 and M2 (pytorch 177116, 195163), emulated: long matrix products add what
+lies behind their operands.
+"""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,7 +12,8 @@ _BEHIND = 8  # rows of the last tile, which is not clipped
 
 
 class FaultyProducts(TorchDispatchMode):
-    """Wrong from `from_rows` of the reduction on, where both sides of the output are 16 or more. `wrong`: how many were.
+    """Wrong from `from_rows` of the reduction on, where both sides of the output are 16 or more.
+    `wrong`: how many were.
 
     What lies behind an operand is here of the operand's own size; on a Mac it may be anything.
     """
@@ -27,7 +30,9 @@ class FaultyProducts(TorchDispatchMode):
             left, right = args[first : first + 2]
             if left.shape[-1] >= self.from_rows and min(left.shape[-2], right.shape[-1]) >= 16:
                 self.wrong += 1
-                out += self.behind(left[..., :_BEHIND], left.std()) @ self.behind(right[..., :_BEHIND, :], right.std())
+                out += self.behind(left[..., :_BEHIND], left.std()) @ self.behind(
+                    right[..., :_BEHIND, :], right.std()
+                )
         return out
 
     def behind(self, like, scale):

@@ -1,4 +1,6 @@
-"""Bytes of live tensors, counted operation by operation on the CPU: what an accelerator's allocator would hold, without one."""
+"""Bytes of live tensors, counted operation by operation on the CPU: what an accelerator's allocator
+would hold, without one.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ from torch.utils._pytree import tree_iter
 
 
 class LiveBytes(TorchDispatchMode):
-    """`with LiveBytes() as live: ...; live.peak`. Tensors made before count when they are in `standing`.
+    """`with LiveBytes() as live: ...; live.peak`. Tensors made before count when they are in
+    `standing`.
 
-    Counts what operations give back. What one takes for itself and frees again is left out, as is the allocator's rounding.
+    Counts what operations give back. What one takes for itself and frees again is left out, as is
+    the allocator's rounding.
     """
 
     def __init__(self, standing: Any = ()):
@@ -30,7 +34,9 @@ class LiveBytes(TorchDispatchMode):
         self._add(tensors_in(value))
 
     def elsewhere(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function with its tensors uncounted, as if it worked in another memory. Results that come over are for `add`."""
+        """The function with its tensors uncounted, as if it worked in another memory. Results that
+        come over are for `add`.
+        """
 
         def uncounted(*args: Any, **kwargs: Any) -> Any:
             self.counting = False
@@ -43,7 +49,8 @@ class LiveBytes(TorchDispatchMode):
 
     def _add(self, tensors: Iterator[Any]) -> None:
         for tensor in tensors:
-            if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:  # a sparse one consists of dense ones
+            # a sparse one consists of dense ones
+            if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
                 continue
             storage = tensor.untyped_storage()
             key, size = storage._cdata, storage.nbytes()

@@ -1,4 +1,6 @@
-"""What lies in a run folder belongs together: whatever else lies there, the programs say so in one sentence, and wait for nothing."""
+"""What lies in a run folder belongs together: whatever else lies there, the programs say so in one
+sentence, and wait for nothing.
+"""
 
 import json
 import os
@@ -119,7 +121,9 @@ DAMAGES = {
     "pipe": pipe_there,
     "device": device_there,
     "list": write("[1]"),
-    "other values": write('{"graph_hash": [], "decoder": {}, "parameters": "x", "form": 3, "checks": 3}'),
+    "other values": write(
+        '{"graph_hash": [], "decoder": {}, "parameters": "x", "form": 3, "checks": 3}'
+    ),
     "nested": write(DEEP),
 }
 READERS = {
@@ -182,8 +186,17 @@ def test_events_without_their_figures_are_named(run):
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory, small_kg, whole):
     """The same graph and parameters but another seed: another split."""
-    values = {name: getattr(whole.load_config().train, name) for name in ("device", "num_epochs", "contrastive_weight")}
-    folder = make_run(tmp_path_factory.mktemp("run") / "stranger", small_kg, baselines=["random"], seed=1, **values)
+    values = {
+        name: getattr(whole.load_config().train, name)
+        for name in ("device", "num_epochs", "contrastive_weight")
+    }
+    folder = make_run(
+        tmp_path_factory.mktemp("run") / "stranger",
+        small_kg,
+        baselines=["random"],
+        seed=1,
+        **values,
+    )
     for work in (train_run, embed_run, evaluate_run):
         worked(work, folder)
     return folder
@@ -238,10 +251,20 @@ def test_the_split_hash_tells_every_split_from_every_other(run):
     before = split.hash
     split.part[3] = (split.part[3] + 1) % 3
     assert split.hash != before
-    assert type(split)(split.facts, split.part, split.unsplit, torch.zeros(graph.total_nodes, dtype=torch.uint8)).hash != split.hash
+    assert (
+        type(split)(
+            split.facts,
+            split.part,
+            split.unsplit,
+            torch.zeros(graph.total_nodes, dtype=torch.uint8),
+        ).hash
+        != split.hash
+    )
 
 
-@pytest.mark.parametrize(("folder", "work"), [("report", evaluate), ("embeddings", embed), ("checkpoints", embed)])
+@pytest.mark.parametrize(
+    ("folder", "work"), [("report", evaluate), ("embeddings", embed), ("checkpoints", embed)]
+)
 def test_a_file_where_a_folder_should_be(run, folder, work):
     shutil.rmtree(run.path / folder)
     (run.path / folder).touch()

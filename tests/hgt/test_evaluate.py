@@ -1,4 +1,6 @@
-"""A run's report and any table's: the same figures, in any order of rows; what does not fit is refused."""
+"""A run's report and any table's: the same figures, in any order of rows; what does not fit is
+refused.
+"""
 
 import json
 from dataclasses import replace
@@ -26,10 +28,18 @@ def embeddings(graph, split, config):
     torch.manual_seed(0)
     edges = torch.cat([graph.global_facts(e) for e in graph.edge_types], dim=1)
     x = torch.randn(graph.total_nodes, 16)
-    x = x + 0.3 * torch.zeros_like(x).index_add(0, edges[0], x[edges[1]]).index_add(0, edges[1], x[edges[0]])
+    x = x + 0.3 * torch.zeros_like(x).index_add(0, edges[0], x[edges[1]]).index_add(
+        0, edges[1], x[edges[0]]
+    )
     made_of = Identity.of(graph, split, config).as_dict()
     origin = {**made_of, "decoder": "distmult", "parameters": config.to_flat()}
-    return Embeddings(graph.node_table().astype(str), x, tuple(graph.edge_types), torch.rand(len(graph.edge_types), 16), origin)
+    return Embeddings(
+        graph.node_table().astype(str),
+        x,
+        tuple(graph.edge_types),
+        torch.rand(len(graph.edge_types), 16),
+        origin,
+    )
 
 
 @pytest.fixture
@@ -46,25 +56,36 @@ def values(report):
 
 def test_a_table_is_judged_like_its_run(table, kg_csv, embeddings, graph, split, config):
     report = evaluate_table(table, kg_csv)
-    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(report_on(embeddings, graph, split, config, CPU))
+    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(
+        report_on(embeddings, graph, split, config, CPU)
+    )
     assert report.ranking.typed.mrr > 2 * report.ranking.typed.chance_mrr
 
 
-def test_relations_are_found_by_name_and_nodes_by_key(embeddings, kg_csv, tmp_path, graph, split, config):
+def test_relations_are_found_by_name_and_nodes_by_key(
+    embeddings, kg_csv, tmp_path, graph, split, config
+):
     order = torch.randperm(graph.total_nodes)
     shuffled = Embeddings(
-        embeddings.nodes.iloc[order.numpy()], embeddings.vectors[order], embeddings.edge_types[::-1], embeddings.relations.flip(0),
+        embeddings.nodes.iloc[order.numpy()],
+        embeddings.vectors[order],
+        embeddings.edge_types[::-1],
+        embeddings.relations.flip(0),
         embeddings.origin,
-    )  # fmt: skip
+    )
     shuffled.save(tmp_path)
     report = evaluate_table(tmp_path / "embeddings.parquet", kg_csv)
-    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(report_on(embeddings, graph, split, config, CPU))
+    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(
+        report_on(embeddings, graph, split, config, CPU)
+    )
 
 
 def test_a_csv_is_judged_like_its_run_as_long_as_its_relations_lie_beside_it(table, kg_csv):
     told = []
     report = evaluate_table(table.parents[1] / "alone" / "out.csv", kg_csv, told.append)
-    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(evaluate_table(table, kg_csv))
+    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(
+        evaluate_table(table, kg_csv)
+    )
     assert told == []
 
 
@@ -76,17 +97,25 @@ def test_a_csv_of_elsewhere_is_scored_by_inner_products(table, kg_csv):
     (sentence,) = told
     assert "nothing says what it was trained on" in sentence
     assert "inner product" in sentence
-    assert report.geometry.mean_cosine == pytest.approx(evaluate_table(table, kg_csv).geometry.mean_cosine)
+    assert report.geometry.mean_cosine == pytest.approx(
+        evaluate_table(table, kg_csv).geometry.mean_cosine
+    )
     assert report.ranking.typed.mrr != evaluate_table(table, kg_csv).ranking.typed.mrr
 
 
 def test_rows_of_other_nodes_are_left_out_and_told(table, embeddings, kg_csv, tmp_path):
     nodes, vectors, told = embeddings.nodes, embeddings.vectors, []
     others = nodes.iloc[[3, 5]].assign(node_id=["elsewhere", "nowhere"])
-    more = replace(embeddings, nodes=pd.concat([others, nodes], ignore_index=True), vectors=torch.cat([torch.zeros(2, 16), vectors]))
+    more = replace(
+        embeddings,
+        nodes=pd.concat([others, nodes], ignore_index=True),
+        vectors=torch.cat([torch.zeros(2, 16), vectors]),
+    )
     more.save(tmp_path / "more")
     report = evaluate_table(tmp_path / "more" / "embeddings.parquet", kg_csv, told.append)
-    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(evaluate_table(table, kg_csv))
+    assert [(c.name, c.value, c.verdict) for c in report.checks] == values(
+        evaluate_table(table, kg_csv)
+    )
     (sentence,) = told
     assert f"2 of its {len(nodes) + 2:,} rows are of nodes that the graph lacks" in sentence
     assert f"the first being ({nodes.node_type[3]}, elsewhere)" in sentence
@@ -95,13 +124,21 @@ def test_rows_of_other_nodes_are_left_out_and_told(table, embeddings, kg_csv, tm
 def test_true_facts_score_above_false_ones(table, kg_csv):
     pairs = evaluate_table(table, kg_csv).measured.classification
     assert pairs.micro.auroc > 0.6
-    assert pairs == evaluate_table(table, kg_csv).measured.classification, "negatives are drawn alike in every run"
+    assert pairs == evaluate_table(table, kg_csv).measured.classification, (
+        "negatives are drawn alike in every run"
+    )
 
 
 @pytest.mark.parametrize("dim", [1, 2, 128])
 def test_a_foreign_table_of_any_width_is_judged(graph, kg_csv, tmp_path, dim):
     torch.manual_seed(1)
-    foreign = Embeddings(graph.node_table().astype(str), torch.randn(graph.total_nodes, dim), (), torch.zeros(0, dim), {})
+    foreign = Embeddings(
+        graph.node_table().astype(str),
+        torch.randn(graph.total_nodes, dim),
+        (),
+        torch.zeros(0, dim),
+        {},
+    )
     foreign.save(tmp_path)
     (tmp_path / "relations.parquet").unlink()
     report = evaluate_table(tmp_path / "embeddings.parquet", kg_csv)
@@ -109,11 +146,23 @@ def test_a_foreign_table_of_any_width_is_judged(graph, kg_csv, tmp_path, dim):
     assert json.loads(json.dumps(report.as_dict(), allow_nan=False))["accepted"] is False
 
 
-@pytest.mark.parametrize("rows", [[("gene", "a", "ppi", "gene", "b")], [("drug", "a", "treats", "disease", "b")]])
+@pytest.mark.parametrize(
+    "rows", [[("gene", "a", "ppi", "gene", "b")], [("drug", "a", "treats", "disease", "b")]]
+)
 def test_two_nodes_of_one_type_or_two_are_judged(tmp_path, rows):
-    pd.DataFrame(rows, columns=["x_type", "x_id", "relation", "y_type", "y_id"]).to_csv(tmp_path / "kg.csv", index=False)
+    pd.DataFrame(rows, columns=["x_type", "x_id", "relation", "y_type", "y_id"]).to_csv(
+        tmp_path / "kg.csv", index=False
+    )
     (head, a, _, tail, b), *_ = rows
-    nodes = pd.DataFrame({"node_type": [head, tail], "node_id": [a, b], "node_name": [a, b], "dim_0": [1.0, 2.0], "dim_1": [0.5, 0.1]})
+    nodes = pd.DataFrame(
+        {
+            "node_type": [head, tail],
+            "node_id": [a, b],
+            "node_name": [a, b],
+            "dim_0": [1.0, 2.0],
+            "dim_1": [0.5, 0.1],
+        }
+    )
     nodes.to_csv(tmp_path / "table.csv", index=False)
     report = evaluate_table(tmp_path / "table.csv", tmp_path / "kg.csv")
     assert report.ranking is None
@@ -167,7 +216,13 @@ def test_a_run_folder_gets_its_report_and_pictures(embedded_run, embeddings, gra
     on_event = EventWriter(folder.events)
     for epoch in (1, 2):
         on_event(
-            "epoch", epoch=epoch, loss=2.0, link_loss=3.0, contrastive_loss=1.0, isotropy_loss=0.1, val_mrr=0.1 if epoch == 2 else None
+            "epoch",
+            epoch=epoch,
+            loss=2.0,
+            link_loss=3.0,
+            contrastive_loss=1.0,
+            isotropy_loss=0.1,
+            val_mrr=0.1 if epoch == 2 else None,
         )
     evaluate_run(folder, on_event)
     on_event.close()
@@ -191,31 +246,51 @@ def refusal(path, kg):
 
 def with_rows(embeddings, rows, folder):
     nodes = embeddings.nodes.iloc[rows]
-    Embeddings(nodes, embeddings.vectors[rows], embeddings.edge_types, embeddings.relations, embeddings.origin).save(folder)
+    Embeddings(
+        nodes,
+        embeddings.vectors[rows],
+        embeddings.edge_types,
+        embeddings.relations,
+        embeddings.origin,
+    ).save(folder)
     return folder / "embeddings.parquet"
 
 
 def test_refuses_a_node_that_stands_in_it_twice(embeddings, kg_csv, tmp_path):
     rows = [*range(len(embeddings.nodes)), 4]
     node = embeddings.nodes.iloc[4]
-    assert f"node ({node.node_type}, {node.node_id}) stands in it more than once" in refusal(with_rows(embeddings, rows, tmp_path), kg_csv)
+    assert f"node ({node.node_type}, {node.node_id}) stands in it more than once" in refusal(
+        with_rows(embeddings, rows, tmp_path), kg_csv
+    )
 
 
 def test_refuses_a_table_that_lacks_nodes(embeddings, kg_csv, tmp_path):
-    message = refusal(with_rows(embeddings, list(range(2, len(embeddings.nodes))), tmp_path), kg_csv)
+    message = refusal(
+        with_rows(embeddings, list(range(2, len(embeddings.nodes))), tmp_path), kg_csv
+    )
     assert f"lacks 2 of the graph's {len(embeddings.nodes)} nodes" in message
 
 
 @pytest.mark.parametrize(
     ("column", "told"),
-    [("node_id", "write the table's ids as the graph's file has them"), ("node_type", "write the table's node types as")],
+    [
+        ("node_id", "write the table's ids as the graph's file has them"),
+        ("node_type", "write the table's node types as"),
+    ],
 )
-def test_a_table_of_none_of_the_graphs_nodes_shows_one_of_each_side(embeddings, kg_csv, tmp_path, column, told):
-    nodes = embeddings.nodes.assign(**{column: [f"MONDO:{value}" for value in embeddings.nodes[column]]})
+def test_a_table_of_none_of_the_graphs_nodes_shows_one_of_each_side(
+    embeddings, kg_csv, tmp_path, column, told
+):
+    nodes = embeddings.nodes.assign(
+        **{column: [f"MONDO:{value}" for value in embeddings.nodes[column]]}
+    )
     replace(embeddings, nodes=nodes).save(tmp_path)
     message = refusal(tmp_path / "embeddings.parquet", kg_csv)
     first, ours = nodes.iloc[0], embeddings.nodes.iloc[0]
-    assert f"has none of the graph's {len(nodes)} nodes: the graph has ({ours.node_type}, {ours.node_id})" in message
+    assert (
+        f"has none of the graph's {len(nodes)} nodes: the graph has ({ours.node_type},"
+        f" {ours.node_id})" in message
+    )
     assert f"the table ({first.node_type}, {first.node_id})" in message
     assert told in message
 
@@ -229,20 +304,30 @@ def test_refuses_another_graph(table, kg_csv, tmp_path, graph):
 
 
 def test_refuses_relations_without_the_graphs_edge_types(embeddings, kg_csv, tmp_path):
-    Embeddings(embeddings.nodes, embeddings.vectors, embeddings.edge_types[1:], embeddings.relations[1:], embeddings.origin).save(tmp_path)
+    Embeddings(
+        embeddings.nodes,
+        embeddings.vectors,
+        embeddings.edge_types[1:],
+        embeddings.relations[1:],
+        embeddings.origin,
+    ).save(tmp_path)
     assert " - ".join(embeddings.edge_types[0]) in refusal(tmp_path / "embeddings.parquet", kg_csv)
 
 
 def test_refuses_a_table_of_nothing_but_nan(embeddings, kg_csv, tmp_path):
     nothing = torch.full_like(embeddings.vectors, float("nan"))
-    Embeddings(embeddings.nodes, nothing, embeddings.edge_types, embeddings.relations, embeddings.origin).save(tmp_path)
+    Embeddings(
+        embeddings.nodes, nothing, embeddings.edge_types, embeddings.relations, embeddings.origin
+    ).save(tmp_path)
     assert "Only 0 of" in refusal(tmp_path / "embeddings.parquet", kg_csv)
 
 
 def test_a_nan_row_is_rejected_not_refused(embeddings, kg_csv, tmp_path):
     spoilt = embeddings.vectors.clone()
     spoilt[3] = float("nan")
-    Embeddings(embeddings.nodes, spoilt, embeddings.edge_types, embeddings.relations, embeddings.origin).save(tmp_path)
+    Embeddings(
+        embeddings.nodes, spoilt, embeddings.edge_types, embeddings.relations, embeddings.origin
+    ).save(tmp_path)
     report = evaluate_table(tmp_path / "embeddings.parquet", kg_csv)
     assert not report.accepted
     assert report.geometry.num_not_finite == 1

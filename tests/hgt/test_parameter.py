@@ -56,7 +56,10 @@ def test_a_misspelt_parameter_is_answered_with_the_nearest():
     assert str(refused.value) == "Unknown parameter 'num_epoch' (did you mean num_epochs?)."
     with pytest.raises(InputError) as refused:
         RunConfig.from_flat({"lerning_rate": 3, "zzz\n": 1})
-    assert "Unknown parameters 'lerning_rate' (did you mean learning_rate?), 'zzz\\n'. Known are" in str(refused.value)
+    assert (
+        "Unknown parameters 'lerning_rate' (did you mean learning_rate?), 'zzz\\n'. Known are"
+        in str(refused.value)
+    )
 
 
 TEXTS = [p.name for p in parameters() if p.type is str]

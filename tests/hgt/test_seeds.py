@@ -11,7 +11,10 @@ NUMBERS = [(), (1,), (3,), (0, 1), (3, 1), (0, 3), (2**32 - 1, 5)]
 
 def test_no_two_streams_are_equal():
     keys = list(itertools.product((0, 1, 3, 2**31 - 1), Stream, NUMBERS))
-    drawn = {tuple(generator(seed, stream, *numbers).integers(2**63, size=2)) for seed, stream, numbers in keys}
+    drawn = {
+        tuple(generator(seed, stream, *numbers).integers(2**63, size=2))
+        for seed, stream, numbers in keys
+    }
     assert len(drawn) == len(keys)
     seeds = {torch_seed(seed, stream, *numbers) for seed, stream, numbers in keys}
     assert len(seeds) == len(keys)

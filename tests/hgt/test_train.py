@@ -1,5 +1,8 @@
-"""The trainer program: resumed equals uninterrupted, kills at any moment, damaged and foreign checkpoints."""
+"""The trainer program: resumed equals uninterrupted, kills at any moment, damaged and foreign
+checkpoints.
+"""
 
+import functools
 import json
 import os
 import random
@@ -49,7 +52,9 @@ def train_here(folder):
 def start_trainer(folder, **extra):
     with folder.path.joinpath("log").open("a") as log:
         command = [sys.executable, "-m", "hgt.train", str(folder.path)]
-        return subprocess.Popen(command, cwd=CHECKOUT, env=os.environ | extra, stdout=log, stderr=log)
+        return subprocess.Popen(
+            command, cwd=CHECKOUT, env=os.environ | extra, stdout=log, stderr=log
+        )
 
 
 def log_of(folder):
@@ -57,7 +62,10 @@ def log_of(folder):
 
 
 def losses(folder):
-    return {n: (e["loss"], e["link_loss"], e["contrastive_loss"], e["val_mrr"]) for n, e in epochs_by_number(folder.events).items()}
+    return {
+        n: (e["loss"], e["link_loss"], e["contrastive_loss"], e["val_mrr"])
+        for n, e in epochs_by_number(folder.events).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +81,21 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 def test_resumed_equals_uninterrupted(tmp_path, small_kg, uninterrupted, stop_after):
-    """Stopped after a number of steps (two make an epoch), with a checkpoint after each of them, then resumed."""
+    """Stopped after a number of steps (two make an epoch), with a checkpoint after each of them,
+    then resumed.
+    """
     folder = make_run(tmp_path / "run", small_kg, checkpoint_minutes=1e-9)
     stop_and_resume(folder, stop_after)
     assert_same_training(folder, uninterrupted)
 
 
-def test_resumed_equals_uninterrupted_with_edges_drawn_for_each_step(tmp_path, small_kg, uninterrupted):
-    whole, folder = (make_run(tmp_path / name, small_kg, num_neighbors=3, checkpoint_minutes=1e-9) for name in ("whole", "run"))
+def test_resumed_equals_uninterrupted_with_edges_drawn_for_each_step(
+    tmp_path, small_kg, uninterrupted
+):
+    whole, folder = (
+        make_run(tmp_path / name, small_kg, num_neighbors=3, checkpoint_minutes=1e-9)
+        for name in ("whole", "run")
+    )
     train_here(whole)
     stop_and_resume(folder, 3)
     assert_same_training(folder, whole)
@@ -108,12 +123,18 @@ def assert_same_training(folder, other):
     assert all(torch.equal(mine[name], whole[name]) for name in mine)
 
 
+def has_told(folder, seen, trainer):
+    """Whether the trainer has ended, or written more events than so many bytes of them."""
+    told = folder.events.exists() and folder.events.stat().st_size > seen
+    return told or trainer.poll() is not None
+
+
 def kill_at_random_moments(folder, num_kills, rng):
     kills = 0
     while kills < num_kills:
         seen = folder.events.stat().st_size if folder.events.exists() else 0
         trainer = start_trainer(folder)
-        wait_for(lambda: trainer.poll() is not None or (folder.events.exists() and folder.events.stat().st_size > seen), 60, "an event")  # noqa: B023
+        wait_for(functools.partial(has_told, folder, seen, trainer), 60, "an event")
         time.sleep(rng.uniform(0, 0.8))  # two or three epochs
         if trainer.poll() is None:
             trainer.send_signal(signal.SIGKILL)
@@ -124,11 +145,17 @@ def kill_at_random_moments(folder, num_kills, rng):
     return kills
 
 
-def test_kill_9_in_the_middle_of_an_epoch_loses_nothing(tmp_path, small_kg, uninterrupted, monkeypatch):
+def test_kill_9_in_the_middle_of_an_epoch_loses_nothing(
+    tmp_path, small_kg, uninterrupted, monkeypatch
+):
     """tests/injected: the first trainer kills itself before its fourth step, two make an epoch."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     folder = make_run(tmp_path / "run", small_kg)
-    injected = {"HGT_INJECT": "kill 4 1", "HGT_INJECT_COUNT": str(tmp_path / "count"), "PYTHONPATH": str(CHECKOUT / "tests" / "injected")}
+    injected = {
+        "HGT_INJECT": "kill 4 1",
+        "HGT_INJECT_COUNT": str(tmp_path / "count"),
+        "PYTHONPATH": str(CHECKOUT / "tests" / "injected"),
+    }
     assert start_trainer(folder, **injected).wait(120) == -signal.SIGKILL, log_of(folder)
     train_here(folder)
     assert losses(folder) == losses(uninterrupted)
@@ -139,24 +166,37 @@ def test_kill_9_in_the_middle_of_an_epoch_loses_nothing(tmp_path, small_kg, unin
 @pytest.mark.timeout(600)
 def test_kill_9_at_random_moments_loses_nothing(tmp_path, small_kg):
     num_kills = 8
-    values = {"num_epochs": 6 * num_kills, "min_batches_per_epoch": 6, "patience": 1000}  # twice as long as the longest waits together
+    # twice as long as the longest waits together
+    values = {"num_epochs": 6 * num_kills, "min_batches_per_epoch": 6, "patience": 1000}
     whole, folder = (make_run(tmp_path / name, small_kg, **values) for name in ("whole", "run"))
     assert start_trainer(whole).wait(120) == 0, log_of(whole)
     kills = kill_at_random_moments(folder, num_kills, random.Random(num_kills))
-    assert kills == num_kills, "the run is too short for this machine: every kill must find a trainer at work"
+    assert kills == num_kills, (
+        "the run is too short for this machine: every kill must find a trainer at work"
+    )
     assert start_trainer(folder).wait(120) == 0, log_of(folder)
     assert losses(folder) == losses(whole)
     assert sorted(losses(folder)) == list(range(1, values["num_epochs"] + 1))
 
 
 def test_steps_are_worked_off_as_planned(tmp_path, small_kg, uninterrupted):
-    """The form that the plan chose is what the trainer takes, and changes nothing in what it learns."""
+    """The form that the plan chose is what the trainer takes, and changes nothing in what it
+    learns.
+    """
     folder = make_run(tmp_path / "run", small_kg)
-    form = StepForm(accumulation_steps=7, table_rows=64, group_edges=200, recompute_layers=True, keep_projections=False)
+    form = StepForm(
+        accumulation_steps=7,
+        table_rows=64,
+        group_edges=200,
+        recompute_layers=True,
+        keep_projections=False,
+    )
     made_up_plan(form=form).save(folder.plan)
     trainee = Training(folder, lambda event, **values: None).trainee
     assert len(trainee.batches.draw(0, 0).micro_batches) == 7
-    assert all(layer.recompute and not layer.keep_projections for layer in trainee.model.encoder.layers)
+    assert all(
+        layer.recompute and not layer.keep_projections for layer in trainee.model.encoder.layers
+    )
     assert len(trainee.messages.groups) > 10
     assert max(len(group.nodes) for group in trainee.messages.groups) <= 64
     train_here(folder)
@@ -167,7 +207,11 @@ def test_steps_are_worked_off_as_planned(tmp_path, small_kg, uninterrupted):
 def test_sigterm_stops_at_once_and_leaves_a_valid_checkpoint(tmp_path, small_kg):
     folder = make_run(tmp_path / "run", small_kg, num_epochs=1000, patience=1000)
     trainer = start_trainer(folder)
-    wait_for(lambda: folder.events.exists() and '"epoch": 2' in folder.events.read_text(), 60, "two epochs")
+    wait_for(
+        lambda: folder.events.exists() and '"epoch": 2' in folder.events.read_text(),
+        60,
+        "two epochs",
+    )
     trainer.terminate()
     done = len(losses(folder))
     try:
@@ -175,8 +219,12 @@ def test_sigterm_stops_at_once_and_leaves_a_valid_checkpoint(tmp_path, small_kg)
     finally:
         trainer.kill()
         trainer.wait()
-    assert len(losses(folder)) <= done + 1, "whatever else the machine does, no more than the epoch that was under way"
-    checkpoint, skipped = load_newest(folder.checkpoints, folder.load_graph().hash, folder.load_config().fingerprint())
+    assert len(losses(folder)) <= done + 1, (
+        "whatever else the machine does, no more than the epoch that was under way"
+    )
+    checkpoint, skipped = load_newest(
+        folder.checkpoints, folder.load_graph().hash, folder.load_config().fingerprint()
+    )
     assert checkpoint.progress.epoch >= 1
     assert not skipped
 
@@ -190,9 +238,16 @@ def test_a_trainer_without_its_parent_stops(tmp_path, small_kg):
         "print(child.pid, flush=True)\n"
         "time.sleep(1000)\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code, str(folder.path)], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder.path)],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     trainer = int(parent.stdout.readline())
-    wait_for(lambda: folder.events.exists() and '"epoch": 1' in folder.events.read_text(), 60, "an epoch")
+    wait_for(
+        lambda: folder.events.exists() and '"epoch": 1' in folder.events.read_text(), 60, "an epoch"
+    )
     parent.kill()
     parent.communicate()
 
@@ -222,17 +277,27 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, unint
     content = bytearray(newest.read_bytes())
     if damage == "flip":
         content[-100] ^= 0xFF
-    newest.write_bytes({"truncate": bytes(content[: len(content) // 2]), "flip": bytes(content), "empty": b""}[damage])
-    checkpoint, skipped = load_newest(folder.checkpoints, folder.load_graph().hash, folder.load_config().fingerprint())
+    newest.write_bytes(
+        {"truncate": bytes(content[: len(content) // 2]), "flip": bytes(content), "empty": b""}[
+            damage
+        ]
+    )
+    checkpoint, skipped = load_newest(
+        folder.checkpoints, folder.load_graph().hash, folder.load_config().fingerprint()
+    )
     assert checkpoint.progress == load_checkpoint(before).progress
     assert len(skipped) == 1
     assert newest.name in skipped[0]
     train_here(folder)  # and the lost epoch is trained again
     assert losses(folder) == losses(uninterrupted)
-    assert [e["message"] for e in EventReader(folder.events).new() if e["event"] == "checkpoint_skipped"]
+    assert [
+        e["message"] for e in EventReader(folder.events).new() if e["event"] == "checkpoint_skipped"
+    ]
 
 
-def test_a_checkpoint_of_another_graph_or_configuration_is_refused_with_both_named(tmp_path, small_kg, uninterrupted):
+def test_a_checkpoint_of_another_graph_or_configuration_is_refused_with_both_named(
+    tmp_path, small_kg, uninterrupted
+):
     folder = RunFolder(shutil.copytree(uninterrupted.path, tmp_path / "run"))
     config, graph = folder.load_config(), folder.load_graph()
     with pytest.raises(CheckpointError) as error:
@@ -275,7 +340,9 @@ def test_training_that_diverges_says_so(tmp_path, small_kg):
         train_here(folder)
 
 
-def test_more_epochs_than_were_asked_for_go_on_at_the_rate_that_they_would_have_had(tmp_path, small_kg):
+def test_more_epochs_than_were_asked_for_go_on_at_the_rate_that_they_would_have_had(
+    tmp_path, small_kg
+):
     falling = {"rate_decay_epochs": 3, "min_rate_decay_steps": 1}
     whole = make_run(tmp_path / "whole", small_kg, num_epochs=4, **falling)
     folder = make_run(tmp_path / "continued", small_kg, num_epochs=2, **falling)
@@ -284,12 +351,17 @@ def test_more_epochs_than_were_asked_for_go_on_at_the_rate_that_they_would_have_
     RunConfig.from_flat(folder.load_config().to_flat() | {"num_epochs": 4}).save(folder.config)
     train_here(folder)
     assert losses(folder) == losses(whole)
-    rates = [[epoch["learning_rate"] for epoch in epochs_by_number(f.events).values()] for f in (folder, whole)]
+    rates = [
+        [epoch["learning_rate"] for epoch in epochs_by_number(f.events).values()]
+        for f in (folder, whole)
+    ]
     assert rates[0] == rates[1] == pytest.approx([0.003 * part for part in (1, 0.755, 0.265, 0.02)])
 
 
 def test_early_stopping_keeps_the_best_checkpoint(tmp_path, small_kg):
-    folder = make_run(tmp_path / "run", small_kg, num_epochs=60, patience=2, learning_rate=0.01, input_dropout=0.0)
+    folder = make_run(
+        tmp_path / "run", small_kg, num_epochs=60, patience=2, learning_rate=0.01, input_dropout=0.0
+    )
     train_here(folder)
     end = [e for e in EventReader(folder.events).new() if e["event"] == "end"][-1]
     epochs = epochs_by_number(folder.events)

@@ -1,8 +1,8 @@
-"""Makes the real trainer run out of memory or of disk, in a chosen form, at a chosen step. Python imports it where PYTHONPATH names
-its folder.
+"""Makes the real trainer run out of memory or of disk, in a chosen form, at a chosen step. Python
+imports it where PYTHONPATH names its folder.
 
-HGT_INJECT="<form> <step> <times>"; HGT_INJECT_COUNT=<file that counts the times over all processes>. Steps count from 1 in each process;
-step 0 is before any of them.
+HGT_INJECT="<form> <step> <times>"; HGT_INJECT_COUNT=<file that counts the times over all
+processes>. Steps count from 1 in each process; step 0 is before any of them.
 """
 
 import importlib.abc
@@ -14,10 +14,13 @@ import sys
 from pathlib import Path
 
 MPS = (
-    "MPS backend out of memory (MPS allocated: 5.00 GiB, other allocations: 1.00 GiB, max allowed: 6.00 GiB). "
-    "Tried to allocate 1.00 GiB on private pool."
+    "MPS backend out of memory (MPS allocated: 5.00 GiB, other allocations: 1.00 GiB, max allowed:"
+    " 6.00 GiB). Tried to allocate 1.00 GiB on private pool."
 )
-METAL = "-[MPSNDArray initWithDevice:descriptor:]: failed assertion `Error: total bytes of NDArray > 2**32'"
+METAL = (
+    "-[MPSNDArray initWithDevice:descriptor:]: failed assertion `Error: total bytes of NDArray >"
+    " 2**32'"
+)
 
 
 def run_out(form):
@@ -32,13 +35,17 @@ def run_out(form):
     if form == "cap":  # the allocator's own refusal
         from hgt.device.limits import prepare_device
 
-        prepare_device(torch.accelerator.current_accelerator().type, int(os.environ["HGT_INJECT_CAP"]))
+        prepare_device(
+            torch.accelerator.current_accelerator().type, int(os.environ["HGT_INJECT_CAP"])
+        )
     if form == "abort":
         os.write(2, METAL.encode() + b"\n")
         os.abort()
     if form == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if form in ("cgroup", "join"):  # the kernel kills: for a balloon at this step, or for what the trainer itself takes from here on
+    # the kernel kills: for a balloon at this step, or for what the trainer itself takes from here
+    # on
+    if form in ("cgroup", "join"):
         (Path(os.environ["HGT_INJECT_CGROUP"]) / "cgroup.procs").write_text(str(os.getpid()))
         held = []
         while form == "cgroup":

@@ -1,7 +1,9 @@
-"""Sends SIGINT to the process that dispatches a flow run. Python imports it where PYTHONPATH names its folder.
+"""Sends SIGINT to the process that dispatches a flow run. Python imports it where PYTHONPATH names
+its folder.
 
-HGT_INTERRUPT=created: when the server has made the run, and the caller does not know so yet; Prefect's client asks twice, as for an
-answer that was lost. HGT_INTERRUPT=pending: while the server is asked for its state, and a worker has taken it.
+HGT_INTERRUPT=created: when the server has made the run, and the caller does not know so yet;
+Prefect's client asks twice, as for an answer that was lost. HGT_INTERRUPT=pending: while the server
+is asked for its state, and a worker has taken it.
 """
 
 import importlib.abc

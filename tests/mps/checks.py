@@ -1,6 +1,8 @@
-"""What a Mac would not take, or would get wrong, judged from one operation's arguments alone (FACTS.md 2).
+"""What a Mac would not take, or would get wrong, judged from one operation's arguments alone
+(FACTS.md 2).
 
-In: a `Call` on fake tensors. Out: `(kind, detail)` for each objection. Which functions have a kernel is not asked here.
+In: a `Call` on fake tensors. Out: `(kind, detail)` for each objection. Which functions have a
+kernel is not asked here.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MAX_REDUCTION = 32_000  # M1 and M2 add up what lies behind the operands from 32,767 on (pytorch 177116, 195163)
+# M1 and M2 add up what lies behind the operands from 32,767 on (pytorch 177116, 195163)
+MAX_REDUCTION = 32_000
 MAX_ELEMENTS = 2**31 - 1
 MAX_BYTES = 2**32 - 1  # an NDArray of more aborts the process (pytorch 149325)
 _NOT_ON_MPS = (torch.float64, torch.complex128)
@@ -23,7 +26,9 @@ _CONVERSIONS = ("_to_copy", "to")  # the second where there is no autograd to ta
 
 @dataclass(frozen=True)
 class Call:
-    """One operation. name: as in native_functions.yaml, "add.Tensor"; packet: without the overload, "add"."""
+    """One operation. name: as in native_functions.yaml, "add.Tensor"; packet: without the overload,
+    "add".
+    """
 
     name: str
     args: tuple[Any, ...]
@@ -45,7 +50,9 @@ class Call:
     @cached_property
     def key(self) -> tuple[Any, ...]:
         """Equal for calls about which the same is to be said."""
-        others = (leaf.device.type if isinstance(leaf, Tensor) else str(leaf) for leaf in self.leaves)
+        others = (
+            leaf.device.type if isinstance(leaf, Tensor) else str(leaf) for leaf in self.leaves
+        )
         return self.name, *shapes(self.tensors), *others, *self.kwargs
 
     @property
@@ -115,34 +122,49 @@ def mixes_devices(call: Call) -> bool:
 
 
 def _host_synchronisation(call: Call) -> Iterator[tuple[str, str]]:
-    """What waits for the device. Results whose shape depends on the data show when the operation is run (`fake_mac.py`)."""
+    """What waits for the device. Results whose shape depends on the data show when the operation is
+    run (`fake_mac.py`).
+    """
     on_device = [t for t in call.tensors if t.device.type == "mps"]
     if call.packet == "_local_scalar_dense" and on_device:
         yield "host synchronisation", "a value is read from the device"
     if copies_to_host(call):
         yield "host synchronisation", f"a copy to the CPU of {[list(t.shape) for t in on_device]}"
-    if call.packet.strip("_") == "masked_fill" and call.name.endswith(".Tensor") and call.args[2].device.type == "mps":
+    if (
+        call.packet.strip("_") == "masked_fill"
+        and call.name.endswith(".Tensor")
+        and call.args[2].device.type == "mps"
+    ):
         yield "host synchronisation", "masked_fill reads its value from the device"
     if call.packet.strip("_") == "masked_scatter":
         yield "host synchronisation", "the mask is turned into numbers"
     if call.packet.strip("_") in ("index_put", "index_put_impl", "unsafe_index_put"):
         masks = [t for t in call.args[1] if t is not None and t.dtype in (torch.bool, torch.uint8)]
-        fills = len(masks) == len(call.args[1]) == 1 and call.args[2].numel() == 1  # becomes masked_fill
+        # becomes masked_fill
+        fills = len(masks) == len(call.args[1]) == 1 and call.args[2].numel() == 1
         if masks and not fills:
             yield "host synchronisation", "a mask as index is turned into numbers"
 
 
 def _non_blocking_copy(call: Call) -> Iterator[tuple[str, str]]:
     """Silently copies what stands in the source later on (pytorch 189690)."""
-    non_blocking = call.kwargs.get("non_blocking") or (call.packet == "copy_" and len(call.args) > 2 and call.args[2])
+    non_blocking = call.kwargs.get("non_blocking") or (
+        call.packet == "copy_" and len(call.args) > 2 and call.args[2]
+    )
     if non_blocking and (copies_to_device(call) or copies_to_host(call)):
-        yield "non-blocking copy", ", ".join(f"{t.device.type} {list(t.shape)}" for t in call.tensors)
+        yield (
+            "non-blocking copy",
+            ", ".join(f"{t.device.type} {list(t.shape)}" for t in call.tensors),
+        )
 
 
 def _long_reductions(call: Call) -> Iterator[tuple[str, str]]:
     for what, length in _matrix_reductions(call):
         if length > MAX_REDUCTION:
-            yield "long reduction", f"{what} over {length:,}: {[list(t.shape) for t in call.tensors]}"
+            yield (
+                "long reduction",
+                f"{what} over {length:,}: {[list(t.shape) for t in call.tensors]}",
+            )
 
 
 def _matrix_reductions(call: Call) -> Iterator[tuple[str, int]]:

@@ -1,13 +1,16 @@
-"""A Mac on Linux: a CPU that computes and an "mps" device whose tensors have shapes and no data, and a record of what was asked of it.
+"""A Mac on Linux: a CPU that computes and an "mps" device whose tensors have shapes and no data,
+and a record of what was asked of it.
 
-Operations on CPU tensors alone run as they are. One that touches the device runs on FakeTensors, is recorded, and is judged: by the
-rules of `checks.py`, and by whether each version of torch that is asked about has a kernel. Autograd, modules and optimizers are
-torch's own.
+Operations on CPU tensors alone run as they are. One that touches the device runs on FakeTensors, is
+recorded, and is judged: by the rules of `checks.py`, and by whether each version of torch that is
+asked about has a kernel. Autograd, modules and optimizers are torch's own.
 
 Three things make a Linux build behave as a macOS build does:
 - `guard.cpp` tells the autograd engine that the device exists.
-- Composite functions with an MPS kernel of their own (`linear`) get a placeholder for it, so that autograd keeps them whole.
-- A composite function without one is judged by what it calls: its composite kernel is run as well, once for each signature.
+- Composite functions with an MPS kernel of their own (`linear`) get a placeholder for it, so that
+  autograd keeps them whole.
+- A composite function without one is judged by what it calls: its composite kernel is run as
+  well, once for each signature.
 
 All of it is process-wide, so it belongs into a process of its own (`fake_step.py`).
 """
@@ -40,20 +43,42 @@ from tests.mps.checks import Call
 
 _HERE = Path(__file__).parent
 _TORCH = Path(torch.__file__).parent
-_NOT_THE_PROGRAM = (f"{_TORCH}/", *(str(_HERE / f"{name}.py") for name in ("fake_mac", "checks", "fake_step")))
-_COMPOSITE = ("CompositeImplicitAutograd", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional")
-# Composite kernels that do not call others: they share the storage, or (`copy_`) have a branch for MPS in C++.
+_NOT_THE_PROGRAM = (
+    f"{_TORCH}/",
+    *(str(_HERE / f"{name}.py") for name in ("fake_mac", "checks", "fake_step")),
+)
+_COMPOSITE = (
+    "CompositeImplicitAutograd",
+    "CompositeExplicitAutograd",
+    "CompositeExplicitAutogradNonFunctional",
+)
+# Composite kernels that do not call others: they share the storage, or (`copy_`) have a branch for
+# MPS in C++.
 _ANY_DEVICE = frozenset({"copy_", "detach", "detach_", "alias", "lift", "lift_fresh"})
 
 _placeholders: list[torch.library.Library] = []  # they last as long as the library object does
 
 
 def compile_guard(folder: Path) -> Path:
-    """Compile guard.cpp with g++, in two seconds. Raises CalledProcessError after the compiler's own words."""
+    """Compile guard.cpp with g++, in two seconds. Raises CalledProcessError after the compiler's
+    own words.
+    """
     library = folder / "guard.so"
     paths = [f"-I{_TORCH / 'include'}", f"-L{_TORCH / 'lib'}"]
     subprocess.run(
-        ["g++", "-std=c++20", "-shared", "-fPIC", _HERE / "guard.cpp", *paths, "-ltorch_cpu", "-lc10", "-o", library], check=True
+        [
+            "g++",
+            "-std=c++20",
+            "-shared",
+            "-fPIC",
+            _HERE / "guard.cpp",
+            *paths,
+            "-ltorch_cpu",
+            "-lc10",
+            "-o",
+            library,
+        ],
+        check=True,
     )
     return library
 
@@ -63,10 +88,13 @@ def install(guard: Path, kernels: frozenset[str]) -> None:
     torch.ops.load_library(guard)
     library = torch.library.Library("aten", "IMPL")
     for name in sorted(kernels):
-        if torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "CompositeImplicitAutograd"):
+        if torch._C._dispatch_has_kernel_for_dispatch_key(
+            f"aten::{name}", "CompositeImplicitAutograd"
+        ):
             library.impl(name, _never_called, "MPS")
     _placeholders.append(library)
-    torch.__future__.set_overwrite_module_params_on_conversion(True)  # Module.to cannot put fake data into a real parameter
+    # Module.to cannot put fake data into a real parameter
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
 
 
 def _never_called(*_: object, **__: object) -> None:
@@ -75,7 +103,9 @@ def _never_called(*_: object, **__: object) -> None:
 
 @dataclass(frozen=True)
 class Violation:
-    """kind: as in `checks.py`, or "no kernel", "shapes differ", "error"; where: the innermost line outside torch."""
+    """kind: as in `checks.py`, or "no kernel", "shapes differ", "error"; where: the innermost line
+    outside torch.
+    """
 
     kind: str
     operation: str
@@ -104,16 +134,20 @@ class Record:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What is to be said of a call wherever it occurs: (kind, operation, detail) of each objection, and the kernels that it needs."""
+    """What is to be said of a call wherever it occurs: (kind, operation, detail) of each objection,
+    and the kernels that it needs.
+    """
 
     objections: list[tuple[str, str, str]]
     kernels: Counter[str]
 
 
 class FakeMac(TorchDispatchMode):
-    """`with FakeMac({"2.13.0": names of functions with a kernel}) as mac: ...`, then read `mac.record`.
+    """`with FakeMac({"2.13.0": names of functions with a kernel}) as mac: ...`, then read
+    `mac.record`.
 
-    The first version is that of the torch which runs: it says which composite functions are to be taken apart.
+    The first version is that of the torch which runs: it says which composite functions are to be
+    taken apart.
     """
 
     def __init__(self, kernels: Mapping[str, frozenset[str]]):
@@ -126,8 +160,11 @@ class FakeMac(TorchDispatchMode):
         self._depth = 0  # of composites that are being taken apart
         self._places: dict[int, str] = {}  # by the number of the autograd node
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        torch._C._set_only_lift_cpu_tensors(True)  # in every thread: torch.tensor(1, device="mps") is a CPU tensor and a copy
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        # in every thread: torch.tensor(1, device="mps") is a CPU tensor and a copy
+        torch._C._set_only_lift_cpu_tensors(True)
         if func.namespace == "prim":  # C++ asks for the device
             return args[0].fake_device
         call = Call(_name(func), args, kwargs or {})
@@ -138,45 +175,74 @@ class FakeMac(TorchDispatchMode):
             self._verdicts[call.key] = self._judge(func, call)
         verdict = self._verdicts[call.key]
         self.record.operations.update(verdict.kernels)
-        self.record.violations.update(Violation(kind, operation, where, detail) for kind, operation, detail in verdict.objections)
+        self.record.violations.update(
+            Violation(kind, operation, where, detail)
+            for kind, operation, detail in verdict.objections
+        )
         try:
             result = self._run(func, call)
         except (DynamicOutputShapeException, DataDependentOutputException) as error:
-            self._note(call, where, [("host synchronisation", "the result's shape or value depends on the data")])
+            self._note(
+                call,
+                where,
+                [("host synchronisation", "the result's shape or value depends on the data")],
+            )
             raise TraceEnded(call.name) from error
         except (UnsupportedOperatorException, NotImplementedError) as error:
-            if verdict.objections:  # a function that is refused anyway, and of which torch does not know the result's shape
+            # a function that is refused anyway, and of which torch does not know the result's shape
+            if verdict.objections:
                 raise TraceEnded(call.name) from error
             raise
         self._note(call, where, checks.objections_to_tensors([result]))
         if not self._depth:
             self._note(call, where, self._wait_for_copy(call))
-            self.record.sequence.append(((call.name, *checks.shapes(call.tensors), "->", *checks.shapes([result])), where))
+            self.record.sequence.append(
+                ((call.name, *checks.shapes(call.tensors), "->", *checks.shapes([result])), where)
+            )
         return result
 
     def _wait_for_copy(self, call: Call) -> Iterator[tuple[str, str]]:
-        """A copy to the device returns when all is done that was asked of the device before (MPSStream::copy_and_sync)."""
+        """A copy to the device returns when all is done that was asked of the device before
+        (MPSStream::copy_and_sync).
+        """
         if checks.copies_to_device(call):
             self.record.copies_to_device += 1
             if len(self.record.sequence) >= self.record.copies_to_device:
-                yield "host synchronisation", "a copy to the device, after other work was asked of it, waits for that work"
+                yield (
+                    "host synchronisation",
+                    "a copy to the device, after other work was asked of it, waits for that work",
+                )
 
     def _note(self, call: Call, where: str, objections: Iterable[tuple[str, str]]) -> None:
-        self.record.violations.update(Violation(kind, call.name, where, detail) for kind, detail in objections)
+        self.record.violations.update(
+            Violation(kind, call.name, where, detail) for kind, detail in objections
+        )
 
     def _run(self, func: Any, call: Call) -> Any:
-        """On fake tensors. So that the trace goes on, what is read from the device is 0, and misplaced operands are moved."""
+        """On fake tensors. So that the trace goes on, what is read from the device is 0, and
+        misplaced operands are moved.
+        """
         if call.packet == "_local_scalar_dense":
             return torch.zeros((), dtype=call.args[0].dtype).item()
         if checks.copies_to_host(call):
             dtype = call.kwargs.get("dtype") or call.args[0].dtype
-            return call.args[0] if call.packet == "copy_" else torch.zeros(call.args[0].shape, dtype=dtype)
+            return (
+                call.args[0]
+                if call.packet == "copy_"
+                else torch.zeros(call.args[0].shape, dtype=dtype)
+            )
         args, kwargs = _numbers_as_tensors(func, call.args), call.kwargs
-        if not all(isinstance(t, FakeTensor) for t in (*args, *call.tensors) if isinstance(t, Tensor)):
+        if not all(
+            isinstance(t, FakeTensor) for t in (*args, *call.tensors) if isinstance(t, Tensor)
+        ):
             args, kwargs = tree_map_only(Tensor, self._as_fake, (args, kwargs))
         with self._fake:
             if checks.mixes_devices(call):
-                args, kwargs = tree_map_only(Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype, device="mps"), (args, kwargs))
+                args, kwargs = tree_map_only(
+                    Tensor,
+                    lambda t: torch.empty(t.shape, dtype=t.dtype, device="mps"),
+                    (args, kwargs),
+                )
             return func(*args, **kwargs)
 
     def _as_fake(self, tensor: Tensor) -> FakeTensor:
@@ -186,12 +252,24 @@ class FakeMac(TorchDispatchMode):
         objections = [(kind, call.name, detail) for kind, detail in checks.objections_to_call(call)]
         if call.name in _ANY_DEVICE:
             return _Verdict(objections, Counter())
-        composite = [k for k in _COMPOSITE if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), k)]
+        composite = [
+            k for k in _COMPOSITE if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), k)
+        ]
         if composite and call.name not in self._installed:
             inner = self._take_apart(func, composite[0], call)
-            return _Verdict([*objections, *((v.kind, v.operation, v.detail) for v in inner.violations)], inner.operations)
-        without = [version for version, names in self._kernels.items() if func.namespace != "aten" or call.name not in names]
-        return _Verdict([*objections, *(("no kernel", call.name, f"torch {version}") for version in without)], Counter([call.name]))
+            return _Verdict(
+                [*objections, *((v.kind, v.operation, v.detail) for v in inner.violations)],
+                inner.operations,
+            )
+        without = [
+            version
+            for version, names in self._kernels.items()
+            if func.namespace != "aten" or call.name not in names
+        ]
+        return _Verdict(
+            [*objections, *(("no kernel", call.name, f"torch {version}") for version in without)],
+            Counter([call.name]),
+        )
 
     def _take_apart(self, func: Any, kernel: str, call: Call) -> Record:
         """What a composite function calls."""
@@ -209,28 +287,45 @@ class FakeMac(TorchDispatchMode):
         return inner
 
     def _where(self) -> str:
-        """The innermost line of the program; for a backward node of torch's own, the line of its forward."""
+        """The innermost line of the program; for a backward node of torch's own, the line of its
+        forward.
+        """
         frame = sys._getframe(2)
         while frame is not None and (file := _file(frame.f_code.co_filename)) is None:
             frame = frame.f_back
-        if frame is None:  # autograd's thread for the device has no lines but those of Python functions
+        # autograd's thread for the device has no lines but those of Python functions
+        if frame is None:
             node = torch._C._current_autograd_node()
-            return "" if node is None else f"backward of {self._places.get(node._sequence_nr(), 'a leaf')} ({node.name()})"
+            return (
+                ""
+                if node is None
+                else (
+                    f"backward of {self._places.get(node._sequence_nr(), 'a leaf')} ({node.name()})"
+                )
+            )
         place = f"{file}:{frame.f_lineno} {frame.f_code.co_name}"
-        if torch.is_grad_enabled():  # the node was made just before, with the number before the next one
+        # the node was made just before, with the number before the next one
+        if torch.is_grad_enabled():
             self._places.setdefault(torch._C._autograd._get_sequence_nr() - 1, place)
         return place
 
 
 def _numbers_as_tensors(func: Any, args: tuple) -> tuple:
-    """torch hands a number that C++ wrapped as a tensor on as a number, which not every function takes back (bitwise_and)."""
+    """torch hands a number that C++ wrapped as a tensor on as a number, which not every function
+    takes back (bitwise_and).
+    """
     expected = [str(argument.type) for argument in func._schema.arguments]
-    return tuple(torch.tensor(a) if isinstance(a, int | float) and t == "Tensor" else a for a, t in zip(args, expected, strict=False))
+    return tuple(
+        torch.tensor(a) if isinstance(a, int | float) and t == "Tensor" else a
+        for a, t in zip(args, expected, strict=False)
+    )
 
 
 @functools.cache
 def _file(path: str) -> str | None:
-    """The last three parts of the path of a file of the program, None for torch's and for this machinery's."""
+    """The last three parts of the path of a file of the program, None for torch's and for this
+    machinery's.
+    """
     return None if path.startswith(_NOT_THE_PROGRAM) else "/".join(Path(path).parts[-3:])
 
 

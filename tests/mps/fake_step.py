@@ -1,6 +1,8 @@
-"""The real training step on a fake Mac: `python -m tests.mps.fake_step <folder for the compiled guard> <case> ...`
+"""The real training step on a fake Mac: `python -m tests.mps.fake_step <folder for the compiled
+guard> <case> ...`
 
-Prints one JSON object with the reports of what was traced, by case. The cases are the functions of `CASES`.
+Prints one JSON object with the reports of what was traced, by case. The cases are the functions of
+`CASES`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from tests.mps.planted import HARMLESS, PLANTS, pyg_step
 from tests.mps.primekg import primekg_sized
 
 DEVICE = torch.device("mps")
-# Nothing is held out, so that all 8.1 M message edges are there: more than any training on PrimeKG has.
+# Nothing is held out, so that all 8.1 M message edges are there: more than any training on PrimeKG
+# has.
 WHOLE = {"val_fraction": 1e-9, "test_fraction": 1e-9}
 SHORT = {"accumulation_steps": 1, "num_layers": 1}
 VARIANTS = {
@@ -59,7 +62,9 @@ def build(kernels: Kernels, graph: KnowledgeGraph, **values: Any) -> Built:
     mac = FakeMac(kernels)
     with mac:
         trainee = build_trainee(config, graph, split, DEVICE)
-    assert (trainee.batches.contrast is None) == (config.train.contrastive_weight == 0), "the loss is the configured one"
+    assert (trainee.batches.contrast is None) == (config.train.contrastive_weight == 0), (
+        "the loss is the configured one"
+    )
     return Built(mac, graph, split, trainee, mac.record)
 
 
@@ -82,7 +87,9 @@ def _finishes(mac: FakeMac, step: Callable[[], object]) -> bool:
     except TraceEnded:
         return False
     except Exception as error:  # noqa: BLE001 (whatever a Mac might not do)
-        mac.record.violations[Violation("error", "", _last_line(error), f"{type(error).__name__}: {error}"[:400])] += 1
+        mac.record.violations[
+            Violation("error", "", _last_line(error), f"{type(error).__name__}: {error}"[:400])
+        ] += 1
         return False
     return True
 
@@ -95,7 +102,9 @@ def _last_line(error: BaseException) -> str:
 
 
 def trace_training(built: Built, num_steps: int = 3) -> list[Record]:
-    """The first steps of a training. The very first makes the optimizer's state too; the last two have to be alike."""
+    """The first steps of a training. The very first makes the optimizer's state too; the last two
+    have to be alike.
+    """
     trainee = built.trainee
     trainee.model.train()
     batches = [trainee.batches.draw(0, i % trainee.batches.num_batches) for i in range(num_steps)]
@@ -111,7 +120,14 @@ def difference(one: Record, other: Record) -> list[Violation]:
         if a != b:
             return [Violation("shapes differ", a[0], where, f"{a} and then, at {there}, {b}")]
     if len(one.sequence) != len(other.sequence):
-        return [Violation("shapes differ", "", "", f"{len(one.sequence)} operations and then {len(other.sequence)}")]
+        return [
+            Violation(
+                "shapes differ",
+                "",
+                "",
+                f"{len(one.sequence)} operations and then {len(other.sequence)}",
+            )
+        ]
     return []
 
 
@@ -151,17 +167,28 @@ def _whole_training(built: Built) -> dict[str, Report]:
 
 def variants(kernels: Kernels) -> dict[str, Report]:
     """Small steps of other configurations."""
-    return {name: report(trace_training(build(kernels, _small(), **SHORT, **values))) for name, values in VARIANTS.items()}
+    return {
+        name: report(trace_training(build(kernels, _small(), **SHORT, **values)))
+        for name, values in VARIANTS.items()
+    }
 
 
 def drawn_edges(kernels: Kernels) -> dict[str, Report]:
-    """A small size with message edges drawn for each step: steps, and the validation between them, which takes all edges."""
+    """A small size with message edges drawn for each step: steps, and the validation between them,
+    which takes all edges.
+    """
     built = build(kernels, _small(50), num_neighbors=4, **SHORT)
     source = built.trainee.batches.step_messages
     assert isinstance(source, DrawnEdges)
-    facts, index = sample_facts(built.split.of(TRAIN), built.trainee.config.train.num_val_edges, seed=0), FactIndex(built.graph)
+    facts, index = (
+        sample_facts(built.split.of(TRAIN), built.trainee.config.train.num_val_edges, seed=0),
+        FactIndex(built.graph),
+    )
     return {
-        "sizes": {"message_edges": built.trainee.messages.num_edges, "drawn_edges": source.sampling.layout.num_edges},
+        "sizes": {
+            "message_edges": built.trainee.messages.num_edges,
+            "drawn_edges": source.sampling.layout.num_edges,
+        },
         "building": report([built.record]),
         "training": report(trace_training(built)),
         "validation": report(trace(built.mac, [lambda: evaluate_val(built.trainee, facts, index)])),
@@ -169,7 +196,9 @@ def drawn_edges(kernels: Kernels) -> dict[str, Report]:
 
 
 def plants(kernels: Kernels) -> dict[str, Report]:
-    """A small step as it is, and with the plants in its backward pass: those of one call all in the same step, each recorded by itself."""
+    """A small step as it is, and with the plants in its backward pass: those of one call all in the
+    same step, each recorded by itself.
+    """
     built = build(kernels, _small(), **SHORT)
     reports = {"nothing": report(trace_training(built, 1))}
     first = next(built.trainee.model.parameters())
@@ -179,7 +208,11 @@ def plants(kernels: Kernels) -> dict[str, Report]:
         reports[name] = report(trace_training(built, 2))
         hook.remove()
     together = {name: plant.do for name, plant in PLANTS.items() if name not in alone} | HARMLESS
-    hook = first.register_hook(lambda grad: reports.update({n: report([_aside(built.mac, do, grad)]) for n, do in together.items()}))
+    hook = first.register_hook(
+        lambda grad: reports.update(
+            {n: report([_aside(built.mac, do, grad)]) for n, do in together.items()}
+        )
+    )
     trace_training(built, 1)
     hook.remove()
     return reports
@@ -192,14 +225,19 @@ def _call(do: Callable[[Tensor], object], grad: Tensor) -> None:
 
 def _aside(mac: FakeMac, do: Callable[[Tensor], object], grad: Tensor) -> Record:
     """What a plant does, as a part of the step that is going on."""
-    step, mac.record = mac.record, Record(sequence=mac.record.sequence, copies_to_device=mac.record.copies_to_device)
+    step, mac.record = (
+        mac.record,
+        Record(sequence=mac.record.sequence, copies_to_device=mac.record.copies_to_device),
+    )
     _finishes(mac, functools.partial(do, grad))
     aside, mac.record = mac.record, step
     return aside
 
 
 def _small(shrink: int = 500) -> KnowledgeGraph:
-    return primekg_sized(shrink, ("protein_protein", "disease_protein", "disease_phenotype_positive"))
+    return primekg_sized(
+        shrink, ("protein_protein", "disease_protein", "disease_phenotype_positive")
+    )
 
 
 def pyg(kernels: Kernels) -> dict[str, Report]:
@@ -220,9 +258,14 @@ def pyg_by_default(kernels: Kernels) -> dict[str, Report]:
 
 
 CASES = {
-    "primekg": primekg, "small primekg": small_primekg, "variants": variants, "drawn edges": drawn_edges,
-    "plants": plants, "pyg": pyg, "pyg by default": pyg_by_default,
-}  # fmt: skip
+    "primekg": primekg,
+    "small primekg": small_primekg,
+    "variants": variants,
+    "drawn edges": drawn_edges,
+    "plants": plants,
+    "pyg": pyg,
+    "pyg by default": pyg_by_default,
+}
 
 
 def main(folder: Path, cases: list[str]) -> dict[str, dict[str, Report]]:

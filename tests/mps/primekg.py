@@ -1,6 +1,8 @@
-"""A synthetic knowledge graph with PrimeKG's counts: its 10 node types, 30 relations and the rows of each in kg.csv.
+"""A synthetic knowledge graph with PrimeKG's counts: its 10 node types, 30 relations and the rows
+of each in kg.csv.
 
-PrimeKG itself could not be had; what a training step does depends on these counts alone. Endpoints are drawn with hubs.
+PrimeKG itself could not be had; what a training step does depends on these counts alone. Endpoints
+are drawn with hubs.
 """
 
 from __future__ import annotations
@@ -62,20 +64,32 @@ _ISOLATED = "exposure"  # there in any case: where no relation is of its nodes, 
 
 @functools.cache
 def primekg_sized(shrink: int = 1, relations: tuple[str, ...] | None = None) -> KnowledgeGraph:
-    """The graph, or one with all counts divided by `shrink` and only some of the relations, their node types and `_ISOLATED`.
+    """The graph, or one with all counts divided by `shrink` and only some of the relations, their
+    node types and `_ISOLATED`.
 
     Relations within one type are symmetric, as PrimeKG's are.
     """
     rng = np.random.default_rng(0)
-    types = {t for e in NUM_ROWS if relations is None or e[1] in relations for t in (e[0], e[2], _ISOLATED)}
+    types = {
+        t
+        for e in NUM_ROWS
+        if relations is None or e[1] in relations
+        for t in (e[0], e[2], _ISOLATED)
+    }
     num_nodes = {t: max(n // shrink, 8) for t, n in NUM_NODES.items() if t in types}
     ids = {t: np.array([str(i) for i in range(n)], dtype=object) for t, n in num_nodes.items()}
-    wanted = {e: max(rows // 2 // shrink, 4) for e, rows in NUM_ROWS.items() if relations is None or e[1] in relations}
+    wanted = {
+        e: max(rows // 2 // shrink, 4)
+        for e, rows in NUM_ROWS.items()
+        if relations is None or e[1] in relations
+    }
     edges = {e: torch.from_numpy(_pairs(rng, num_nodes, e, num)) for e, num in wanted.items()}
     return KnowledgeGraph(ids, ids, edges, frozenset(e for e in edges if e[0] == e[2]))
 
 
-def _pairs(rng: np.random.Generator, num_nodes: dict[str, int], edge_type: tuple[str, str, str], num: int) -> np.ndarray:
+def _pairs(
+    rng: np.random.Generator, num_nodes: dict[str, int], edge_type: tuple[str, str, str], num: int
+) -> np.ndarray:
     """[2, num] distinct pairs; within one type the smaller number first, and no self-loops."""
     heads, tails = num_nodes[edge_type[0]], num_nodes[edge_type[2]]
     num = min(num, heads * tails // 8)  # a small graph is denser
@@ -85,7 +99,8 @@ def _pairs(rng: np.random.Generator, num_nodes: dict[str, int], edge_type: tuple
         if edge_type[0] == edge_type[2]:
             head, tail = np.minimum(head, tail), np.maximum(head, tail)
             head, tail = head[head < tail], tail[head < tail]
-        keys = np.sort(np.concatenate([keys, head * tails + tail]))  # np.unique takes ten times as long
+        # np.unique takes ten times as long
+        keys = np.sort(np.concatenate([keys, head * tails + tail]))
         keys = keys[np.diff(keys, prepend=-1) > 0]
     keys = np.sort(rng.choice(keys, num, replace=False))
     return np.stack([keys // tails, keys % tails])

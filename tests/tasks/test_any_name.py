@@ -1,4 +1,6 @@
-"""Any name of a type, a relation or a node, from the file to the registry: no name ends a run, and the real one stands in the report."""
+"""Any name of a type, a relation or a node, from the file to the registry: no name ends a run, and
+the real one stands in the report.
+"""
 
 import json
 from pathlib import Path
@@ -35,12 +37,22 @@ def rows():
     return demo_rows(200, 1_000, num_communities=4, seed=1)
 
 
-# As a file may hold them: neither empty nor with blanks around. numpy drops a NUL at the end of a text.
-NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(lambda name: name.strip("\0").strip() == name)
+# As a file may hold them: neither empty nor with blanks around. numpy drops a NUL at the end of a
+# text.
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(
+    lambda name: name.strip("\0").strip() == name
+)
 
 
-@pytest.mark.filterwarnings("ignore:Glyph .* missing from font", "ignore:constrained_layout not applied")
-@settings(max_examples=1, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+@pytest.mark.filterwarnings(
+    "ignore:Glyph .* missing from font", "ignore:constrained_layout not applied"
+)
+@settings(
+    max_examples=1,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 @given(node_type=NAMES, relation=NAMES, node=NAMES)
 @example(node_type=NASTY, relation=NASTY, node=NASTY)
 @example(node_type="long," * 900, relation="r" * 5_000, node="/")
@@ -55,7 +67,9 @@ def test_no_name_ends_a_run(tmp_path_factory, rows, node_type, relation, node):
     tracker.metrics(figures, 1)
     tracker.tags({"failed_checks": "; ".join(c["name"] for c in report["checks"])})
     logged = tracker.call("get_run", tracker.run_id).data
-    assert logged.metrics == {tracked_name(name): pytest.approx(value) for name, value in figures.items()}
+    assert logged.metrics == {
+        tracked_name(name): pytest.approx(value) for name, value in figures.items()
+    }
     of_type = f"validation/mean_cosine_among_{node_type}_nodes"
     assert of_type in figures
     if tracked_name(of_type) != of_type:
@@ -68,10 +82,18 @@ def test_no_name_ends_a_run(tmp_path_factory, rows, node_type, relation, node):
 
 def write_run(folder, rows, node_type, relation, node):
     """A run whose disease type, one relation and one node have these names."""
-    ours = rows.replace({"x_type": {"disease": node_type}, "y_type": {"disease": node_type}, "relation": {"indication": relation}})
+    ours = rows.replace(
+        {
+            "x_type": {"disease": node_type},
+            "y_type": {"disease": node_type},
+            "relation": {"indication": relation},
+        }
+    )
     first = ours.y_id[ours.y_type == node_type].iloc[0]
     for side in "xy":
-        ours.loc[(ours[f"{side}_type"] == node_type) & (ours[f"{side}_id"] == first), f"{side}_id"] = node
+        ours.loc[
+            (ours[f"{side}_type"] == node_type) & (ours[f"{side}_id"] == first), f"{side}_id"
+        ] = node
     file = Path(folder.path / "kg.parquet")
     ours.to_parquet(file)
     config = RunConfig.from_flat(VALUES | {"contrastive_node_type": node_type})
@@ -82,7 +104,9 @@ def write_run(folder, rows, node_type, relation, node):
     split.save(folder.split, graph)
     torch.manual_seed(0)
     tensors = state_tensors("model", HGTModel(graph, config.model).state_dict())
-    checkpoint = Checkpoint(tensors, Progress(seed=0), **Identity.of(graph, split, config).as_dict())
+    checkpoint = Checkpoint(
+        tensors, Progress(seed=0), **Identity.of(graph, split, config).as_dict()
+    )
     save_checkpoint(folder.checkpoints, checkpoint)
     EventWriter(folder.events).close()
     embed_run(folder, lambda *event, **values: None)

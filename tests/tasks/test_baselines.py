@@ -10,7 +10,11 @@ from hgt.run.folder import RunFolder
 from tasks import baselines as task
 from tasks.led_run import LedRun
 
-FIGURES = {"name": "degree", "mrr": {"typed": 0.2, "all nodes": 0.1, "a - b - c": 0.3}, "ratio": {"typed": 2.0, "all nodes": 0.5}}
+FIGURES = {
+    "name": "degree",
+    "mrr": {"typed": 0.2, "all nodes": 0.1, "a - b - c": 0.3},
+    "ratio": {"typed": 2.0, "all nodes": 0.5},
+}
 
 
 class Tracker:
@@ -26,7 +30,9 @@ class Tracker:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """`run(program, **parameters)`: the task with this in place of the child; returns (tracker, what was said, the report's files)."""
+    """`run(program, **parameters)`: the task with this in place of the child; returns (tracker,
+    what was said, the report's files).
+    """
 
     def make(program, **values):
         folder = RunFolder(tmp_path)
@@ -36,7 +42,9 @@ def run(tmp_path, monkeypatch):
         (folder.report / "baselines.txt").write_text("of an earlier evaluation")
         said, tracker = [], Tracker()
         monkeypatch.setattr(task, "say", said.append)
-        monkeypatch.setattr(task, "run_or_move_to_cpu", lambda name, folder, planner, on_event: program(folder))
+        monkeypatch.setattr(
+            task, "run_or_move_to_cpu", lambda name, folder, planner, on_event: program(folder)
+        )
         task.baselines.fn(run, tracker)
         return tracker, said, sorted(f.name for f in folder.report.iterdir())
 
@@ -53,7 +61,11 @@ def test_the_figures_are_logged(run):
         "baseline/degree/typed_mrr": 0.2, "baseline/degree/all_nodes_mrr": 0.1,
         "baseline/degree/hgt_over_typed_mrr": 2.0, "baseline/degree/hgt_over_all_nodes_mrr": 0.5,
     }  # fmt: skip
-    assert tracker.files == [(name, "report") for name in files] == [("baselines.json", "report"), ("baselines.txt", "report")]
+    assert (
+        tracker.files
+        == [(name, "report") for name in files]
+        == [("baselines.json", "report"), ("baselines.txt", "report")]
+    )
     assert not said
 
 
@@ -62,7 +74,10 @@ def test_out_of_memory_ends_the_comparison_alone(run):
         raise OutOfMemory("cuda ran out of memory")
 
     tracker, said, files = run(program)
-    assert said == ["WARNING: memory ran out, so there is no comparison with random, degree, complex: cuda ran out of memory"]
+    assert said == [
+        "WARNING: memory ran out, so there is no comparison with random, degree, complex: cuda ran"
+        " out of memory"
+    ]
     assert not tracker.figures
     assert not files, "an earlier comparison would pass for this one"
 

@@ -10,9 +10,23 @@ from tasks import direct
 from tasks.direct import keep_local_direct
 
 PROXY = "http://127.0.0.1:9"
-LOCAL = ["http://127.0.0.1:4200/api", "http://localhost:5001", "http://[::1]:4200/api", "http://127.0.0.1:2375", "http+docker://localhost"]
+LOCAL = [
+    "http://127.0.0.1:4200/api",
+    "http://localhost:5001",
+    "http://[::1]:4200/api",
+    "http://127.0.0.1:2375",
+    "http+docker://localhost",
+]
 REMOTE = ["http://mlflow.example.org:5000", "https://example.org"]
-VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "PREFECT_API_URL", "MLFLOW_TRACKING_URI", "DOCKER_HOST")
+VARIABLES = (
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "PREFECT_API_URL",
+    "MLFLOW_TRACKING_URI",
+    "DOCKER_HOST",
+)
 
 
 @pytest.fixture
@@ -34,14 +48,28 @@ def set_environment(monkeypatch):
 
 def goes_through_proxy(url):
     with httpx.Client(verify=False) as client:
-        httpx_does = url.startswith("http+") or type(client._transport_for_url(httpx.URL(url))._pool).__name__ != "ConnectionPool"
-    requests_does = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) is not None
+        httpx_does = (
+            url.startswith("http+")
+            or type(client._transport_for_url(httpx.URL(url))._pool).__name__ != "ConnectionPool"
+        )
+    requests_does = (
+        requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) is not None
+    )
     assert url.startswith("http+") or httpx_does == requests_does
     return requests_does
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "all_proxy"])
-@pytest.mark.parametrize("given", ["", "corp.example", "[::1],10.0.0.0/8", "fe80::/10, .corp.example ,localhost", "*,corp.example"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "corp.example",
+        "[::1],10.0.0.0/8",
+        "fe80::/10, .corp.example ,localhost",
+        "*,corp.example",
+    ],
+)
 def test_what_is_local_goes_through_no_proxy(set_environment, name, given):
     set_environment(**{name: PROXY} | ({"NO_PROXY": given} if given else {}))
     keep_local_direct()
@@ -59,7 +87,11 @@ def test_what_is_remote_goes_through_it(set_environment):
 
 def test_a_name_of_this_machine_in_an_address_is_local(set_environment, monkeypatch):
     monkeypatch.setattr(direct.socket, "gethostname", lambda: "Workstation")
-    set_environment(http_proxy=PROXY, PREFECT_API_URL="http://workstation:4200/api", MLFLOW_TRACKING_URI="http://127.0.0.2:5000")
+    set_environment(
+        http_proxy=PROXY,
+        PREFECT_API_URL="http://workstation:4200/api",
+        MLFLOW_TRACKING_URI="http://127.0.0.2:5000",
+    )
     keep_local_direct()
     assert not goes_through_proxy("http://workstation:4200/api")
     assert not goes_through_proxy("http://127.0.0.2:5000")
@@ -78,7 +110,9 @@ def test_all_of_the_users_exceptions_stay(set_environment):
 def test_without_a_proxy_nothing_changes(set_environment, values):
     set_environment(**values)
     keep_local_direct()
-    assert {name: v for name in ("NO_PROXY", "no_proxy") if (v := direct.os.environ.get(name))} == {k: v for k, v in values.items() if v}
+    assert {name: v for name in ("NO_PROXY", "no_proxy") if (v := direct.os.environ.get(name))} == {
+        k: v for k, v in values.items() if v
+    }
 
 
 def test_the_star_alone_stays_alone(set_environment):

@@ -21,7 +21,9 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("given", ["mine", "link/runs/mine", "real/runs/mine", "./real/../link/runs/mine"])
+@pytest.mark.parametrize(
+    "given", ["mine", "link/runs/mine", "real/runs/mine", "./real/../link/runs/mine"]
+)
 def test_a_run_is_found_by_id_and_by_any_path(home, given):
     assert find_run(given) == "mine"
     assert find_run(str(home / given) if "/" in given else given) == "mine"
@@ -60,7 +62,9 @@ def test_odd_homes_that_work(monkeypatch, tmp_path):
         ("sqlite:///{}", "unable to open database file"),
     ],
 )
-def test_a_store_that_will_never_answer_is_refused_before_anything_starts(tmp_path, monkeypatch, uri, reason):
+def test_a_store_that_will_never_answer_is_refused_before_anything_starts(
+    tmp_path, monkeypatch, uri, reason
+):
     (tmp_path / "notes.txt").write_text("notes " * 1_000)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(tmp_path))
     with pytest.raises(InputError, match=reason):
@@ -89,7 +93,9 @@ def test_a_store_that_may_answer_is_not_refused(tmp_path, monkeypatch, uri):
 def test_a_store_of_another_package_is_not_refused(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "theirs://there")
     entry = EntryPoint("theirs", "package:Store", "mlflow.tracking_store")
-    monkeypatch.setattr(home_module, "entry_points", lambda group: [entry] if group == entry.group else [])
+    monkeypatch.setattr(
+        home_module, "entry_points", lambda group: [entry] if group == entry.group else []
+    )
     check_store()
 
 

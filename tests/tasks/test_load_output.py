@@ -1,4 +1,6 @@
-"""What the task `load` says: lines and rows, what is left out, one line for each kind of warning."""
+"""What the task `load` says: lines and rows, what is left out, one line for each kind of
+warning.
+"""
 
 import contextlib
 
@@ -26,7 +28,10 @@ def said(tmp_path, monkeypatch):
         lines = []
         monkeypatch.setenv("HGT_HOME", str(tmp_path))
         monkeypatch.setattr("tasks.load.say", lines.append)
-        (tmp_path / "kg.csv").write_text("x_type,x_id,relation,y_type,y_id\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+        (tmp_path / "kg.csv").write_text(
+            "x_type,x_id,relation,y_type,y_id\n"
+            + "".join(",".join(map(str, row)) + "\n" for row in rows)
+        )
         load.fn(LedRun(run_folder("run"), RunConfig(), tmp_path / "kg.csv"), Untold())
         return lines
 
@@ -34,9 +39,17 @@ def said(tmp_path, monkeypatch):
 
 
 def test_lines_rows_and_nodes_left_out_are_said(said):
-    lines = said([*(("drug", i, "treats", "disease", i % 7) for i in range(40)), ("drug", "x", "like", "drug", "x")])
+    lines = said(
+        [
+            *(("drug", i, "treats", "disease", i % 7) for i in range(40)),
+            ("drug", "x", "like", "drug", "x"),
+        ]
+    )
     assert lines[0].endswith("kg.csv: 42 lines = 1 header + 41 rows")
-    assert "1 node(s) are left out, because their rows connect them with nothing but themselves: (drug, x)" in lines
+    assert (
+        "1 node(s) are left out, because their rows connect them with nothing but themselves:"
+        " (drug, x)" in lines
+    )
     assert not any("WARNING" in line for line in lines)
 
 
@@ -45,7 +58,8 @@ def test_warnings_of_one_kind_are_one_line(said):
     lines = said([*rows, *(("drug", i, "treats", "disease", i) for i in range(40))])
     (warning,) = [line for line in lines if "WARNING" in line]
     assert warning.startswith(
-        "WARNING: 300 edge types have 1,491 fact(s), each too few to hold out 0.05 for validation and 0.05 for the test"
+        "WARNING: 300 edge types have 1,491 fact(s), each too few to hold out 0.05 for validation"
+        " and 0.05 for the test"
     )
     assert warning.count(" - disease (9)") == 5
     assert "the 5 largest are" in warning

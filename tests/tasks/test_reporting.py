@@ -20,8 +20,12 @@ def pipe(monkeypatch):
     reads, writes = os.pipe()
     monkeypatch.setenv("HGT_TERMINAL", "1")
     monkeypatch.setattr(reporting, "get_run_logger", _Log)
-    with os.fdopen(writes, "w", encoding="utf-8") as stream, os.fdopen(reads, encoding="utf-8") as reader:
-        monkeypatch.setattr(reporting, "sys", SimpleNamespace(stdout=stream))  # pytest gives each phase of a test another sys.stdout
+    with (
+        os.fdopen(writes, "w", encoding="utf-8") as stream,
+        os.fdopen(reads, encoding="utf-8") as reader,
+    ):
+        # pytest gives each phase of a test another sys.stdout
+        monkeypatch.setattr(reporting, "sys", SimpleNamespace(stdout=stream))
         yield reader
 
 

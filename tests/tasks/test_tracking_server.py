@@ -20,8 +20,12 @@ from tests.tasks.tracking.test_tracker import EPOCH
 
 @pytest.fixture
 def server(tmp_path):
-    """`with server.running():` MLflow's own application answers in a thread, always on the same port and store."""
-    initialize_backend_stores(f"sqlite:///{tmp_path}/server.db", default_artifact_root=(tmp_path / "artifacts").as_uri())
+    """`with server.running():` MLflow's own application answers in a thread, always on the same
+    port and store.
+    """
+    initialize_backend_stores(
+        f"sqlite:///{tmp_path}/server.db", default_artifact_root=(tmp_path / "artifacts").as_uri()
+    )
     return Server(free_port())
 
 
@@ -43,7 +47,9 @@ class Server:
 
 
 @pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")
-def test_a_server_that_goes_away_stops_nothing_and_gets_everything_once(server, tmp_path, monkeypatch):
+def test_a_server_that_goes_away_stops_nothing_and_gets_everything_once(
+    server, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HGT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     said = []

@@ -15,7 +15,8 @@ from tests.conftest import wait_for
 
 _FAMILY = """
 import signal, subprocess, sys, time
-own_session = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+sleeps = [sys.executable, "-c", "import time; time.sleep(600)"]
+own_session = subprocess.Popen(sleeps, start_new_session=True)
 print(own_session.pid, flush=True)
 {ignore}
 time.sleep(600)
@@ -32,7 +33,9 @@ def background(tmp_path):
 
 def start(background, ignore=""):
     """The pids of a process and of its child in a session of its own."""
-    record = background.start([sys.executable, "-c", _FAMILY.format(ignore=ignore)], dict(os.environ), {"port": "1"})
+    record = background.start(
+        [sys.executable, "-c", _FAMILY.format(ignore=ignore)], dict(os.environ), {"port": "1"}
+    )
     child = wait_for(lambda: background.log.read_text().strip(), 20, "the child's pid")
     return record.pid, int(child)
 
@@ -52,7 +55,9 @@ def test_it_is_known_by_its_file(background):
     assert os.getsid(pid) == pid, "Ctrl-C in the terminal must not reach it"
 
 
-@pytest.mark.parametrize(("ignore", "at_least"), [("", 0), (_IGNORE, 1)], ids=["ends on SIGTERM", "ignores SIGTERM"])
+@pytest.mark.parametrize(
+    ("ignore", "at_least"), [("", 0), (_IGNORE, 1)], ids=["ends on SIGTERM", "ignores SIGTERM"]
+)
 def test_stop_ends_it_with_what_it_started_in_another_session(background, ignore, at_least):
     pid, child = start(background, ignore)
     begin = time.monotonic()
@@ -74,11 +79,15 @@ def test_what_outlives_a_killed_process_is_found(background):
 
 
 def test_a_process_that_got_the_pid_later_is_not_ours(background):
-    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    stranger = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+    )
     try:
         background.folder.mkdir()
         started = psutil.Process(stranger.pid).create_time()
-        background.file.write_text(json.dumps({"pid": stranger.pid, "started": started, "settings": {}}))
+        background.file.write_text(
+            json.dumps({"pid": stranger.pid, "started": started, "settings": {}})
+        )
         assert background.leader() is None
         assert not background.stop(1)
         assert stranger.poll() is None

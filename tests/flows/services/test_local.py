@@ -1,4 +1,6 @@
-"""`hgt up`, `hgt status`, `hgt down` with real servers and workers. The tests share what is up, in their order."""
+"""`hgt up`, `hgt status`, `hgt down` with real servers and workers. The tests share what is up, in
+their order.
+"""
 
 import contextlib
 import json
@@ -21,7 +23,12 @@ from tests.here import run_command
 
 ENGINE = engine_problem() is None
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-TITLES = ["Prefect server", "MLflow server", "worker native", *(["worker docker-cpu"] if ENGINE else [])]
+TITLES = [
+    "Prefect server",
+    "MLflow server",
+    "worker native",
+    *(["worker docker-cpu"] if ENGINE else []),
+]
 
 
 class Home:
@@ -30,7 +37,10 @@ class Home:
     def __init__(self, path):
         self.path = path
         self.prefect_port, self.mlflow_port = free_port(), free_port()
-        self.prefect, self.mlflow = f"http://127.0.0.1:{self.prefect_port}", f"http://127.0.0.1:{self.mlflow_port}"
+        self.prefect, self.mlflow = (
+            f"http://127.0.0.1:{self.prefect_port}",
+            f"http://127.0.0.1:{self.mlflow_port}",
+        )
         self.ports = ("--prefect-port", self.prefect_port, "--mlflow-port", self.mlflow_port)
         self.environment = os.environ | QUIET | {"HGT_HOME": str(path), "OMP_NUM_THREADS": "1"}
         for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
@@ -45,7 +55,10 @@ class Home:
     def pids(self):
         """{title: pid} of what `hgt status` shows as running."""
         done = run_command(["status"], self.environment)
-        return {m[1]: int(m[2]) for m in re.finditer(r"^(\S+ \S+) +running +(\d+)", done.stdout, re.MULTILINE)}
+        return {
+            m[1]: int(m[2])
+            for m in re.finditer(r"^(\S+ \S+) +running +(\d+)", done.stdout, re.MULTILINE)
+        }
 
     def processes(self):
         """Whatever carries this home's mark, in whatever process group."""
@@ -64,10 +77,17 @@ class Home:
         return ask(f"{self.prefect}/api/deployments/{found}/create_flow_run", scheduled)["id"]
 
     def ends(self, flow_run):
-        wait_for(lambda: ask(f"{self.prefect}/api/flow_runs/{flow_run}")["state_type"] in FINAL, 200, f"flow run {flow_run}")
+        wait_for(
+            lambda: ask(f"{self.prefect}/api/flow_runs/{flow_run}")["state_type"] in FINAL,
+            200,
+            f"flow run {flow_run}",
+        )
 
     def runs_in(self, state):
-        return ask(f"{self.prefect}/api/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": [state]}}}})
+        return ask(
+            f"{self.prefect}/api/flow_runs/filter",
+            {"flow_runs": {"state": {"type": {"any_": [state]}}}},
+        )
 
     def is_gone(self):
         assert not self.processes()
@@ -84,7 +104,9 @@ def home(tmp_path_factory, one_prefect_server, empty_store):
     shutil.copy(empty_store, home.path / "mlflow.db")
     try:
         command = [*HGT, "up", *map(str, home.ports)]
-        done = subprocess.run(command, env=home.environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=220)
+        done = subprocess.run(
+            command, env=home.environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=220
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         said = done.stdout
         assert all(f"{title} started" in said for title in TITLES)
@@ -99,7 +121,9 @@ def home(tmp_path_factory, one_prefect_server, empty_store):
 @pytest.fixture(scope="module")
 def finished_run(home, small_kg):
     """The folder of a run that the native worker has trained for one epoch."""
-    home.ends(home.start_run(kg=str(small_kg), **SMALL | LAX | {"num_epochs": 1, "baselines": ["none"]}))
+    home.ends(
+        home.start_run(kg=str(small_kg), **SMALL | LAX | {"num_epochs": 1, "baselines": ["none"]})
+    )
     (folder,) = (home.path / "runs").iterdir()
     return folder
 
@@ -112,7 +136,12 @@ def empty_home(tmp_path):
 def test_the_uis_answer_and_all_listen_on_loopback_alone(home):
     for url in (home.prefect, f"{home.prefect}/api/health", home.mlflow, f"{home.mlflow}/health"):
         assert urllib.request.urlopen(url, timeout=20).status == 200
-    hosts = {c.laddr.ip for p in home.processes() for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+    hosts = {
+        c.laddr.ip
+        for p in home.processes()
+        for c in p.net_connections()
+        if c.status == psutil.CONN_LISTEN
+    }
     assert hosts == {"127.0.0.1"}
     for process in home.processes():
         environment = process.environ()
@@ -140,16 +169,23 @@ def test_a_second_up_starts_nothing(home):
 
 def test_up_with_another_port_than_what_runs_is_refused(home):
     before = home.pids()
-    assert f"runs on port {home.prefect_port} already" in home.hgt("up", "--prefect-port", free_port(), code=2)
+    assert f"runs on port {home.prefect_port} already" in home.hgt(
+        "up", "--prefect-port", free_port(), code=2
+    )
     assert home.pids() == before
 
 
 def test_hgt_train_finds_the_server_unless_told_otherwise(home):
-    code = "import os; from flows.cli import _prepare_environment as p; p(); print(os.environ.get('PREFECT_API_URL'))"
+    code = (
+        "import os; from flows.cli import _prepare_environment as p; p();"
+        " print(os.environ.get('PREFECT_API_URL'))"
+    )
 
     def server(**extra):
         command, environment = [sys.executable, "-c", code], home.environment | extra
-        return subprocess.run(command, env=environment, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, env=environment, cwd=CHECKOUT, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     assert server() == f"{home.prefect}/api"
     assert server(PREFECT_API_URL="http://127.0.0.1:1/api") == "http://127.0.0.1:1/api"
@@ -158,14 +194,24 @@ def test_hgt_train_finds_the_server_unless_told_otherwise(home):
 def test_a_deployment_run_completes_and_shows_in_mlflow(home, finished_run):
     (flow_run,) = home.runs_in("COMPLETED")
     assert flow_run["state_name"] == "Completed"
-    artifacts = ask(f"{home.prefect}/api/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run["id"]]}}})
+    artifacts = ask(
+        f"{home.prefect}/api/artifacts/filter",
+        {"artifacts": {"flow_run_id": {"any_": [flow_run["id"]]}}},
+    )
     shown = {a["key"]: a["data"] for a in artifacts}
     assert shown["training-progress"] == 100.0
     assert "ACCEPTED" in shown["validation-report"]
     (experiment,) = [
-        e for e in ask(f"{home.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 9})["experiments"] if e["name"] != "Default"
+        e
+        for e in ask(f"{home.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 9})[
+            "experiments"
+        ]
+        if e["name"] != "Default"
     ]
-    (run,) = ask(f"{home.mlflow}/api/2.0/mlflow/runs/search", {"experiment_ids": [experiment["experiment_id"]]})["runs"]
+    (run,) = ask(
+        f"{home.mlflow}/api/2.0/mlflow/runs/search",
+        {"experiment_ids": [experiment["experiment_id"]]},
+    )["runs"]
     assert run["info"]["status"] == "FINISHED"
     assert {m["key"]: m["step"] for m in run["data"]["metrics"]}["loss"] == 1
     url = f"{home.mlflow}/get-artifact?path=report/validation.txt&run_uuid={run['info']['run_id']}"
@@ -178,7 +224,9 @@ def test_a_deployment_run_completes_and_shows_in_mlflow(home, finished_run):
 
 
 @pytest.mark.docker
-def test_a_run_goes_on_in_a_container_of_the_work_pool(home, finished_run, docker_engine, worker_image):
+def test_a_run_goes_on_in_a_container_of_the_work_pool(
+    home, finished_run, docker_engine, worker_image
+):
     folder = finished_run
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_epochs": 2}))
@@ -186,7 +234,9 @@ def test_a_run_goes_on_in_a_container_of_the_work_pool(home, finished_run, docke
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert [e["epoch"] for e in events if e["event"] == "epoch"] == [1, 2]
     assert all(path.stat().st_uid == os.getuid() for path in folder.rglob("*"))
-    (container,) = docker_engine.containers.list(all=True, filters={"label": f"hgt.services={home.path}"}, ignore_removed=True)
+    (container,) = docker_engine.containers.list(
+        all=True, filters={"label": f"hgt.services={home.path}"}, ignore_removed=True
+    )
     host = container.attrs["HostConfig"]
     assert host["ReadonlyRootfs"]
     assert not host["Privileged"]
@@ -206,13 +256,17 @@ def test_only_what_was_killed_is_started_again(home):
     assert "MLflow server started" in said
     assert said.count("runs already") == len(TITLES) - 1
     after = home.pids()
-    assert {title: pid for title, pid in after.items() if before[title] != pid} == {"MLflow server": after["MLflow server"]}
+    assert {title: pid for title, pid in after.items() if before[title] != pid} == {
+        "MLflow server": after["MLflow server"]
+    }
     assert urllib.request.urlopen(f"{home.mlflow}/health", timeout=20).status == 200
 
 
 def test_down_stops_all(home):
     said = home.hgt("down")
-    assert [line.rsplit(" (pid", 1)[0] for line in said.splitlines()] == [f"{t} stopped" for t in (*TITLES[2:], *TITLES[1::-1])]
+    assert [line.rsplit(" (pid", 1)[0] for line in said.splitlines()] == [
+        f"{t} stopped" for t in (*TITLES[2:], *TITLES[1::-1])
+    ]
     assert home.is_gone()
 
 
@@ -272,8 +326,12 @@ def test_a_pid_that_is_somebody_elses_now_is_left_alone(empty_home):
         folder = empty_home.path / "services"
         folder.mkdir(parents=True)
         started = psutil.Process(stranger.pid).create_time()
-        (folder / "prefect-server.json").write_text(json.dumps({"pid": stranger.pid, "started": started, "settings": {"port": "4200"}}))
-        assert re.search(r"^Prefect server +stopped", empty_home.hgt("status", code=1), re.MULTILINE)
+        (folder / "prefect-server.json").write_text(
+            json.dumps({"pid": stranger.pid, "started": started, "settings": {"port": "4200"}})
+        )
+        assert re.search(
+            r"^Prefect server +stopped", empty_home.hgt("status", code=1), re.MULTILINE
+        )
         assert "Prefect server had ended before" in empty_home.hgt("down")
         assert stranger.poll() is None
         assert empty_home.is_gone()

@@ -7,10 +7,18 @@ GIB = 1 << 30
 
 
 class FakeMPS:
-    """torch.mps as far as the table of traits uses it: 16 GiB recommended, counted like the allocator's."""
+    """torch.mps as far as the table of traits uses it: 16 GiB recommended, counted like the
+    allocator's.
+    """
 
     def __init__(self):
-        self.recommended, self.allocated, self.driver, self.fraction, self.clears = 16 * GIB, 0, 0, None, 0
+        self.recommended, self.allocated, self.driver, self.fraction, self.clears = (
+            16 * GIB,
+            0,
+            0,
+            None,
+            0,
+        )
 
     def recommended_max_memory(self):
         return self.recommended
@@ -52,7 +60,9 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60 * GIB, 80 * GIB))
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fake.set_per_process_memory_fraction)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", fake.set_per_process_memory_fraction
+    )
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 2)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3)

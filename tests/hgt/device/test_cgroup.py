@@ -10,16 +10,25 @@ MIB = 1 << 20
 NO_LIMIT_V1 = 9223372036854771712
 V2 = "30 23 0:26 {visible} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "35 31 0:32 {visible} /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory"
-OTHERS = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n36 31 0:33 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
+OTHERS = (
+    "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n36 31 0:33 / /sys/fs/cgroup/cpu rw - cgroup cgroup"
+    " rw,cpu,cpuacct\n"
+)
 
 
 @pytest.fixture
 def machine(tmp_path):
-    """`machine(groups, mounts, {folder: {file: content}})`: a root with /proc and /sys; returns it."""
+    """`machine(groups, mounts, {folder: {file: content}})`: a root with /proc and /sys; returns
+    it.
+    """
 
     def make(groups, mounts, folders):
         files = {"proc/self/cgroup": groups, "proc/self/mountinfo": OTHERS + mounts}
-        files |= {f"sys/fs/cgroup/{folder}/{name}": str(text) for folder, names in folders.items() for name, text in names.items()}
+        files |= {
+            f"sys/fs/cgroup/{folder}/{name}": str(text)
+            for folder, names in folders.items()
+            for name, text in names.items()
+        }
         for name, text in files.items():
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +39,11 @@ def machine(tmp_path):
 
 
 def v2(limit, use=0, cache=0):
-    return {"memory.max": limit, "memory.current": use, "memory.stat": f"anon 5\ninactive_file {cache}\nactive_file 7"}
+    return {
+        "memory.max": limit,
+        "memory.current": use,
+        "memory.stat": f"anon 5\ninactive_file {cache}\nactive_file 7",
+    }
 
 
 def v1(limit, use=0, cache=0):
@@ -44,7 +57,9 @@ def test_a_docker_container_sees_its_own_limit_at_the_root(machine):
 
 
 def test_page_cache_that_can_be_given_back_is_not_in_use(machine):
-    root = machine("0::/", V2.format(visible="/"), {".": v2(512 * MIB, use=500 * MIB, cache=450 * MIB)})
+    root = machine(
+        "0::/", V2.format(visible="/"), {".": v2(512 * MIB, use=500 * MIB, cache=450 * MIB)}
+    )
     assert available_bytes(root) == 462 * MIB
 
 
@@ -67,35 +82,54 @@ def test_the_tightest_of_nested_groups_counts(machine, own, parent, top, left):
 
 def test_version_1(machine):
     groups = "5:cpu,cpuacct:/a\n4:memory:/jobs/a\n1:name=systemd:/"
-    folders = {"memory/jobs/a": v1(NO_LIMIT_V1, 9 * MIB), "memory/jobs": v1(64 * MIB, 60 * MIB, 20 * MIB), "memory": v1(NO_LIMIT_V1)}
+    folders = {
+        "memory/jobs/a": v1(NO_LIMIT_V1, 9 * MIB),
+        "memory/jobs": v1(64 * MIB, 60 * MIB, 20 * MIB),
+        "memory": v1(NO_LIMIT_V1),
+    }
     assert available_bytes(machine(groups, V1.format(visible="/"), folders)) == 24 * MIB
 
 
 def test_version_1_in_docker_where_the_mount_point_is_the_containers_group(machine):
-    root = machine("4:memory:/docker/abc", V1.format(visible="/docker/abc"), {"memory": v1(64 * MIB, 4 * MIB)})
+    root = machine(
+        "4:memory:/docker/abc", V1.format(visible="/docker/abc"), {"memory": v1(64 * MIB, 4 * MIB)}
+    )
     assert available_bytes(root) == 60 * MIB
 
 
 def test_both_versions_mounted_at_once(machine):
     """As systemd's hybrid layout does: memory under version 1, version 2 without controllers."""
-    mounts = V1.format(visible="/") + "\n" + V2.format(visible="/").replace("/sys/fs/cgroup ", "/sys/fs/cgroup/unified ")
+    mounts = (
+        V1.format(visible="/")
+        + "\n"
+        + V2.format(visible="/").replace("/sys/fs/cgroup ", "/sys/fs/cgroup/unified ")
+    )
     folders = {"memory/a": v1(64 * MIB), "unified/b": {"cgroup.procs": "1"}}
     assert available_bytes(machine("4:memory:/a\n0::/b", mounts, folders)) == 64 * MIB
 
 
 @pytest.mark.parametrize("group", ["/../other", "/elsewhere"])
 def test_a_group_outside_of_the_mount_is_taken_for_the_mount_itself(machine, group):
-    root = machine(f"0::{group}", V2.format(visible="/docker/abc"), {".": v2(64 * MIB), "other": v2(MIB), "elsewhere": v2(MIB)})
+    root = machine(
+        f"0::{group}",
+        V2.format(visible="/docker/abc"),
+        {".": v2(64 * MIB), "other": v2(MIB), "elsewhere": v2(MIB)},
+    )
     assert available_bytes(root) == 64 * MIB
 
 
 def test_a_group_whose_name_begins_like_the_mounts_is_not_inside_it(machine):
-    root = machine("0::/docker/abcdef", V2.format(visible="/docker/abc"), {".": v2(64 * MIB), "def": v2(MIB)})
+    root = machine(
+        "0::/docker/abcdef", V2.format(visible="/docker/abc"), {".": v2(64 * MIB), "def": v2(MIB)}
+    )
     assert available_bytes(root) == 64 * MIB
 
 
 def test_the_kernels_own_root_has_no_limit_files(machine):
-    assert available_bytes(machine("0::/", V2.format(visible="/"), {".": {"cgroup.procs": "1"}})) is None
+    assert (
+        available_bytes(machine("0::/", V2.format(visible="/"), {".": {"cgroup.procs": "1"}}))
+        is None
+    )
 
 
 def test_no_control_groups_at_all(tmp_path):

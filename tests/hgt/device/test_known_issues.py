@@ -34,19 +34,27 @@ def test_wrong_products_are_those_of_old_chips_and_certain_versions(chip, torch,
 
 
 def test_what_every_mac_has():
-    assert numbers(mac("Apple M4")) >= {"pytorch 149325, 143859", "pytorch 139550, 189690", "torch's default cap"}
+    assert numbers(mac("Apple M4")) >= {
+        "pytorch 149325, 143859",
+        "pytorch 139550, 189690",
+        "torch's default cap",
+    }
 
 
 def test_environment_and_macos():
     assert numbers(mac()) < numbers(mac(PYTORCH_ENABLE_MPS_FALLBACK="1"))
     assert numbers(mac()) == numbers(mac(PYTORCH_ENABLE_MPS_FALLBACK="0"))
-    assert numbers(mac(PYTORCH_MPS_HIGH_WATERMARK_RATIO="0.8")) - numbers(mac()) == {"PYTORCH_MPS_HIGH_WATERMARK_RATIO"}
+    assert numbers(mac(PYTORCH_MPS_HIGH_WATERMARK_RATIO="0.8")) - numbers(mac()) == {
+        "PYTORCH_MPS_HIGH_WATERMARK_RATIO"
+    }
     assert numbers(mac(macos=(13, 7), device="cpu")) == {"macOS before 14"}
     assert not numbers(mac(device="cpu"))
 
 
 def test_other_machines_have_none():
-    assert not issues_of(Machine("cuda", "NVIDIA H100", None, (2, 13), {"PYTORCH_ENABLE_MPS_FALLBACK": "1"}))
+    assert not issues_of(
+        Machine("cuda", "NVIDIA H100", None, (2, 13), {"PYTORCH_ENABLE_MPS_FALLBACK": "1"})
+    )
     assert not issues_of(Machine("cpu", "Intel Xeon", None, (2, 13)))
 
 

@@ -64,7 +64,8 @@ def test_clearing_measures_first(mps):
         (4, 12, None, 0),  # 75 % of the cap
         (4, 13, None, 1),  # 81 %
         (4, 9, 10 * GIB, 1),  # of a smaller cap
-        (12, 13, None, 0),  # full of tensors: clearing would only lose the compiled graphs, step after step
+        # full of tensors: clearing would only lose the compiled graphs, step after step
+        (12, 13, None, 0),
     ],
 )
 def test_the_cache_is_cleared_under_pressure_alone(mps, allocated, driver, limit, clears):
@@ -90,7 +91,12 @@ def test_a_failed_phase_names_its_plan_and_clears_the_cache(mps):
     with pytest.raises(OutOfMemory) as caught, memory.phase("step"):
         mps.allocated = 4 * GIB
         raise RuntimeError(MPS)
-    assert caught.value.details() == {"device": "mps", "phase": "step", "planned_bytes": 123, "allocated_bytes": 4 * GIB}
+    assert caught.value.details() == {
+        "device": "mps",
+        "phase": "step",
+        "planned_bytes": 123,
+        "allocated_bytes": 4 * GIB,
+    }
     assert MPS in str(caught.value)
     assert mps.clears == 1
     with pytest.raises(OutOfMemory) as caught, memory.phase("another"):

@@ -146,7 +146,9 @@ def test_the_training_step_runs_on_a_device_of_another_type(monkeypatch, graph, 
     """torch's own made-up device, which has shapes and no values."""
     monkeypatch.setitem(DEVICES, "meta", DeviceTraits("meta", "Meta", re.compile("meta")))
     # torch 2.13 has a fused Adam for every accelerator that it knows, and none for this one.
-    monkeypatch.setattr(trainees, "adam", lambda model, config, _: torch.optim.AdamW(model.parameters()))
+    monkeypatch.setattr(
+        trainees, "adam", lambda model, config, _: torch.optim.AdamW(model.parameters())
+    )
     config = make_config(dropout=0.2, input_dropout=0.2, average_decay=0.0)
     trainee = trainees.build_trainee(config, graph, split, torch.device("meta"))
     steps = Steps(trainee)
@@ -171,7 +173,9 @@ try:
 finally:
     print("torch" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
     first, *help_text, torch_imported = done.stdout.splitlines()
     assert (first, torch_imported) == ("xpu", "False")
     assert "xpu" in "\n".join(help_text)

@@ -20,7 +20,9 @@ def test_a_limit_bounds_what_is_planned_with(mps, cuda):
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"Device cuda is not available on this machine; available:.*cpu"):
+    with pytest.raises(
+        InputError, match=r"Device cuda is not available on this machine; available:.*cpu"
+    ):
         probe_device("cuda")
 
 

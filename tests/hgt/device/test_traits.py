@@ -33,6 +33,11 @@ def test_a_device_that_is_not_in_the_table():
 
 
 def test_the_names_are_there_without_torch():
-    code = "import sys; from hgt.device.traits import DEVICES; print(*DEVICES, *{'torch', 'psutil'} & sys.modules.keys())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    code = (
+        "import sys; from hgt.device.traits import DEVICES; print(*DEVICES, *{'torch', 'psutil'} &"
+        " sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "mps cuda cpu\n"

@@ -1,4 +1,6 @@
-"""Two trainings beside each other: which figures differ by more than the band, what each took, and what cannot be compared."""
+"""Two trainings beside each other: which figures differ by more than the band, what each took, and
+what cannot be compared.
+"""
 
 import json
 
@@ -49,14 +51,34 @@ def trained(graph, make_config, tmp_path):
         graph.save(folder.graph)
         on_event = EventWriter(folder.events)
         on_event("start", num_batches=3)
-        of_loss = {"loss": loss, "link_loss": loss, "contrastive_loss": 0.5, "isotropy_loss": 0.1, "val_mrr": 0.3}
+        of_loss = {
+            "loss": loss,
+            "link_loss": loss,
+            "contrastive_loss": 0.5,
+            "isotropy_loss": 0.1,
+            "val_mrr": 0.3,
+        }
         for epoch, peak in ((1, 2_000_000_000), (2, 1_000_000_000)):
-            on_event("epoch", epoch=epoch, step_seconds=seconds, val_seconds=0.5, peak_memory_bytes=peak, **of_loss)
-        metrics = {"mrr": mrr, "hits": {"1": 0.1, "3": 0.3, "10": 0.5}, "chance_mrr": 0.01, "num_ranks": 100}
+            on_event(
+                "epoch",
+                epoch=epoch,
+                step_seconds=seconds,
+                val_seconds=0.5,
+                peak_memory_bytes=peak,
+                **of_loss,
+            )
+        metrics = {
+            "mrr": mrr,
+            "hits": {"1": 0.1, "3": 0.3, "10": 0.5},
+            "chance_mrr": 0.01,
+            "num_ranks": 100,
+        }
         of_check = {"key": "x", "threshold": "", "passed": True, "required": False, "meaning": ""}
         scopes = ("typed", "typed_macro", "all_nodes", "all_nodes_macro")
         report = {
-            "checks": [{"name": name, "value": value, **of_check} for name, value in CHECKS.items()],
+            "checks": [
+                {"name": name, "value": value, **of_check} for name, value in CHECKS.items()
+            ],
             "ranking": dict.fromkeys(scopes, metrics) | {"by_edge_type": []},
             "classification": {mean: {"auroc": 0.9, "auprc": 0.8} for mean in ("micro", "macro")},
             "mean_cosine_by_type": {"disease": 0.6},
@@ -74,8 +96,19 @@ def test_two_runs_that_agree(trained):
     assert [cost.peak_bytes for cost in found.costs] == [2_000_000_000] * 2
     names = {f.name for f in found.figures}
     assert names >= {
-        *("loss, last epoch", "validation MRR, last epoch", "effective rank", "silhouette of the types", "MRR, typed"),
-        *("Hits@10, all nodes, mean over edge types", "AUROC", "AUPRC, mean over edge types", "mean cosine within disease"),
+        *(
+            "loss, last epoch",
+            "validation MRR, last epoch",
+            "effective rank",
+            "silhouette of the types",
+            "MRR, typed",
+        ),
+        *(
+            "Hits@10, all nodes, mean over edge types",
+            "AUROC",
+            "AUPRC, mean over edge types",
+            "mean cosine within disease",
+        ),
     }
     table = found.table()
     assert table.splitlines()[1].split() == ["seconds", "per", "epoch", "3.50", "2.00", "0.57", "x"]
@@ -85,7 +118,12 @@ def test_two_runs_that_agree(trained):
 def test_every_figure_outside_the_band_is_named(trained):
     found = compare_runs(trained("a"), trained("b", mrr=0.46, loss=2.5), DEVICES)
     assert set(found.outside) == {
-        *("loss, last epoch", "link loss, last epoch", "MRR, typed", "MRR, typed, mean over edge types"),
+        *(
+            "loss, last epoch",
+            "link loss, last epoch",
+            "MRR, typed",
+            "MRR, typed, mean over edge types",
+        ),
         *("MRR, all nodes", "MRR, all nodes, mean over edge types"),
     }
     assert "DIFFERENT: loss, last epoch; link loss" in found.table()

@@ -1,4 +1,6 @@
-"""The comparison finds what a faulty device would do, the CPU standing for both sides, and finds nothing where nothing is wrong."""
+"""The comparison finds what a faulty device would do, the CPU standing for both sides, and finds
+nothing where nothing is wrong.
+"""
 
 import dataclasses
 
@@ -6,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from hgt.diagnosis.comparison import TOLERANCES, Workload, compare_devices, differences_of, run_steps, synthetic_graph
+from hgt.diagnosis.comparison import (
+    TOLERANCES,
+    Workload,
+    compare_devices,
+    differences_of,
+    run_steps,
+    synthetic_graph,
+)
 from hgt.errors import DeviceRefused, OutOfMemory
 from hgt.training.step import train_step
 from tests.hgt.faulty_products import faulty_step
@@ -33,8 +42,12 @@ def test_the_cpu_computes_what_the_cpu_computes():
     said = []
     comparison = compare_devices(CPU, CPU, said.append, SMALL)
     assert comparison.first_wrong is None
-    assert [(d.case, d.quantity) for d in comparison.differences] == [(case, quantity) for case in CASES for quantity in TOLERANCES]
-    assert all(d.value <= d.tolerance / 10 for d in comparison.differences), "rounding alone stays far below the tolerance"
+    assert [(d.case, d.quantity) for d in comparison.differences] == [
+        (case, quantity) for case in CASES for quantity in TOLERANCES
+    ]
+    assert all(d.value <= d.tolerance / 10 for d in comparison.differences), (
+        "rounding alone stays far below the tolerance"
+    )
     assert comparison.plain_product < 1e-5
     table = comparison.table()
     assert table.count(" same ") + table.count(" same\n") == len(comparison.differences)
@@ -70,13 +83,21 @@ def test_the_step_avoids_mps_wrong_products_at_production_sizes():
 
 def test_production_sizes():
     workload, config = Workload(), Workload().config()
-    assert (config.model.hidden_dim, config.model.embedding_dim, config.model.num_heads) == (256, 512, 8)
-    assert min(config.model.dropout, config.model.input_dropout) > 0, "what is dropped is compared, too"
+    assert (config.model.hidden_dim, config.model.embedding_dim, config.model.num_heads) == (
+        256,
+        512,
+        8,
+    )
+    assert min(config.model.dropout, config.model.input_dropout) > 0, (
+        "what is dropped is compared, too"
+    )
     for sizes, seed in ((workload.first, 1), (workload.other, 2)):
         graph = synthetic_graph(*sizes, seed=seed)
         assert graph.total_facts > 50_000
         head, tail = graph.edge_index["gene/protein", "protein_protein", "gene/protein"]
-        assert len(torch.unique(torch.cat([head, tail]))) > 32_767, "one relation alone has that many nodes on either side"
+        assert len(torch.unique(torch.cat([head, tail]))) > 32_767, (
+            "one relation alone has that many nodes on either side"
+        )
         for (head_type, _, tail_type), index in graph.edge_index.items():
             assert (index[0] < graph.num_nodes[head_type]).all()
             assert (index[1] < graph.num_nodes[tail_type]).all()
@@ -90,7 +111,9 @@ def test_the_real_step_has_a_contrastive_part():
 
     for workload in (SMALL, Workload()):
         graph = synthetic_graph(*workload.first, seed=1)
-        trainee = build_trainee(workload.config(), graph, split_facts(graph, workload.config().split), CPU)
+        trainee = build_trainee(
+            workload.config(), graph, split_facts(graph, workload.config().split), CPU
+        )
         assert trainee.batches.contrast is not None
 
 
@@ -98,7 +121,9 @@ LATER = {"losses of the next step", "losses of the third step"}
 
 
 def spoilt(step=train_step, from_call=1, **changes):
-    """The step with something done to the trainee after it, from a certain call on (three calls make a case)."""
+    """The step with something done to the trainee after it, from a certain call on (three calls
+    make a case).
+    """
     calls = 0
 
     def run(trainee, batch):
@@ -171,7 +196,9 @@ def scaled(tensor, by):
     return tensor + by * tensor.norm() / np.sqrt(tensor.numel())
 
 
-@pytest.mark.parametrize(("factor", "agrees"), [(0.5, True), (2.0, False), (float("nan"), False), (float("inf"), False)])
+@pytest.mark.parametrize(
+    ("factor", "agrees"), [(0.5, True), (2.0, False), (float("nan"), False), (float("inf"), False)]
+)
 def test_tolerances_are_where_they_are_said_to_be(result, factor, agrees):
     def moved(quantity):
         by = factor * TOLERANCES[quantity]
@@ -179,17 +206,24 @@ def test_tolerances_are_where_they_are_said_to_be(result, factor, agrees):
         loss = {n: v * (1 + by) if n == "link" else v for n, v in result.losses.items()}
         next_loss = {n: v * (1 + by) if n == "total" else v for n, v in result.next_losses.items()}
         third_loss = {n: v * (1 + by) if n == "link" else v for n, v in result.third_losses.items()}
-        return dataclasses.replace(result, **{
-            "embeddings": {"embeddings": scaled(result.embeddings, by)},
-            "losses": {"losses": loss},
-            "gradients": {"gradients": result.gradients | {name: scaled(result.gradients[name], by)}},
-            "Adam's step": {"update_error": result.update_error | {name: by}},
-            "losses of the next step": {"next_losses": next_loss},
-            "losses of the third step": {"third_losses": third_loss},
-        }[quantity])  # fmt: skip
+        return dataclasses.replace(
+            result,
+            **{
+                "embeddings": {"embeddings": scaled(result.embeddings, by)},
+                "losses": {"losses": loss},
+                "gradients": {
+                    "gradients": result.gradients | {name: scaled(result.gradients[name], by)}
+                },
+                "Adam's step": {"update_error": result.update_error | {name: by}},
+                "losses of the next step": {"next_losses": next_loss},
+                "losses of the third step": {"third_losses": third_loss},
+            }[quantity],
+        )
 
     for quantity in TOLERANCES:
-        wrong = [d.quantity for d in differences_of("case", result, moved(quantity)) if not d.agrees]
+        wrong = [
+            d.quantity for d in differences_of("case", result, moved(quantity)) if not d.agrees
+        ]
         assert wrong == ([] if agrees else [quantity])
 
 
@@ -197,16 +231,24 @@ def test_one_wrong_row_of_a_large_table_is_found(result):
     gradient = result.gradients["encoder.node_embedding"].clone()
     row = gradient.norm(dim=1).argmax()
     gradient[row] = gradient[row].roll(1)
-    found = dataclasses.replace(result, gradients=result.gradients | {"encoder.node_embedding": gradient})
+    found = dataclasses.replace(
+        result, gradients=result.gradients | {"encoder.node_embedding": gradient}
+    )
     (wrong,) = [d for d in differences_of("case", result, found) if not d.agrees]
     assert (wrong.quantity, wrong.where) == ("gradients", "encoder.node_embedding")
 
 
 def test_a_step_that_cannot_run_refuses_the_device():
     def step(trainee, batch):
-        raise NotImplementedError("The operator 'aten::segment_reduce' is not currently implemented for the MPS device.\nMore.")
+        raise NotImplementedError(
+            "The operator 'aten::segment_reduce' is not currently implemented for the MPS"
+            " device.\nMore."
+        )
 
-    with pytest.raises(DeviceRefused, match=r"fails in case 'first shapes': The operator 'aten::segment_reduce'.*device\.$"):
+    with pytest.raises(
+        DeviceRefused,
+        match=r"fails in case 'first shapes': The operator 'aten::segment_reduce'.*device\.$",
+    ):
         compare(step)
 
 

@@ -1,4 +1,6 @@
-"""What the doctor prints, and that it can refuse: the CPU stands for a Mac's GPU with MPS's wrong products."""
+"""What the doctor prints, and that it can refuse: the CPU stands for a Mac's GPU with MPS's wrong
+products.
+"""
 
 from functools import partial
 
@@ -25,17 +27,23 @@ def only_a_cpu(monkeypatch):
 
 @pytest.fixture
 def fake_mac(monkeypatch):
-    """`fake_mac("Apple M1 Pro")`: this machine says that it is one; its GPU is the CPU with wrong long products."""
+    """`fake_mac("Apple M1 Pro")`: this machine says that it is one; its GPU is the CPU with wrong
+    long products.
+    """
 
     def make(chip, from_rows):
-        probe = DeviceProbe("mps", chip, 11 << 30, "the accelerator of this machine", torch.__version__, "arm64")
+        probe = DeviceProbe(
+            "mps", chip, 11 << 30, "the accelerator of this machine", torch.__version__, "arm64"
+        )
         monkeypatch.setattr(doctor, "probe_device", lambda wanted: probe)
         monkeypatch.setattr(doctor, "prepare_device", lambda device: torch.device("cpu"))
         monkeypatch.setattr(doctor, "chip_name", lambda: chip)
         monkeypatch.setattr(doctor, "cap_bytes", lambda device: 11 << 30)
         monkeypatch.setattr(doctor.platform, "mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
         step, _ = faulty_step(from_rows)
-        monkeypatch.setattr(doctor, "compare_devices", partial(compare_devices, workload=SMALL, device_step=step))
+        monkeypatch.setattr(
+            doctor, "compare_devices", partial(compare_devices, workload=SMALL, device_step=step)
+        )
 
     return make
 
@@ -71,7 +79,10 @@ def test_a_mac_whose_products_are_right_passes(fake_mac):
 
 @pytest.mark.parametrize(
     ("chip", "cause"),
-    [("Apple M1 Pro", "Known of this combination: pytorch 177116, 193487: "), ("Apple M4", "The cause is not known")],
+    [
+        ("Apple M1 Pro", "Known of this combination: pytorch 177116, 193487: "),
+        ("Apple M4", "The cause is not known"),
+    ],
 )
 def test_a_mac_whose_products_are_wrong_is_refused(fake_mac, chip, cause):
     fake_mac(chip, from_rows=1000)
@@ -79,7 +90,10 @@ def test_a_mac_whose_products_are_wrong_is_refused(fake_mac, chip, cause):
     with pytest.raises(DeviceRefused) as caught:
         examine(None, said.append)
     message = str(caught.value)
-    assert message.startswith(f"mps on {chip} with torch {torch.__version__} is refused: its gradients differ from the CPU's by ")
+    assert message.startswith(
+        f"mps on {chip} with torch {torch.__version__} is refused: its gradients differ from the"
+        " CPU's by "
+    )
     assert cause in message
     assert "Use --device cpu" in message
     assert caught.value.exit_code == 1

@@ -1,4 +1,6 @@
-"""The files of an embedding table: read by other tools in one line, read back unchanged, and refused with one sentence."""
+"""The files of an embedding table: read by other tools in one line, read back unchanged, and
+refused with one sentence.
+"""
 
 import dataclasses
 
@@ -61,9 +63,14 @@ def test_polars_reads_it_in_one_line(saved):
 
 def test_duckdb_reads_it_in_one_line(saved):
     embeddings, folder = saved
-    rows = duckdb.sql(f"select node_type, node_id, node_name, embedding from '{folder / 'run' / 'embeddings.parquet'}'").fetchall()
+    rows = duckdb.sql(
+        "select node_type, node_id, node_name, embedding from"
+        f" '{folder / 'run' / 'embeddings.parquet'}'"
+    ).fetchall()
     same_rows([row[:3] for row in rows], embeddings)
-    np.testing.assert_array_equal(np.array([row[3] for row in rows], dtype=np.float32), embeddings.vectors.numpy())
+    np.testing.assert_array_equal(
+        np.array([row[3] for row in rows], dtype=np.float32), embeddings.vectors.numpy()
+    )
 
 
 def test_lists_have_a_fixed_size(saved):
@@ -100,13 +107,23 @@ def test_csv_round_trip(saved):
     alone = Embeddings.load(folder / "out.csv")
     assert (alone.edge_types, alone.relations.shape, alone.origin) == ((), (0, 6), {})
     df = pd.read_csv(folder / "out.csv")
-    assert list(df.columns) == ["node_type", "node_id", "node_name", *(f"dim_{i}" for i in range(6))]
+    assert list(df.columns) == [
+        "node_type",
+        "node_id",
+        "node_name",
+        *(f"dim_{i}" for i in range(6)),
+    ]
 
 
 def test_names_that_are_numbers_and_names_with_line_breaks_survive_a_long_csv(tmp_path):
     for name in ("0{}", "two\nlines {}"):
         num = 4_000
-        embeddings = table(num, 30, node_name=[name.format(i) for i in range(num)], node_id=[f"{i:05}" for i in range(num)])
+        embeddings = table(
+            num,
+            30,
+            node_name=[name.format(i) for i in range(num)],
+            node_id=[f"{i:05}" for i in range(num)],
+        )
         embeddings.save(tmp_path)
         embeddings.save_csv(tmp_path / "out.csv", overwrite=True)
         assert (tmp_path / "out.csv").stat().st_size > 1 << 20, "more than one block of the reader"
@@ -119,7 +136,13 @@ def test_nan_survives_the_csv_as_nan(tmp_path):
     embeddings.vectors[2, 3] = float("nan")
     embeddings.vectors[4, 1] = float("inf")
     embeddings.save_csv(tmp_path / "out.csv")
-    torch.testing.assert_close(Embeddings.load(tmp_path / "out.csv").vectors, embeddings.vectors, equal_nan=True, atol=0, rtol=0)
+    torch.testing.assert_close(
+        Embeddings.load(tmp_path / "out.csv").vectors,
+        embeddings.vectors,
+        equal_nan=True,
+        atol=0,
+        rtol=0,
+    )
 
 
 def test_a_table_alone_still_knows_its_origin(saved):
@@ -146,7 +169,9 @@ def test_refuses_a_missing_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.csv"])
-@pytest.mark.parametrize("content", [b"", np.random.default_rng(0).bytes(5_000), b"PAR1" + bytes(50) + b"PAR1"])
+@pytest.mark.parametrize(
+    "content", [b"", np.random.default_rng(0).bytes(5_000), b"PAR1" + bytes(50) + b"PAR1"]
+)
 def test_refuses_random_bytes(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     assert "no table of embeddings" in refusal(tmp_path / name)
@@ -165,10 +190,16 @@ def test_names_may_be_left_out(saved, name):
     if path.suffix == ".csv":
         pd.read_csv(path, dtype=str).drop(columns="node_name").to_csv(path, index=False)
     else:
-        pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).drop_columns(["node_name"]), path)
+        pyarrow.parquet.write_table(
+            pyarrow.parquet.read_table(path).drop_columns(["node_name"]), path
+        )
     back = Embeddings.load(path)
     assert list(back.nodes) == list(embeddings.nodes)
-    assert back.nodes["node_name"].tolist() == back.nodes["node_id"].tolist() == embeddings.nodes["node_id"].tolist()
+    assert (
+        back.nodes["node_name"].tolist()
+        == back.nodes["node_id"].tolist()
+        == embeddings.nodes["node_id"].tolist()
+    )
     assert torch.equal(back.vectors, embeddings.vectors)
 
 
@@ -214,18 +245,24 @@ def test_takes_lists_of_other_tools(saved):
     embeddings, folder = saved
     path = folder / "elsewhere" / "embeddings.parquet"
     path.parent.mkdir()
-    pl.read_parquet(folder / "run" / "embeddings.parquet").with_columns(pl.col("embedding").cast(pl.List(pl.Float64))).write_parquet(path)
+    pl.read_parquet(folder / "run" / "embeddings.parquet").with_columns(
+        pl.col("embedding").cast(pl.List(pl.Float64))
+    ).write_parquet(path)
     assert torch.equal(Embeddings.load(path).vectors, embeddings.vectors)
 
 
 def test_a_table_without_origin_in_a_runs_folder_is_not_that_runs(saved):
     embeddings, folder = saved
     plain = pd.read_parquet(folder / "run" / "embeddings.parquet")
-    pyarrow.parquet.write_table(pa.Table.from_pandas(plain).replace_schema_metadata(None), folder / "run" / "mine.parquet")
+    pyarrow.parquet.write_table(
+        pa.Table.from_pandas(plain).replace_schema_metadata(None), folder / "run" / "mine.parquet"
+    )
     mine = Embeddings.load(folder / "run" / "mine.parquet")
     assert (mine.origin, mine.edge_types) == ({}, ())
     (folder / "run" / "mine.parquet").rename(folder / "run" / "embeddings.parquet")
-    assert Embeddings.load(folder / "run" / "embeddings.parquet").origin == embeddings.origin, "the run's own, written anew by another tool"
+    assert Embeddings.load(folder / "run" / "embeddings.parquet").origin == embeddings.origin, (
+        "the run's own, written anew by another tool"
+    )
 
 
 def test_refuses_relations_that_do_not_belong(saved):

@@ -1,4 +1,6 @@
-"""Rejection is foretold where it is certain and nowhere else: the real validation is held against it on tiny graphs."""
+"""Rejection is foretold where it is certain and nowhere else: the real validation is held against
+it on tiny graphs.
+"""
 
 import sys
 
@@ -11,7 +13,11 @@ from hgt.config import RunConfig, most_components_90
 from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
 from hgt.evaluate import report_on
-from hgt.evaluation.certain_rejection import certain_rejection, num_untrained, refuse_certain_rejection
+from hgt.evaluation.certain_rejection import (
+    certain_rejection,
+    num_untrained,
+    refuse_certain_rejection,
+)
 from hgt.evaluation.geometry import components_for, effective_rank
 from hgt.graph.split import split_facts
 
@@ -46,7 +52,9 @@ SHAPES = {
 def best_report(graph, config):
     """What validation says of vectors that are as far apart as so many can be."""
     num, dim = graph.total_nodes, config.model.embedding_dim
-    vectors = torch.eye(max(num, dim))[:num, :dim] + 1e-4 * torch.randn(num, dim, generator=torch.Generator().manual_seed(0))
+    vectors = torch.eye(max(num, dim))[:num, :dim] + 1e-4 * torch.randn(
+        num, dim, generator=torch.Generator().manual_seed(0)
+    )
     table = Embeddings(graph.node_table(), vectors, (), torch.zeros(0, dim), {})
     return report_on(table, graph, split_facts(graph, config.split), config, torch.device("cpu"))
 
@@ -111,7 +119,11 @@ def test_a_graph_of_one_node_type_is_judged_by_what_can_be_judged(make_graph):
     report = best_report(graph, config)
     by_key = {c.key: c for c in report.checks}
     for key in ("type_accuracy", "plane_accuracy", "silhouette"):
-        assert (by_key[key].value, by_key[key].required, by_key[key].verdict) == (None, False, "advice")
+        assert (by_key[key].value, by_key[key].required, by_key[key].verdict) == (
+            None,
+            False,
+            "advice",
+        )
         assert by_key[key].meaning == "there are too few types, or nodes of them"
     assert by_key["components_90"].passed
     assert by_key["mrr"].value is not None
@@ -134,4 +146,7 @@ def test_plan_says_it_too(monkeypatch, capfd, tmp_path):
         assert ended.value.code == code
     said = capfd.readouterr().err
     assert len(said.splitlines()) == 1
-    assert said.startswith("hgt: Validation would reject this run, whatever it learns: no fact is held out for the test")
+    assert said.startswith(
+        "hgt: Validation would reject this run, whatever it learns: no fact is held out for the"
+        " test"
+    )

@@ -1,4 +1,6 @@
-"""Negatives are what they are said to be; AUROC and AUPRC equal brute force over all pairs, with ties."""
+"""Negatives are what they are said to be; AUROC and AUPRC equal brute force over all pairs, with
+ties.
+"""
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from hgt.model.decoders import DECODERS, DistMult
 
 def whole_numbers(num_nodes, dim, seed):
     """Embeddings whose scores are exact in float32 and often tie."""
-    return torch.randint(-2, 3, (num_nodes, dim), generator=torch.Generator().manual_seed(seed)).float()
+    return torch.randint(
+        -2, 3, (num_nodes, dim), generator=torch.Generator().manual_seed(seed)
+    ).float()
 
 
 def known_facts(graph):
@@ -46,7 +50,10 @@ def brute_force_auprc(positive, negative):
 @pytest.mark.parametrize("chunk", [1, 2_000_000])
 def test_figures_equal_brute_force_with_ties(graph, split, kind, chunk, monkeypatch):
     monkeypatch.setattr(edge_classification, "_VALUES_PER_CHUNK", chunk)
-    embeddings, decoder = whole_numbers(graph.total_nodes, 6, 0), DECODERS[kind](len(graph.edge_types), 6)
+    embeddings, decoder = (
+        whole_numbers(graph.total_nodes, 6, 0),
+        DECODERS[kind](len(graph.edge_types), 6),
+    )
     decoder.relation.data = whole_numbers(len(graph.edge_types), 6, 1)
     facts, index = split.of(TEST), FactIndex(graph)
     report = classify_facts(embeddings, decoder, facts, index, seed=3)
@@ -62,10 +69,16 @@ def test_figures_equal_brute_force_with_ties(graph, split, kind, chunk, monkeypa
 
     check(report.micro, range(len(truth)))
     for edge_type, metrics in report.by_edge_type.items():
-        check(metrics, [i for i, fact in enumerate(truth) if graph.edge_types[fact[1]] == edge_type])
+        check(
+            metrics, [i for i, fact in enumerate(truth) if graph.edge_types[fact[1]] == edge_type]
+        )
     assert set(report.by_edge_type) == {graph.edge_types[r] for r in facts[1].tolist()}
-    assert report.macro.auroc == pytest.approx(np.mean([m.auroc for m in report.by_edge_type.values()]))
-    assert report.macro.auprc == pytest.approx(np.mean([m.auprc for m in report.by_edge_type.values()]))
+    assert report.macro.auroc == pytest.approx(
+        np.mean([m.auroc for m in report.by_edge_type.values()])
+    )
+    assert report.macro.auprc == pytest.approx(
+        np.mean([m.auprc for m in report.by_edge_type.values()])
+    )
     assert report.macro.num_pairs == report.micro.num_pairs == 2 * facts.shape[1]
     assert report.num_without_negative == 0
 
@@ -73,7 +86,9 @@ def test_figures_equal_brute_force_with_ties(graph, split, kind, chunk, monkeypa
 def test_a_negative_has_one_other_end_of_the_right_type_and_is_no_known_fact(graph, split):
     facts, true = split.of(TEST), known_facts(graph)
     truth, false = draw_negatives(facts, FactIndex(graph), seed=0)
-    assert sorted(truth.T.tolist()) == sorted(facts.T.tolist() * 2), "each fact twice: another tail, another head"
+    assert sorted(truth.T.tolist()) == sorted(facts.T.tolist() * 2), (
+        "each fact twice: another tail, another head"
+    )
     changed = truth != false
     assert changed.sum(0).tolist() == [1] * truth.shape[1]
     assert changed.sum(1).tolist() == [facts.shape[1], 0, facts.shape[1]]
@@ -93,16 +108,23 @@ def test_negatives_are_seeded(graph, split):
 
 def test_every_unknown_node_is_drawn_as_often_as_any_other(make_graph):
     """Drug 0 treats diseases 0, 3 and 4 of 7."""
-    rows = [("drug", "0", "treats", "disease", d) for d in "034"] + [("drug", "1", "treats", "disease", d) for d in "1256"]
+    rows = [("drug", "0", "treats", "disease", d) for d in "034"] + [
+        ("drug", "1", "treats", "disease", d) for d in "1256"
+    ]
     index = FactIndex(make_graph(rows))
-    drawn = edge_classification._unknown(index.known[0][0], np.zeros(40_000, dtype=np.int64), np.random.default_rng(0))
+    drawn = edge_classification._unknown(
+        index.known[0][0], np.zeros(40_000, dtype=np.int64), np.random.default_rng(0)
+    )
     counts = np.bincount(drawn, minlength=7)
     assert counts[[0, 3, 4]].tolist() == [0, 0, 0]
     assert abs(counts[[1, 2, 5, 6]] - 10_000).max() < 400  # 4.6 standard deviations
 
 
 def test_an_end_that_goes_with_every_node_has_no_negative(make_graph):
-    graph = make_graph([("drug", "all", "treats", "disease", f"b{i}") for i in range(5)] + [("drug", "one", "treats", "disease", "b0")])
+    graph = make_graph(
+        [("drug", "all", "treats", "disease", f"b{i}") for i in range(5)]
+        + [("drug", "one", "treats", "disease", "b0")]
+    )
     facts, index = all_facts(graph), FactIndex(graph)
     truth, false = draw_negatives(facts, index, seed=0)
     # Tails: only `one` has diseases left. Heads: only b0 has no drug left.
@@ -114,7 +136,12 @@ def test_an_end_that_goes_with_every_node_has_no_negative(make_graph):
 
 def test_a_graph_without_any_negative_is_not_classified(make_graph):
     graph = make_graph([("drug", "a", "treats", "disease", "b")])
-    assert classify_facts(torch.randn(2, 4), DistMult(1, 4), all_facts(graph), FactIndex(graph), seed=0) is None
+    assert (
+        classify_facts(
+            torch.randn(2, 4), DistMult(1, 4), all_facts(graph), FactIndex(graph), seed=0
+        )
+        is None
+    )
 
 
 def test_perfect_constant_and_opposite_tables(make_graph):
@@ -122,7 +149,11 @@ def test_perfect_constant_and_opposite_tables(make_graph):
     decoder = DistMult(1, 30)
     decoder.relation.data = torch.ones(1, 30)
     facts, index, eye = all_facts(graph), FactIndex(graph), torch.eye(30)
-    for vectors, auroc, auprc in (([eye, eye], 1, 1), ([eye * 0 + 1] * 2, 0.5, 0.5), ([eye, -eye], 0, 0.5)):
+    for vectors, auroc, auprc in (
+        ([eye, eye], 1, 1),
+        ([eye * 0 + 1] * 2, 0.5, 0.5),
+        ([eye, -eye], 0, 0.5),
+    ):
         found = classify_facts(torch.cat(vectors), decoder, facts, index, seed=0).micro
         assert (found.auroc, found.auprc) == (auroc, auprc)
 
@@ -133,7 +164,12 @@ def test_what_is_not_finite_never_helps(make_graph, value):
     decoder = DistMult(1, 30)
     decoder.relation.data = torch.ones(1, 30)
     facts, index, embeddings = all_facts(graph), FactIndex(graph), torch.eye(30).repeat(2, 1)
-    assert classify_facts(torch.full_like(embeddings, value), decoder, facts, index, seed=0).micro.auroc == 0
+    assert (
+        classify_facts(
+            torch.full_like(embeddings, value), decoder, facts, index, seed=0
+        ).micro.auroc
+        == 0
+    )
     spoilt = embeddings.clone()
     spoilt[:10] = value
     assert classify_facts(spoilt, decoder, facts, index, seed=0).micro.auroc < 0.8

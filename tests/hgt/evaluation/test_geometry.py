@@ -1,4 +1,6 @@
-"""Cosines over all pairs, the whole spectrum, and types told apart; each figure against its definition."""
+"""Cosines over all pairs, the whole spectrum, and types told apart; each figure against its
+definition.
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +9,12 @@ import torch
 
 from hgt.errors import InputError
 from hgt.evaluation import geometry
-from hgt.evaluation.geometry import components_for, effective_rank, mean_pairwise_cosine, measure_geometry
+from hgt.evaluation.geometry import (
+    components_for,
+    effective_rank,
+    mean_pairwise_cosine,
+    measure_geometry,
+)
 from hgt.evaluation.plots import plot_plane
 
 
@@ -22,7 +29,11 @@ def one_type(n):
 def brute_force_cosine(vectors):
     v = vectors.double().numpy()
     cosines = [
-        0.0 if not (v[i].any() and v[j].any()) else v[i] @ v[j] / np.linalg.norm(v[i]) / np.linalg.norm(v[j])
+        (
+            0.0
+            if not (v[i].any() and v[j].any())
+            else v[i] @ v[j] / np.linalg.norm(v[i]) / np.linalg.norm(v[j])
+        )
         for i in range(len(v))
         for j in range(i)
     ]
@@ -40,14 +51,18 @@ def test_mean_cosine_is_over_all_pairs(shift, monkeypatch):
     assert measured.mean_cosine == pytest.approx(brute_force_cosine(vectors), abs=1e-12)
     assert set(measured.mean_cosine_by_type) == {"a", "b"}, "one node has no pair"
     for t, value in measured.mean_cosine_by_type.items():
-        assert value == pytest.approx(brute_force_cosine(vectors[torch.from_numpy(types == t)]), abs=1e-12)
+        assert value == pytest.approx(
+            brute_force_cosine(vectors[torch.from_numpy(types == t)]), abs=1e-12
+        )
 
 
 def test_the_spectrum_is_that_of_all_components(monkeypatch):
     monkeypatch.setattr(geometry, "_ROWS", 100)
     vectors = normal(250, 12) * torch.arange(1, 13) + 5
     share = measure_geometry(vectors, one_type(250), seed=0).explained_variance
-    expected = np.linalg.svd((vectors.double() - vectors.double().mean(0)).numpy(), compute_uv=False) ** 2
+    expected = (
+        np.linalg.svd((vectors.double() - vectors.double().mean(0)).numpy(), compute_uv=False) ** 2
+    )
     np.testing.assert_allclose(share, expected / expected.sum(), atol=1e-12)
 
 
@@ -84,7 +99,8 @@ def test_small_differences_far_from_the_origin_are_differences():
 
 
 @pytest.mark.parametrize(
-    ("share", "wanted", "expected"), [([0.5, 0.4, 0.1], 0.9, 2), ([0.5, 0.3, 0.2], 0.9, 3), ([1, 0], 0.9, 1), ([0, 0], 0.9, 0)]
+    ("share", "wanted", "expected"),
+    [([0.5, 0.4, 0.1], 0.9, 2), ([0.5, 0.3, 0.2], 0.9, 3), ([1, 0], 0.9, 1), ([0, 0], 0.9, 0)],
 )
 def test_components_for(share, wanted, expected):
     assert components_for(np.array(share), wanted) == expected
@@ -96,7 +112,10 @@ def test_rows_that_are_not_finite_are_counted_and_do_not_spread(value):
     spoilt = vectors.clone()
     spoilt[4, 2], spoilt[9] = value, value
     kept = np.setdiff1d(np.arange(100), [4, 9])
-    got, expected = measure_geometry(spoilt, types, seed=0), measure_geometry(vectors[torch.from_numpy(kept)], types[kept], seed=0)
+    got, expected = (
+        measure_geometry(spoilt, types, seed=0),
+        measure_geometry(vectors[torch.from_numpy(kept)], types[kept], seed=0),
+    )
     assert (got.num_not_finite, expected.num_not_finite) == (2, 0)
     assert got.mean_cosine == expected.mean_cosine
     assert got.type_accuracy == expected.type_accuracy
@@ -105,7 +124,9 @@ def test_rows_that_are_not_finite_are_counted_and_do_not_spread(value):
 
 def test_a_table_without_finite_rows_is_refused():
     with pytest.raises(InputError, match="Only 1 of 3 embeddings are finite"):
-        measure_geometry(torch.tensor([[1.0, 2], [float("nan"), 0], [0, float("inf")]]), one_type(3), seed=0)
+        measure_geometry(
+            torch.tensor([[1.0, 2], [float("nan"), 0], [0, float("inf")]]), one_type(3), seed=0
+        )
 
 
 def apart(num_types, per_type, dim=32, distance=3.0):
@@ -124,22 +145,32 @@ def test_types_apart_and_types_mixed_up():
 
 
 def test_a_large_type_does_not_carry_the_accuracy():
-    """Noise, of which 95 % has one type: guessing that type would be right for 95 % of the nodes, and for half of the types."""
+    """Noise, of which 95 % has one type: guessing that type would be right for 95 % of the nodes,
+    and for half of the types.
+    """
     types = np.array(["large"] * 950 + ["small"] * 50)
     assert measure_geometry(normal(1_000, 32), types, seed=0).type_accuracy < 0.65
 
 
 def test_a_type_of_two_nodes_decides_nothing_where_there_are_larger_ones():
     vectors, types = apart(3, 40)
-    few, named = torch.cat([vectors, 20 * normal(2, 32, seed=3)]), np.concatenate([types, ["tissue", "tissue"]])
+    few, named = (
+        torch.cat([vectors, 20 * normal(2, 32, seed=3)]),
+        np.concatenate([types, ["tissue", "tissue"]]),
+    )
     assert measure_geometry(few, named, seed=0).type_accuracy > 0.99
-    assert measure_geometry(few[-4:], named[-4:], seed=0).type_accuracy < 1, "where there are none, it has to do"
+    assert measure_geometry(few[-4:], named[-4:], seed=0).type_accuracy < 1, (
+        "where there are none, it has to do"
+    )
 
 
 def test_a_type_of_one_node_does_not_count_against_the_others():
     vectors, types = apart(3, 40)
     lone = torch.cat([vectors, 20 * normal(4, 32, seed=3)])
-    assert measure_geometry(lone, np.concatenate([types, ["u", "v", "w", "x"]]), seed=0).type_accuracy > 0.99
+    assert (
+        measure_geometry(lone, np.concatenate([types, ["u", "v", "w", "x"]]), seed=0).type_accuracy
+        > 0.99
+    )
 
 
 def test_accuracy_equals_brute_force():
@@ -187,14 +218,25 @@ def test_type_names_are_drawn_as_they_are(tmp_path):
     assert (tmp_path / "names.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("share", "expected"), [([0.25] * 4, 4), ([1, 0, 0], 1), ([0, 0], 0), ([0.5, 0.25, 0.25], 2**1.5)])
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [([0.25] * 4, 4), ([1, 0, 0], 1), ([0, 0], 0), ([0.5, 0.25, 0.25], 2**1.5)],
+)
 def test_effective_rank(share, expected):
     assert effective_rank(np.array(share, dtype=float)) == pytest.approx(expected)
 
 
 def test_the_effective_rank_is_that_of_the_spectrum():
-    assert 480 < measure_geometry(normal(20_000, 512), one_type(20_000), seed=0).effective_rank < 512
-    assert 3 < measure_geometry(normal(2_000, 4) @ normal(4, 512, seed=1), one_type(2_000), seed=0).effective_rank <= 4
+    assert (
+        480 < measure_geometry(normal(20_000, 512), one_type(20_000), seed=0).effective_rank < 512
+    )
+    assert (
+        3
+        < measure_geometry(
+            normal(2_000, 4) @ normal(4, 512, seed=1), one_type(2_000), seed=0
+        ).effective_rank
+        <= 4
+    )
     strong = normal(2_000, 64) * torch.tensor([30.0] + [1.0] * 63)
     assert measure_geometry(strong, one_type(2_000), seed=0).effective_rank < 3
 
@@ -210,7 +252,9 @@ def test_the_silhouette_is_that_of_scikit_learn_in_the_space_of_the_components()
     assert shuffled.silhouette < 0.02 < measured.silhouette
 
 
-@pytest.mark.parametrize(("types", "known"), [(["a"] * 6, False), (list("abcdef"), False), (list("aabbcc"), True)])
+@pytest.mark.parametrize(
+    ("types", "known"), [(["a"] * 6, False), (list("abcdef"), False), (list("aabbcc"), True)]
+)
 def test_a_silhouette_needs_two_types_and_one_of_two_nodes(types, known):
     assert (measure_geometry(normal(6, 4), np.array(types), seed=0).silhouette is not None) == known
 
@@ -233,7 +277,9 @@ def test_a_type_of_one_row_and_rows_of_zeros_are_no_duplicates():
     assert measure_geometry(vectors, types, seed=0).distinct_share == 1
     vectors[61, 0] += 1  # no longer one row throughout
     assert measure_geometry(vectors, types, seed=0).distinct_share == pytest.approx(52 / 90)
-    assert measure_geometry(torch.ones(100, 8), types, seed=0).distinct_share == 0.01, "nothing else is there"
+    assert measure_geometry(torch.ones(100, 8), types, seed=0).distinct_share == 0.01, (
+        "nothing else is there"
+    )
 
 
 def test_dead_dimensions_are_told_by_their_variance():
@@ -254,17 +300,27 @@ def test_the_spread_of_a_type_is_over_the_mean_of_all():
         assert value == pytest.approx(spread[t] / np.mean(list(spread.values())), rel=1e-6)
     assert measured.spread_by_type["a"] < 0.001
     for other in (vectors + 50, vectors * torch.linspace(0.1, 90, 300)[:, None]):
-        assert measure_geometry(other, types, seed=0).spread_by_type["b"] > 0.3, "neither a shift nor large rows make a type dead"
+        assert measure_geometry(other, types, seed=0).spread_by_type["b"] > 0.3, (
+            "neither a shift nor large rows make a type dead"
+        )
 
 
 def test_types_that_are_all_dead_have_no_spread_and_few_nodes_tell_nothing():
     types = np.repeat(["a", "b", "few"], [10, 10, 4])
-    assert measure_geometry(torch.full((24, 8), 1 / 3), types, seed=0).spread_by_type == {"a": 0, "b": 0}
+    assert measure_geometry(torch.full((24, 8), 1 / 3), types, seed=0).spread_by_type == {
+        "a": 0,
+        "b": 0,
+    }
 
 
 def test_norms():
     vectors = torch.nn.functional.normalize(normal(100, 8), dim=1) * 2
-    vectors[0], vectors[1], vectors[2], vectors[3] = 0, vectors[1] * 0.9e-3, vectors[2] * 1.1e-3, vectors[3] * 40
+    vectors[0], vectors[1], vectors[2], vectors[3] = (
+        0,
+        vectors[1] * 0.9e-3,
+        vectors[2] * 1.1e-3,
+        vectors[3] * 40,
+    )
     measured = measure_geometry(vectors, one_type(100), seed=0)
     assert measured.tiny_norms == 0.02
     assert measured.norm_ratio == pytest.approx(40, rel=1e-5)

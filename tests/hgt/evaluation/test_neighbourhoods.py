@@ -1,4 +1,6 @@
-"""Nodes without training facts are counted; the rank correlation equals its definition, and tells knowledge from noise."""
+"""Nodes without training facts are counted; the rank correlation equals its definition, and tells
+knowledge from noise.
+"""
 
 import numpy as np
 import pytest
@@ -56,9 +58,14 @@ def test_pairs_are_seeded_different_nodes_half_of_which_share_a_neighbour(graph,
 def test_noise_and_shuffled_vectors_do_not_agree_with_the_graph(graph, split):
     vectors, own = knowing(graph, split, "gene/protein"), graph.type_range("gene/protein")
     shuffled = vectors.clone()
-    shuffled[own] = vectors[own][torch.randperm(graph.num_nodes["gene/protein"], generator=torch.Generator().manual_seed(0))]
+    shuffled[own] = vectors[own][
+        torch.randperm(graph.num_nodes["gene/protein"], generator=torch.Generator().manual_seed(0))
+    ]
     for wrong in (normal(graph.total_nodes, 32, seed=2), shuffled):
-        assert abs(measure_neighbourhoods(wrong, graph, split, "gene/protein", seed=0).correlation) < 0.1
+        assert (
+            abs(measure_neighbourhoods(wrong, graph, split, "gene/protein", seed=0).correlation)
+            < 0.1
+        )
 
 
 def test_rows_that_are_not_finite_are_left_out(graph, split):

@@ -1,4 +1,6 @@
-"""Known answers: each defect fails the checks that are meant for it and no other; noise passes the geometry and fails the ranking."""
+"""Known answers: each defect fails the checks that are meant for it and no other; noise passes the
+geometry and fails the ranking.
+"""
 
 import json
 from dataclasses import replace
@@ -26,8 +28,15 @@ COLLAPSE = {"mean_cosine", "components_90", "effective_rank", "dead_dimensions",
 @pytest.fixture(scope="module")
 def world(make_graph):
     """Node i of each type goes with node i of others: a graph that can be known perfectly."""
-    pairs = (("disease", "treated_by", "drug"), ("disease", "linked_to", "gene"), ("drug", "targets", "gene"), ("anatomy", "shows", "gene"))
-    graph = make_graph([(h, f"{h}{i:02}", r, t, f"{t}{i:02}") for h, r, t in pairs for i in range(NUM)])
+    pairs = (
+        ("disease", "treated_by", "drug"),
+        ("disease", "linked_to", "gene"),
+        ("drug", "targets", "gene"),
+        ("anatomy", "shows", "gene"),
+    )
+    graph = make_graph(
+        [(h, f"{h}{i:02}", r, t, f"{t}{i:02}") for h, r, t in pairs for i in range(NUM)]
+    )
     assert graph.node_types == list(TYPES)
     return graph, split_facts(graph, RunConfig().split)
 
@@ -79,7 +88,7 @@ def test_good_embeddings_are_accepted(good, world):
     assert {c.key for c in report.checks if c.required} == set(REQUIRED_CHECKS)
 
 
-# --- Defects: from the good table, one thing made wrong ------------------------------------------------------------------------------
+# --- Defects: from the good table, one thing made wrong -------------------------------------------
 
 
 def rows_not_a_number(good, value=float("nan"), every=20):
@@ -94,7 +103,9 @@ def one_direction(good):
 
 
 def rank_four(good):
-    """Types on a line, nodes on a sphere: a table that tells everything, in four of its directions."""
+    """Types on a line, nodes on a sphere: a table that tells everything, in four of its
+    directions.
+    """
     own = torch.nn.functional.normalize(noise(NUM, 3, 1), dim=1).repeat(4, 1)
     line = torch.linspace(-18, 18, 4).repeat_interleave(NUM)[:, None]
     return torch.cat([own, line], dim=1) @ torch.linalg.qr(noise(DIM, 4, 2))[0].T
@@ -136,7 +147,11 @@ def rows_of(factor, good):
 
 def shuffled_within_types(good):
     rng = np.random.default_rng(0)
-    return good[torch.from_numpy(np.concatenate([start + rng.permutation(NUM) for start in range(0, 4 * NUM, NUM)]))]
+    return good[
+        torch.from_numpy(
+            np.concatenate([start + rng.permutation(NUM) for start in range(0, 4 * NUM, NUM)])
+        )
+    ]
 
 
 def shuffled(good):
@@ -175,14 +190,19 @@ DEFECTS = [
     (shuffled_within_types, {"mrr"}),
     (random_in_places, {"mrr"}),
     (shuffled, {"type_accuracy", "mrr"}),
-    (isotropic, {"type_accuracy", "mrr"}),  # types are no part of it, and it is not called collapsed
+    # types are no part of it, and it is not called collapsed
+    (isotropic, {"type_accuracy", "mrr"}),
     (noise_of_rank_four, {"components_90", "effective_rank", "type_accuracy", "mrr"}),
     (constant, COLLAPSE | {"distinct_rows", "type_accuracy", "mrr"}),
 ]
 
 
-@pytest.mark.parametrize(("defect", "expected"), DEFECTS, ids=lambda v: getattr(v, "__name__", None))
-def test_a_defect_fails_the_checks_that_are_meant_for_it_and_no_other(good, world, defect, expected):
+@pytest.mark.parametrize(
+    ("defect", "expected"), DEFECTS, ids=lambda v: getattr(v, "__name__", None)
+)
+def test_a_defect_fails_the_checks_that_are_meant_for_it_and_no_other(
+    good, world, defect, expected
+):
     report = judged(defect(good), world)
     assert failed(report) == expected
     assert not report.accepted
@@ -210,7 +230,7 @@ def test_types_over_one_another_have_no_silhouette(good, world):
     assert check_of(judged(shuffled(good), world), "silhouette").verdict == "advice"
 
 
-# --- Configuration -------------------------------------------------------------------------------------------------------------------
+# --- Configuration --------------------------------------------------------------------------------
 
 
 def test_every_check_has_a_key_and_can_be_required(good, world):
@@ -220,7 +240,9 @@ def test_every_check_has_a_key_and_can_be_required(good, world):
     assert len(report.checks) == len(CHECKS)
     told = {c.key for c in report.checks if c.value is not None}
     assert {c.key for c in report.checks if c.required} == told
-    assert set(CHECKS) - told == {"similarity_correlation"}, "each disease has neighbours of its own here"
+    assert set(CHECKS) - told == {"similarity_correlation"}, (
+        "each disease has neighbours of its own here"
+    )
 
 
 def test_required_checks_decide(good, world):
@@ -229,7 +251,11 @@ def test_required_checks_decide(good, world):
     report = judged(duplicates, world, replace(CONFIG, required_checks=("mrr", "finite")))
     assert report.accepted
     assert check_of(report, "distinct_rows").verdict == "advice"
-    strict = judged(good, world, replace(CONFIG, required_checks=("mrr", "disease_cosine"), min_disease_cosine=0.7))
+    strict = judged(
+        good,
+        world,
+        replace(CONFIG, required_checks=("mrr", "disease_cosine"), min_disease_cosine=0.7),
+    )
     assert failed(strict) == {"disease_cosine"}
 
 
@@ -260,25 +286,39 @@ def ranks(typed):
 def test_thresholds_of_the_geometry(good, world, key, field, at, beyond):
     geometry = judged(good, world).geometry
     for value, passed in ((at, True), (beyond, False)):
-        report = validate(Measured(replace(geometry, **{field: value}), NOWHERE, ranks(0.5), None), CONFIG)
+        report = validate(
+            Measured(replace(geometry, **{field: value}), NOWHERE, ranks(0.5), None), CONFIG
+        )
         assert check_of(report, key).passed == passed
         assert failed(report) == ({key} & set(REQUIRED_CHECKS) if not passed else set())
 
 
-@pytest.mark.parametrize(("key", "at", "beyond"), [
-    ("untrained_nodes", replace(NOWHERE, num_untrained=12), replace(NOWHERE, num_untrained=13)),
-    ("similarity_correlation", replace(NOWHERE, correlation=0.1), replace(NOWHERE, correlation=0.0999)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "at", "beyond"),
+    [
+        ("untrained_nodes", replace(NOWHERE, num_untrained=12), replace(NOWHERE, num_untrained=13)),
+        (
+            "similarity_correlation",
+            replace(NOWHERE, correlation=0.1),
+            replace(NOWHERE, correlation=0.0999),
+        ),
+    ],
+)
 def test_thresholds_of_the_neighbourhoods_advise(good, world, key, at, beyond):
     geometry = judged(good, world).geometry
     for value, verdict in ((at, "pass"), (beyond, "advice")):
-        assert check_of(validate(Measured(geometry, value, ranks(0.5), None), CONFIG), key).verdict == verdict
+        assert (
+            check_of(validate(Measured(geometry, value, ranks(0.5), None), CONFIG), key).verdict
+            == verdict
+        )
 
 
 def test_ranking_threshold_is_on_typed_ranks(good, world):
     geometry = judged(good, world).geometry
     for typed, rejected in ((0.31, False), (0.29, True)):
-        assert ("mrr" in failed(validate(Measured(geometry, NOWHERE, ranks(typed), None), CONFIG))) == rejected
+        assert (
+            "mrr" in failed(validate(Measured(geometry, NOWHERE, ranks(typed), None), CONFIG))
+        ) == rejected
 
 
 @pytest.mark.parametrize(("chance", "typed", "passed"), [
@@ -286,20 +326,30 @@ def test_ranking_threshold_is_on_typed_ranks(good, world):
     (0.1, 0.31, True), (0.1, 0.29, False),
     (1.0, 1.0, True),  # one candidate: nothing can be told, and nothing is asked
 ])  # fmt: skip
-def test_of_few_candidates_no_more_is_asked_than_half_way_from_chance_to_all(good, world, chance, typed, passed):
+def test_of_few_candidates_no_more_is_asked_than_half_way_from_chance_to_all(
+    good, world, chance, typed, passed
+):
     ranking = ranks(typed)
     ranking = replace(ranking, typed=replace(ranking.typed, chance_mrr=chance))
-    assert check_of(validate(Measured(judged(good, world).geometry, NOWHERE, ranking, None), CONFIG), "mrr").passed == passed
+    assert (
+        check_of(
+            validate(Measured(judged(good, world).geometry, NOWHERE, ranking, None), CONFIG), "mrr"
+        ).passed
+        == passed
+    )
 
 
 def test_few_ranks_are_told(good, world):
     geometry, ranking = judged(good, world).geometry, ranks(0.5)
     for num_ranks, told in ((99, True), (100, False)):
         few = replace(ranking, typed=replace(ranking.typed, num_ranks=num_ranks))
-        assert (f"of {num_ranks} ranks alone" in check_of(validate(Measured(geometry, NOWHERE, few, None), CONFIG), "mrr").meaning) == told
+        assert (
+            f"of {num_ranks} ranks alone"
+            in check_of(validate(Measured(geometry, NOWHERE, few, None), CONFIG), "mrr").meaning
+        ) == told
 
 
-# --- What cannot be measured, and the report -----------------------------------------------------------------------------------------
+# --- What cannot be measured, and the report ------------------------------------------------------
 
 
 def test_without_held_out_facts_nothing_is_ranked_and_nothing_breaks(good, world):
@@ -309,17 +359,29 @@ def test_without_held_out_facts_nothing_is_ranked_and_nothing_breaks(good, world
     assert failed(report) == {"mrr"}
     check = check_of(report, "mrr")
     assert (check.value, check.required, check.verdict) == (None, True, "FAIL")
-    assert validate(measured, replace(CONFIG, required_checks=tuple(c for c in CONFIG.required_checks if c != "mrr"))).accepted
+    assert validate(
+        measured,
+        replace(CONFIG, required_checks=tuple(c for c in CONFIG.required_checks if c != "mrr")),
+    ).accepted
     assert report.as_dict()["ranking"] is report.as_dict()["classification"] is None
     assert "nothing could be ranked" in report.table()
 
 
 def test_what_cannot_be_measured_decides_nothing_even_if_required(good, world):
-    every = replace(CONFIG, required_checks=tuple(c for c in CHECKS if c != "mrr"), min_disease_cosine=0.0)
-    geometry = replace(judged(good, world).geometry, silhouette=None, spread_by_type={}, mean_cosine_by_type={})
+    every = replace(
+        CONFIG, required_checks=tuple(c for c in CHECKS if c != "mrr"), min_disease_cosine=0.0
+    )
+    geometry = replace(
+        judged(good, world).geometry, silhouette=None, spread_by_type={}, mean_cosine_by_type={}
+    )
     report = validate(Measured(geometry, NOWHERE, None, None), every)
     assert report.accepted
-    assert {c.key for c in report.checks if c.value is None} == {"silhouette", "type_spread", "similarity_correlation", "mrr"}
+    assert {c.key for c in report.checks if c.value is None} == {
+        "silhouette",
+        "type_spread",
+        "similarity_correlation",
+        "mrr",
+    }
     assert "disease_cosine" not in {c.key for c in report.checks}
 
 
@@ -327,16 +389,23 @@ def test_the_report_as_json_and_as_text(good, world):
     report = judged(good, world)
     told = json.loads(json.dumps(report.as_dict(), allow_nan=False))
     assert told["accepted"] is True
-    assert [(c["key"], c["name"]) for c in told["checks"]] == [(c.key, c.name) for c in report.checks]
+    assert [(c["key"], c["name"]) for c in told["checks"]] == [
+        (c.key, c.name) for c in report.checks
+    ]
     ranking, pairs = report.ranking, report.measured.classification
     assert told["ranking"]["typed"]["mrr"] == ranking.typed.mrr
     assert told["ranking"]["typed_macro"]["mrr"] == ranking.typed_macro.mrr
     assert told["ranking"]["all_nodes_macro"]["hits"]["3"] == ranking.all_nodes_macro.hits[3]
     first = told["ranking"]["by_edge_type"][0]
     assert first["edge_type"] == ["anatomy", "shows", "gene"]
-    assert first["all_nodes"]["mrr"] == ranking.by_edge_type_all_nodes["anatomy", "shows", "gene"].mrr
+    assert (
+        first["all_nodes"]["mrr"] == ranking.by_edge_type_all_nodes["anatomy", "shows", "gene"].mrr
+    )
     assert told["classification"]["micro"]["auroc"] == pairs.micro.auroc
-    assert told["classification"]["by_edge_type"][0]["auprc"] == pairs.by_edge_type["anatomy", "shows", "gene"].auprc
+    assert (
+        told["classification"]["by_edge_type"][0]["auprc"]
+        == pairs.by_edge_type["anatomy", "shows", "gene"].auprc
+    )
     assert told["spread_by_type"].keys() == told["mean_cosine_by_type"].keys() == set(TYPES)
     text = report.table()
     for c in report.checks:
@@ -354,8 +423,10 @@ def test_a_table_of_thousands_of_edge_types_shows_the_largest_and_the_worst():
     assert shortened(rows[:40], "edge types", "with most ranks", rows[:5]) == rows[:40]
     shown = shortened(rows, "edge types", "with most ranks", ["row 3", *rows[:8_999:-1]])
     assert shown[:34] == rows[:34]
-    assert shown[34].strip() == (
-        "the 34 with most ranks of 9,174 edge types, and below the 5 worst of the others; report/validation.json has all"
+    assert (
+        shown[34].strip()
+        == "the 34 with most ranks of 9,174 edge types, and below the 5 worst of the others;"
+        " report/validation.json has all"
     )
     assert shown[35:] == ["row 9173", "row 9172", "row 9171", "row 9170", "row 9169"]
     assert len(shortened(rows, "node types", "highest")) == 40

@@ -11,7 +11,11 @@ from hgt.graph.demo_graph import demo_rows, write_demo_graph
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.reading.edge_table import read_edge_table
 
-COLUMNS = ["relation", "display_relation", *(f"{side}_{what}" for side in "xy" for what in ("index", "id", "type", "name", "source"))]
+COLUMNS = [
+    "relation",
+    "display_relation",
+    *(f"{side}_{what}" for side in "xy" for what in ("index", "id", "type", "name", "source")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +31,16 @@ def test_it_has_primekg_columns_types_and_relations(rows):
     assert sorted(rows.columns) == sorted(COLUMNS)
     assert not rows.isna().any(axis=None)
     assert rows["x_type"].nunique() == 10
-    assert {"drug", "disease", "gene/protein", "pathway", "biological_process"} <= set(rows["x_type"])
+    assert {"drug", "disease", "gene/protein", "pathway", "biological_process"} <= set(
+        rows["x_type"]
+    )
     assert rows["relation"].nunique() >= 12
 
 
 def test_every_fact_stands_in_both_directions_and_once_in_each(rows):
-    keys = list(rows[["x_type", "x_id", "relation", "y_type", "y_id"]].itertuples(index=False, name=None))
+    keys = list(
+        rows[["x_type", "x_id", "relation", "y_type", "y_id"]].itertuples(index=False, name=None)
+    )
     assert len(set(keys)) == len(keys)
     assert {(y, b, r, x, a) for x, a, r, y, b in keys} == set(keys)
     assert not any((x, a) == (y, b) for x, a, _, y, b in keys)
@@ -63,14 +71,18 @@ def test_facts_stay_inside_communities_far_above_chance(monkeypatch):
     community = np.concatenate([nodes.community for nodes in made])
     assert len(np.unique(community)) == 10
     inside = community[rows["x_index"]] == community[rows["y_index"]]
-    chance = (np.bincount(community[rows["x_index"]]) / len(rows)) @ (np.bincount(community[rows["y_index"]]) / len(rows))
+    chance = (np.bincount(community[rows["x_index"]]) / len(rows)) @ (
+        np.bincount(community[rows["y_index"]]) / len(rows)
+    )
     assert inside.mean() > 4 * chance
     for _, relation in rows.assign(inside=inside).groupby("relation"):
         assert relation["inside"].mean() > 3 * chance
 
 
 def test_the_communities_show_without_knowing_them(rows):
-    """What a model can learn: two neighbours of one node are far more often joined than two random nodes."""
+    """What a model can learn: two neighbours of one node are far more often joined than two random
+    nodes.
+    """
     num = rows["x_index"].max() + 1
     adjacency = np.zeros((num, num), dtype=np.float32)
     adjacency[rows["x_index"], rows["y_index"]] = 1
@@ -78,7 +90,8 @@ def test_the_communities_show_without_knowing_them(rows):
     paths = adjacency @ adjacency
     np.fill_diagonal(paths, 0)
     closed = (paths * adjacency).sum() / paths.sum()
-    expected = np.minimum(np.outer(degree, degree) / degree.sum(), 1)  # the same degrees without communities
+    # the same degrees without communities
+    expected = np.minimum(np.outer(degree, degree) / degree.sum(), 1)
     by_degree = (expected @ expected * expected).sum() / (expected @ expected).sum()
     assert closed > 1.3 * by_degree
 
@@ -91,7 +104,15 @@ def test_the_seed_decides():
 
 @pytest.mark.parametrize(
     "sizes",
-    [(200, 200, 2), (200, 1_000, 5), (200, 1_800, 10), (1_000, 1_000, 5), (1_000, 10_000, 10), (1_000, 30_000, 5), (3_000, 20_000, 40)],
+    [
+        (200, 200, 2),
+        (200, 1_000, 5),
+        (200, 1_800, 10),
+        (1_000, 1_000, 5),
+        (1_000, 10_000, 10),
+        (1_000, 30_000, 5),
+        (3_000, 20_000, 40),
+    ],
 )
 def test_both_sizes_are_met_within_a_tenth(sizes):
     num_nodes, num_facts, num_communities = sizes
@@ -145,12 +166,18 @@ def test_all_three_forms_are_read_as_the_same_graph(tmp_path):
     graphs = []
     for name in ("kg.csv", "kg.csv.gz", "kg.parquet"):
         assert write_demo_graph(tmp_path / name, 300, 1_500, 5, 0) == pytest.approx(3_000, rel=0.1)
-        graphs.append(KnowledgeGraph.from_edge_table(read_edge_table(tmp_path / name), GraphConfig()))
+        graphs.append(
+            KnowledgeGraph.from_edge_table(read_edge_table(tmp_path / name), GraphConfig())
+        )
     assert len({g.hash for g in graphs}) == 1
     graph = graphs[0]
     assert graph.dropped.mirror == graph.total_facts == pytest.approx(1_500, rel=0.1)
     assert graph.dropped.duplicate == graph.dropped.self_loop == 0
-    assert {e[1] for e in graph.symmetric} == {"protein_protein", "drug_drug", "bioprocess_bioprocess"}
+    assert {e[1] for e in graph.symmetric} == {
+        "protein_protein",
+        "drug_drug",
+        "bioprocess_bioprocess",
+    }
     assert len(graph.edge_types) == 15
     assert graph.node_names["drug"][0] == "drug 1"
     assert (tmp_path / "kg.csv.gz").read_bytes()[:2] == b"\x1f\x8b"

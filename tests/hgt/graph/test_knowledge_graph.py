@@ -1,4 +1,6 @@
-"""From rows to facts: what becomes one fact, what is dropped and counted, and the graph's ways out and back."""
+"""From rows to facts: what becomes one fact, what is dropped and counted, and the graph's ways out
+and back.
+"""
 
 import json
 from pathlib import Path
@@ -30,7 +32,16 @@ def table_of(rows):
     head = np.array([nodes.index((x, str(a))) for x, a, _, _, _ in rows], dtype=np.int32)
     tail = np.array([nodes.index((y, str(b))) for _, _, _, y, b in rows], dtype=np.int32)
     relation = np.array([relations.index(r) for _, _, r, _, _ in rows], dtype=np.int32)
-    return EdgeTable(types, relations, np.array([types.index(t) for t, _ in nodes], dtype=np.int32), ids, ids, head, relation, tail)
+    return EdgeTable(
+        types,
+        relations,
+        np.array([types.index(t) for t, _ in nodes], dtype=np.int32),
+        ids,
+        ids,
+        head,
+        relation,
+        tail,
+    )
 
 
 def graph_of(rows, **config):
@@ -40,7 +51,9 @@ def graph_of(rows, **config):
 def told(graph):
     """The facts as {(head type, head id, relation, tail type, tail id)}."""
     return {
-        (h, graph.node_ids[h][a], r, t, graph.node_ids[t][b]) for (h, r, t), pairs in graph.edge_index.items() for a, b in pairs.T.tolist()
+        (h, graph.node_ids[h][a], r, t, graph.node_ids[t][b])
+        for (h, r, t), pairs in graph.edge_index.items()
+        for a, b in pairs.T.tolist()
     }
 
 
@@ -56,17 +69,31 @@ def test_a_row_and_its_mirror_across_types_are_one_fact_in_the_first_direction()
     graph = graph_of([*TREATS, *map(mirror, TREATS)])
     assert graph.edge_types == [("drug", "treats", "disease")]
     assert told(graph) == {(x, str(a), r, y, str(b)) for x, a, r, y, b in TREATS}
-    assert graph.dropped.as_dict() == {"mirror": 5, "duplicate": 0, "self_loop": 0, "filtered_type": 0, "outside_sample": 0}
+    assert graph.dropped.as_dict() == {
+        "mirror": 5,
+        "duplicate": 0,
+        "self_loop": 0,
+        "filtered_type": 0,
+        "outside_sample": 0,
+    }
 
 
 def test_mirrors_that_stand_alone_are_facts_too():
-    graph = graph_of([*TREATS[:3], *map(mirror, TREATS[2:])], min_mirrored_share=0.3)  # 2 of 6 rows have their mirror
+    # 2 of 6 rows have their mirror
+    graph = graph_of([*TREATS[:3], *map(mirror, TREATS[2:])], min_mirrored_share=0.3)
     assert told(graph) == {(x, str(a), r, y, str(b)) for x, a, r, y, b in TREATS}
     assert graph.dropped.mirror == 1
 
 
 def test_duplicates_and_self_loops_are_dropped_and_counted():
-    rows = [*TREATS, TREATS[0], TREATS[0], ("drug", 1, "like", "drug", 1), mirror(TREATS[1]), mirror(TREATS[1])]
+    rows = [
+        *TREATS,
+        TREATS[0],
+        TREATS[0],
+        ("drug", 1, "like", "drug", 1),
+        mirror(TREATS[1]),
+        mirror(TREATS[1]),
+    ]
     graph = graph_of(rows, min_mirrored_share=0.2)
     assert graph.total_facts == 5
     assert (graph.dropped.mirror, graph.dropped.duplicate, graph.dropped.self_loop) == (1, 3, 1)
@@ -74,9 +101,19 @@ def test_duplicates_and_self_loops_are_dropped_and_counted():
 
 
 def test_equal_ids_of_different_types_are_no_self_loop_and_one_relation_may_join_several_types():
-    graph = graph_of([("drug", 1, "linked", "disease", 1), ("drug", 1, "linked", "gene", 1), ("gene", 1, "linked", "disease", 1)])
+    graph = graph_of(
+        [
+            ("drug", 1, "linked", "disease", 1),
+            ("drug", 1, "linked", "gene", 1),
+            ("gene", 1, "linked", "disease", 1),
+        ]
+    )
     assert graph.total_nodes == 3
-    assert graph.edge_types == [("drug", "linked", "disease"), ("drug", "linked", "gene"), ("gene", "linked", "disease")]
+    assert graph.edge_types == [
+        ("drug", "linked", "disease"),
+        ("drug", "linked", "gene"),
+        ("gene", "linked", "disease"),
+    ]
     assert graph.dropped.self_loop == 0
 
 
@@ -88,7 +125,9 @@ def test_a_relation_within_a_type_is_symmetric_when_nearly_all_rows_have_their_m
     assert graph.symmetric == {("gene", "ppi", "gene")}
     assert graph.total_facts == 20
     assert graph.dropped.mirror == 19
-    assert (graph.edge_index["gene", "ppi", "gene"][0] < graph.edge_index["gene", "ppi", "gene"][1]).all()
+    assert (
+        graph.edge_index["gene", "ppi", "gene"][0] < graph.edge_index["gene", "ppi", "gene"][1]
+    ).all()
     assert "gene - ppi - gene  (symmetric)" in graph.table()
 
 
@@ -109,7 +148,9 @@ def test_both_overrides_and_the_threshold():
     assert (len(kept.symmetric), kept.total_facts, kept.dropped.mirror) == (0, 40, 0)
     across = graph_of([*TREATS, *map(mirror, TREATS)], directed_relations=("treats",))
     assert across.num_facts == {("disease", "treats", "drug"): 5, ("drug", "treats", "disease"): 5}
-    with pytest.raises(InputError, match="symmetric_relations: treats has no rows within one node type"):
+    with pytest.raises(
+        InputError, match="symmetric_relations: treats has no rows within one node type"
+    ):
         graph_of([*TREATS, *half], symmetric_relations=("treats",))
     for name in ("symmetric_relations", "directed_relations"):
         with pytest.raises(InputError, match=r"Unknown relation.*pppi.*the file has ppi"):
@@ -117,7 +158,13 @@ def test_both_overrides_and_the_threshold():
 
 
 TYPES, RELATIONS = ("drug", "disease", "gene"), ("r", "s")
-ROW = st.tuples(st.sampled_from(TYPES), st.integers(0, 4), st.sampled_from(RELATIONS), st.sampled_from(TYPES), st.integers(0, 4))
+ROW = st.tuples(
+    st.sampled_from(TYPES),
+    st.integers(0, 4),
+    st.sampled_from(RELATIONS),
+    st.sampled_from(TYPES),
+    st.integers(0, 4),
+)
 
 
 @QUICK
@@ -133,7 +180,9 @@ def test_every_row_is_a_fact_or_is_counted(rows, include, limit, override, overr
     kept_types = tuple(sorted(include & there)) if include else None
     names = tuple(sorted(overridden & {r[2] for r in rows}))
     try:
-        graph = graph_of(rows, include_node_types=kept_types or None, limit_nodes=limit, **{override: names})
+        graph = graph_of(
+            rows, include_node_types=kept_types or None, limit_nodes=limit, **{override: names}
+        )
     except InputError as error:
         ways = {(x, r, y) for x, _, r, y, _ in rows}
         one_way = set(names) - {r for x, r, y in ways if (y, r, x) in ways}
@@ -147,10 +196,15 @@ def test_every_row_is_a_fact_or_is_counted(rows, include, limit, override, overr
     assert facts <= given_rows | {mirror(r) for r in given_rows}
     if limit is None:
         lost = {r for r in given_rows - facts if mirror(r) not in facts}
-        assert all((r[0], r[1]) == (r[3], r[4]) or (kept_types and not {r[0], r[3]} <= set(kept_types)) for r in lost)
+        assert all(
+            (r[0], r[1]) == (r[3], r[4]) or (kept_types and not {r[0], r[3]} <= set(kept_types))
+            for r in lost
+        )
     else:
         assert graph.total_nodes <= limit
-    assert {n for f in facts for n in ((f[0], f[1]), (f[3], f[4]))} == {(t, i) for t, ids in graph.node_ids.items() for i in ids}
+    assert {n for f in facts for n in ((f[0], f[1]), (f[3], f[4]))} == {
+        (t, i) for t, ids in graph.node_ids.items() for i in ids
+    }
 
 
 @QUICK
@@ -165,13 +219,25 @@ def test_include_node_types_keeps_rows_between_them_only():
     graph = graph_of(rows, include_node_types=("drug", "disease"))
     assert graph.node_types == ["disease", "drug"]
     assert (graph.total_facts, graph.dropped.filtered_type) == (5, 21)
-    with pytest.raises(InputError, match=r"Unknown node type\(s\) dru; the file has disease, drug, gene"):
+    with pytest.raises(
+        InputError, match=r"Unknown node type\(s\) dru; the file has disease, drug, gene"
+    ):
         graph_of(rows, include_node_types=("dru", "gene"))
-    with pytest.raises(InputError, match="include_node_types is empty; the file has disease, drug, gene"):
+    with pytest.raises(
+        InputError, match="include_node_types is empty; the file has disease, drug, gene"
+    ):
         graph_of(rows, include_node_types=())
-    with pytest.raises(InputError, match=r"Nothing is left of 5 rows: 5 have a node type outside .*\. Include more node types\.$"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"Nothing is left of 5 rows: 5 have a node type outside .*\. Include more node types\.$"
+        ),
+    ):
         graph_of(TREATS, include_node_types=("drug",))
-    with pytest.raises(InputError, match=r"1 connect a node with itself\. Give a file with edges between different nodes\.$"):
+    with pytest.raises(
+        InputError,
+        match=r"1 connect a node with itself\. Give a file with edges between different nodes\.$",
+    ):
         graph_of([("drug", 1, "r", "drug", 1)])
 
 
@@ -189,14 +255,18 @@ def num_components(graph):
 
 
 def mixed_rows(seed, num=600):
-    """Genes are many and joined most among themselves, so that a careless sample would be genes only."""
+    """Genes are many and joined most among themselves, so that a careless sample would be genes
+    only.
+    """
     rng = np.random.default_rng(seed)
     genes = [("gene", int(a), "ppi", "gene", int(b)) for a, b in rng.integers(200, size=(num, 2))]
     others = [
-        ("drug", int(a), "targets", "gene", int(b)) for a, b in zip(rng.integers(30, size=80), rng.integers(200, size=80), strict=True)
+        ("drug", int(a), "targets", "gene", int(b))
+        for a, b in zip(rng.integers(30, size=80), rng.integers(200, size=80), strict=True)
     ]
     ills = [
-        ("disease", int(a), "linked", "gene", int(b)) for a, b in zip(rng.integers(30, size=80), rng.integers(200, size=80), strict=True)
+        ("disease", int(a), "linked", "gene", int(b))
+        for a, b in zip(rng.integers(30, size=80), rng.integers(200, size=80), strict=True)
     ]
     return [*genes, *others, *ills]
 
@@ -209,14 +279,20 @@ def test_limit_nodes_takes_a_connected_sample_of_balanced_types(seed, limit):
     assert num_components(graph) == 1
     assert len(graph.node_types) == (3 if limit >= 10 else 2)
     if 10 <= limit <= 60:
-        assert max(graph.num_nodes.values()) <= 0.65 * limit  # all genes' share of the nodes is 0.77
+        # all genes' share of the nodes is 0.77
+        assert max(graph.num_nodes.values()) <= 0.65 * limit
     assert graph.dropped.outside_sample > 0
     assert graph.hash == graph_of(mixed_rows(seed), limit_nodes=limit).hash
 
 
 def test_limit_nodes_never_gives_one_type_only_though_the_hub_knows_its_own_type_only():
     star = [("gene", 0, "ppi", "gene", i) for i in range(1, 30)]
-    rows = [*star, ("gene", 29, "ppi", "gene", 30), ("gene", 30, "ppi", "gene", 31), ("drug", 1, "targets", "gene", 31)]
+    rows = [
+        *star,
+        ("gene", 29, "ppi", "gene", 30),
+        ("gene", 30, "ppi", "gene", 31),
+        ("drug", 1, "targets", "gene", 31),
+    ]
     for limit in range(2, 12):
         assert graph_of(rows, limit_nodes=limit).node_types == ["drug", "gene"]
 
@@ -237,7 +313,9 @@ def test_the_hash_tells_graphs_apart():
         [(x, a, "cures" if r == "treats" else r, y, b) for x, a, r, y, b in rows],
         [(x, f"{a}x", r, y, b) if x == "drug" else (x, a, r, y, b) for x, a, r, y, b in rows],
     ]
-    hashes = [graph_of(r).hash for r in (rows, *others)] + [graph_of(rows, directed_relations=("ppi",)).hash]
+    hashes = [graph_of(r).hash for r in (rows, *others)] + [
+        graph_of(rows, directed_relations=("ppi",)).hash
+    ]
     assert len(set(hashes)) == 7
 
 
@@ -250,16 +328,31 @@ def test_global_numbers_follow_the_types():
         for head, tail in graph.global_facts(edge_type).T.tolist():
             x, y = table.iloc[head], table.iloc[tail]
             assert (x.node_type, x.node_id, edge_type[1], y.node_type, y.node_id) in told(graph)
-    assert table.iloc[graph.type_range("gene")]["node_id"].tolist() == sorted(str(i) for i in range(21))
+    assert table.iloc[graph.type_range("gene")]["node_id"].tolist() == sorted(
+        str(i) for i in range(21)
+    )
 
 
 def whole_graph():
-    return graph_of([*TREATS, *map(mirror, TREATS), *PPI, *map(mirror, PPI), ("gene", 1, "regulates", "gene", 2), TREATS[0]])
+    return graph_of(
+        [
+            *TREATS,
+            *map(mirror, TREATS),
+            *PPI,
+            *map(mirror, PPI),
+            ("gene", 1, "regulates", "gene", 2),
+            TREATS[0],
+        ]
+    )
 
 
 def assert_same(one, other):
     assert one.hash == other.hash
-    assert (one.node_types, one.edge_types, one.symmetric) == (other.node_types, other.edge_types, other.symmetric)
+    assert (one.node_types, one.edge_types, one.symmetric) == (
+        other.node_types,
+        other.edge_types,
+        other.symmetric,
+    )
     for t in one.node_types:
         assert one.node_ids[t].tolist() == other.node_ids[t].tolist()
         assert one.node_names[t].tolist() == other.node_names[t].tolist()
@@ -307,7 +400,10 @@ def test_hetero_data_that_is_no_graph_of_facts_is_refused():
 
 def test_a_relation_with_the_name_of_a_reverse_is_refused():
     """Its facts and the reverses of the other relation's would be the same message edges."""
-    with pytest.raises(InputError, match="disease - rev_treats - drug has the name of the reverse of drug - treats - disease"):
+    with pytest.raises(
+        InputError,
+        match="disease - rev_treats - drug has the name of the reverse of drug - treats - disease",
+    ):
         graph_of([*TREATS, ("disease", 1, "rev_treats", "drug", 1)])
     assert graph_of([*TREATS, ("disease", 1, "rev_other", "drug", 1)]).total_facts == 6
 
@@ -328,7 +424,9 @@ def changed_nodes(folder):
 
 
 def lost_column(folder):
-    pd.read_parquet(folder / "nodes.parquet").drop(columns="node_id").to_parquet(folder / "nodes.parquet", index=False)
+    pd.read_parquet(folder / "nodes.parquet").drop(columns="node_id").to_parquet(
+        folder / "nodes.parquet", index=False
+    )
 
 
 def changed_facts(folder):
@@ -392,7 +490,21 @@ def test_primekg_sample():
     table = real("primekg_sample")
     graph = KnowledgeGraph.from_edge_table(table, GraphConfig())
     assert (graph.total_nodes, graph.total_facts, len(graph.edge_types)) == (6_717, 15_365, 2)
-    assert graph.dropped.as_dict() == {"mirror": 0, "duplicate": 27, "self_loop": 0, "filtered_type": 0, "outside_sample": 0}
-    graph = KnowledgeGraph.from_edge_table(table, GraphConfig(symmetric_relations=("drug_protein",)))
+    assert graph.dropped.as_dict() == {
+        "mirror": 0,
+        "duplicate": 27,
+        "self_loop": 0,
+        "filtered_type": 0,
+        "outside_sample": 0,
+    }
+    graph = KnowledgeGraph.from_edge_table(
+        table, GraphConfig(symmetric_relations=("drug_protein",))
+    )
     assert (graph.total_nodes, graph.total_facts, len(graph.edge_types)) == (6_717, 13_106, 1)
-    assert graph.dropped.as_dict() == {"mirror": 2_259, "duplicate": 27, "self_loop": 0, "filtered_type": 0, "outside_sample": 0}
+    assert graph.dropped.as_dict() == {
+        "mirror": 2_259,
+        "duplicate": 27,
+        "self_loop": 0,
+        "filtered_type": 0,
+        "outside_sample": 0,
+    }

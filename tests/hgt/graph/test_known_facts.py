@@ -10,7 +10,9 @@ from hgt.graph.known_facts import known_matrix
 def test_it_holds_the_facts_and_nothing_else(graph):
     for number, edge_type in enumerate(graph.edge_types):
         head, tail = (ends.numpy() for ends in graph.edge_index[edge_type])
-        expected = np.zeros((graph.num_nodes[edge_type[0]], graph.num_nodes[edge_type[2]]), dtype=bool)
+        expected = np.zeros(
+            (graph.num_nodes[edge_type[0]], graph.num_nodes[edge_type[2]]), dtype=bool
+        )
         expected[head, tail] = True
         if edge_type in graph.symmetric:
             expected |= expected.T

@@ -14,7 +14,11 @@ from hgt.graph.split import TEST, TRAIN, VAL, EdgeSplit, split_facts
 from hgt.reading.edge_table import read_edge_table
 from tests.conftest import data_file
 
-TREATS, PPI, REGULATES = ("drug", "treats", "disease"), ("gene", "ppi", "gene"), ("gene", "regulates", "gene")
+TREATS, PPI, REGULATES = (
+    ("drug", "treats", "disease"),
+    ("gene", "ppi", "gene"),
+    ("gene", "regulates", "gene"),
+)
 TOLD = [("disease", "told", "drug"), ("drug", "told", "disease")]
 NUM_NODES = {"disease": 9, "drug": 8, "gene": 12}
 
@@ -26,8 +30,12 @@ def grid(heads, tails):
 
 @pytest.fixture(scope="module")
 def graph():
-    """Every pair of every edge type; a repetition of (drug 0, treats, disease 0); ppi in both orders, as HeteroData may have it."""
-    ids = {t: np.array([f"{t[:2]}{i}" for i in range(n)], dtype=object) for t, n in NUM_NODES.items()}
+    """Every pair of every edge type; a repetition of (drug 0, treats, disease 0); ppi in both
+    orders, as HeteroData may have it.
+    """
+    ids = {
+        t: np.array([f"{t[:2]}{i}" for i in range(n)], dtype=object) for t, n in NUM_NODES.items()
+    }
     n = NUM_NODES
     index = {
         TREATS: torch.cat([torch.tensor([[0], [0]]), grid(n["drug"], n["disease"])], dim=1),
@@ -41,17 +49,53 @@ def graph():
 
 def number_of(graph, split, edge_type, head, tail):
     """The last fact (head, edge type, tail), nodes numbered within their types."""
-    ends = torch.tensor([head + graph.offsets[edge_type[0]], graph.edge_types.index(edge_type), tail + graph.offsets[edge_type[2]]])
+    ends = torch.tensor(
+        [
+            head + graph.offsets[edge_type[0]],
+            graph.edge_types.index(edge_type),
+            tail + graph.offsets[edge_type[2]],
+        ]
+    )
     return int(torch.nonzero((split.facts == ends[:, None]).all(0))[-1])
 
 
 LEAKS = {
-    "duplicate": ([(TREATS, 0, 0, TEST)], 1, "the same fact", "(drug, dr0) - treats - (disease, di0) (test)"),
-    "validated and tested": ([(REGULATES, 3, 4, VAL), (REGULATES, 4, 3, TEST)], 1, "its mirror", "(gene, ge4) - regulates - (gene, ge3)"),
-    "mirror": ([(REGULATES, 3, 4, TEST)], 1, "its mirror", "(gene, ge4) - regulates - (gene, ge3) (training)"),
-    "symmetric": ([(PPI, 2, 5, VAL)], 1, "the same fact of a symmetric relation", "(gene, ge5) - ppi - (gene, ge2) (training)"),
-    "reverse": ([(TOLD[0], 6, 7, TEST)], 1, "its reverse", "(drug, dr7) - told - (disease, di6) (training)"),
-    "several": ([(REGULATES, 0, i, TEST) for i in range(1, 8)], 7, "its mirror", "(gene, ge0) - regulates - (gene, ge1) (test)"),
+    "duplicate": (
+        [(TREATS, 0, 0, TEST)],
+        1,
+        "the same fact",
+        "(drug, dr0) - treats - (disease, di0) (test)",
+    ),
+    "validated and tested": (
+        [(REGULATES, 3, 4, VAL), (REGULATES, 4, 3, TEST)],
+        1,
+        "its mirror",
+        "(gene, ge4) - regulates - (gene, ge3)",
+    ),
+    "mirror": (
+        [(REGULATES, 3, 4, TEST)],
+        1,
+        "its mirror",
+        "(gene, ge4) - regulates - (gene, ge3) (training)",
+    ),
+    "symmetric": (
+        [(PPI, 2, 5, VAL)],
+        1,
+        "the same fact of a symmetric relation",
+        "(gene, ge5) - ppi - (gene, ge2) (training)",
+    ),
+    "reverse": (
+        [(TOLD[0], 6, 7, TEST)],
+        1,
+        "its reverse",
+        "(drug, dr7) - told - (disease, di6) (training)",
+    ),
+    "several": (
+        [(REGULATES, 0, i, TEST) for i in range(1, 8)],
+        7,
+        "its mirror",
+        "(gene, ge0) - regulates - (gene, ge1) (test)",
+    ),
 }
 
 
@@ -62,7 +106,9 @@ def test_a_planted_leak_is_found_counted_and_shown(graph, name, tmp_path):
     split.part[:] = TRAIN
     for edge_type, head, tail, part in planted:
         split.part[number_of(graph, split, edge_type, head, tail)] = part
-    with pytest.raises(HgtError, match=re.escape(f" {count} fact(s) have {form} on another side, such as ")) as caught:
+    with pytest.raises(
+        HgtError, match=re.escape(f" {count} fact(s) have {form} on another side, such as ")
+    ) as caught:
         audit_split(graph, split, SplitConfig())
     assert not isinstance(caught.value, InputError), "a split that we made is our defect"
     assert example in str(caught.value)
@@ -85,20 +131,33 @@ def test_every_kind_is_told_when_there_are_several(graph):
 
 @pytest.mark.parametrize("holdout_relations", [(), ("told",), ("treats", "told")])
 def test_a_fact_of_a_held_out_node_that_trains_is_found(graph, holdout_relations):
-    config = SplitConfig(split="disease-holdout", holdout_relations=holdout_relations, val_fraction=0.2, test_fraction=0.2)
+    config = SplitConfig(
+        split="disease-holdout",
+        holdout_relations=holdout_relations,
+        val_fraction=0.2,
+        test_fraction=0.2,
+    )
     split = split_facts(graph, config)
     audit_split(graph, split, config)
     disease = int(torch.nonzero(split.node_part == TEST)[0]) - graph.offsets["disease"]
-    for told, ends in ((TOLD[0], (disease, 3)), (TOLD[1], (3, disease))):  # both, or it would be a fact and its reverse as well
+    # both, or it would be a fact and its reverse as well
+    for told, ends in ((TOLD[0], (disease, 3)), (TOLD[1], (3, disease))):
         split.part[number_of(graph, split, told, *ends)] = TRAIN
-    with pytest.raises(HgtError, match=r"2 fact\(s\) of held-out nodes are on another side than their node") as caught:
+    with pytest.raises(
+        HgtError, match=r"2 fact\(s\) of held-out nodes are on another side than their node"
+    ) as caught:
         audit_split(graph, split, config)
-    assert f"(disease, di{disease}) - told - (drug, dr3), which is in training while its disease is held out for test" in str(caught.value)
+    assert (
+        f"(disease, di{disease}) - told - (drug, dr3), which is in training while its disease is"
+        " held out for test" in str(caught.value)
+    )
 
 
 def test_a_holdout_split_without_its_nodes_is_refused(graph, tmp_path):
     with pytest.raises(InputError, match="tells no held-out nodes"):
-        audit_split(graph, split_facts(graph, SplitConfig()), SplitConfig(split="disease-holdout"), tmp_path)
+        audit_split(
+            graph, split_facts(graph, SplitConfig()), SplitConfig(split="disease-holdout"), tmp_path
+        )
 
 
 @pytest.mark.parametrize("split", ["random", "disease-holdout", "drug-holdout"])
@@ -136,9 +195,17 @@ def test_a_relation_that_tells_the_same_pairs_as_another_is_pointed_out(make_gra
     config = SplitConfig(val_fraction=0.1, test_fraction=0.1)
     split = EdgeSplit(**vars(split_facts(graph, config)))
     split.part[:] = TRAIN
-    split.part[torch.nonzero(split.facts[1] == graph.edge_types.index(("drug", "treats", "disease")))[:5]] = TEST
+    split.part[
+        torch.nonzero(split.facts[1] == graph.edge_types.index(("drug", "treats", "disease")))[:5]
+    ] = TEST
     twins = audit_split(graph, split, config).twins
     assert len(twins) == 1
-    named = [f"drug - treats - disease as {other} (100%)" for other in ("disease - treated by - drug", "drug - cures - disease")]
-    assert "In 2 cases 80% or more of an edge type's held-out pairs of nodes are in training as another edge type" in twins[0]
+    named = [
+        f"drug - treats - disease as {other} (100%)"
+        for other in ("disease - treated by - drug", "drug - cures - disease")
+    ]
+    assert (
+        "In 2 cases 80% or more of an edge type's held-out pairs of nodes are in training as"
+        " another edge type" in twins[0]
+    )
     assert all(name in twins[0] for name in named)

@@ -18,15 +18,26 @@ def test_each_fact_is_paired_with_the_one_in_the_other_direction(make_graph):
     place = {fact: number for number, fact in enumerate(named)}
     expected = [place.get(fact[::-1], len(named)) for fact in named]
     assert mirror_facts(graph, facts).tolist() == [*expected, len(named)]
-    assert {named[f][1] for f, mirror in enumerate(expected) if mirror < len(named)} == {"follows", "owns"}
+    assert {named[f][1] for f, mirror in enumerate(expected) if mirror < len(named)} == {
+        "follows",
+        "owns",
+    }
 
 
 def test_without_mirrors_nothing_is_kept_for_them(make_graph):
-    graph = make_graph([("drug", "a", "treats", "disease", "b"), ("gene", "g", "binds", "gene", "h"), ("gene", "g", "binds", "gene", "i")])
+    graph = make_graph(
+        [
+            ("drug", "a", "treats", "disease", "b"),
+            ("gene", "g", "binds", "gene", "h"),
+            ("gene", "g", "binds", "gene", "i"),
+        ]
+    )
     assert len(mirror_facts(graph, facts_of(graph))) == 0
 
 
 def facts_of(graph):
     """[3, num_facts] all facts in global numbers."""
     ends = map(graph.global_facts, graph.edge_types)
-    return np.concatenate([np.stack([h.numpy(), np.full(len(h), r), t.numpy()]) for r, (h, t) in enumerate(ends)], 1)
+    return np.concatenate(
+        [np.stack([h.numpy(), np.full(len(h), r), t.numpy()]) for r, (h, t) in enumerate(ends)], 1
+    )

@@ -14,11 +14,15 @@ from tests.hgt.interpreter import require_interpreter
 
 @pytest.fixture
 def triton(monkeypatch):
-    """`triton(False)`: it is not installed. What was chosen before is forgotten, then and afterwards."""
+    """`triton(False)`: it is not installed. What was chosen before is forgotten, then and
+    afterwards.
+    """
 
     def install(is_there):
         forget()
-        monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: object() if is_there else None)
+        monkeypatch.setattr(
+            choice.importlib.util, "find_spec", lambda name: object() if is_there else None
+        )
 
     def forget():
         for chosen in (edge_kernels, node_kernels, mask_kernel):
@@ -51,7 +55,10 @@ def test_cuda_without_triton(triton):
 @pytest.mark.slow
 def test_cuda_with_triton():
     require_interpreter()
-    edges, nodes, dropout = (importlib.import_module(f"hgt.kernels.triton_{name}") for name in ("edges", "nodes", "dropout"))
+    edges, nodes, dropout = (
+        importlib.import_module(f"hgt.kernels.triton_{name}")
+        for name in ("edges", "nodes", "dropout")
+    )
     assert type(edge_kernels("cuda")) is edges.TritonKernels
     assert edge_kernels("cuda").chunk == 32_768
     assert type(node_kernels("cuda")) is nodes.TritonNodeKernels

@@ -26,7 +26,9 @@ def lowbias32(x):
 def test_the_hash_is_that_of_unlimited_integers(seed):
     """So whatever a device does where 32 bits overflow has to be what all others do."""
     numbers = torch.tensor([0, 1, 2, 65_535, 2**31 - 1], dtype=torch.int32)
-    expected = [lowbias32((lowbias32((n + seed[0]) % 2**32) + seed[1]) % 2**32) for n in numbers.tolist()]
+    expected = [
+        lowbias32((lowbias32((n + seed[0]) % 2**32) + seed[1]) % 2**32) for n in numbers.tolist()
+    ]
     found = dropout_mask.hash_(numbers, torch.tensor(seed, dtype=torch.int32))
     assert [n % 2**32 for n in found.tolist()] == expected
 
@@ -57,7 +59,9 @@ def test_the_cuda_kernel_keeps_the_same(monkeypatch, size, share):
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.9])
 def test_the_share_is_dropped_everywhere_and_independently(share):
-    """Within five standard deviations: of all elements, of each row and column, of neighbours and of two passes, dropped together."""
+    """Within five standard deviations: of all elements, of each row and column, of neighbours and
+    of two passes, dropped together.
+    """
     torch.manual_seed(int(100 * share))
     one, other = (~kept_elements(SHAPE, share, seed) for seed in draw_seeds(2))
 
@@ -72,7 +76,11 @@ def test_the_share_is_dropped_everywhere_and_independently(share):
         assert abs(means.var() / (share * (1 - share) / count) - 1) < 0.4
     half = -(-one.numel() // 2)
     flat = one.flatten()
-    pairs = {"in a row": (one[:, 1:], one[:, :-1]), "in a column": (one[1:], one[:-1]), "of two passes": (one, other)}
+    pairs = {
+        "in a row": (one[:, 1:], one[:, :-1]),
+        "in a column": (one[1:], one[:-1]),
+        "of two passes": (one, other),
+    }
     pairs["of one hash"] = (flat[: one.numel() - half], flat[half:])
     for a, b in pairs.values():
         is_near((a & b).float().mean(), share**2, a.numel())

@@ -1,4 +1,6 @@
-"""The plan: it agrees with the tensors that really live, picks the largest form that fits, and refuses with figures and remedies."""
+"""The plan: it agrees with the tensors that really live, picks the largest form that fits, and
+refuses with figures and remedies.
+"""
 
 import dataclasses
 import functools
@@ -21,7 +23,13 @@ from hgt.graph.split import TEST, VAL, split_facts
 from hgt.kernels.edges import ChunkedKernels, FusedKernels
 from hgt.kernels.nodes import CpuNodeKernels, NodeKernels
 from hgt.memory import moments as memory_moments
-from hgt.memory.plan import MemoryPlan, memory_limit, plan_memory, probe_for_plan, refuse_what_cannot_fit
+from hgt.memory.plan import (
+    MemoryPlan,
+    memory_limit,
+    plan_memory,
+    probe_for_plan,
+    refuse_what_cannot_fit,
+)
 from hgt.messages.message_graph import EdgeList, edges_into, training_message_graph
 from hgt.messages.step_messages import DrawnEdges
 from hgt.model import attention, layer, layer_pass
@@ -59,7 +67,9 @@ def limited(limit_bytes, device="cuda"):
 
 
 def test_live_bytes_counts_what_lives():
-    """The measure itself, on a sequence whose peak is known: views, in-place operations and saved tensors included."""
+    """The measure itself, on a sequence whose peak is known: views, in-place operations and saved
+    tensors included.
+    """
     standing = torch.ones(1000)
     with LiveBytes({"given": [standing]}) as live:
         assert live.now == 4000
@@ -86,36 +96,100 @@ CASES = {
     "contrastive loss": (3_000, 20_000, {"contrastive_weight": 0.5}, {}),
     "narrow": (3_000, 20_000, {"embedding_dim": 64, "hidden_dim": 64}, {}),
     "four layers": (3_000, 15_000, {"num_layers": 4, "hidden_dim": 128}, {}),
-    "four layers computed again": (3_000, 15_000, {"num_layers": 4, "hidden_dim": 128}, COMPUTED_AGAIN),
+    "four layers computed again": (
+        3_000,
+        15_000,
+        {"num_layers": 4, "hidden_dim": 128},
+        COMPUTED_AGAIN,
+    ),
     "no dropout on inputs": (3_000, 20_000, {"input_dropout": 0.0}, {}),
     "no average": (3_000, 20_000, {"hidden_dim": 64, "average_decay": 0.0}, {}),
     "typed negatives": (6_000, 30_000, {"hidden_dim": 64, "num_other_negatives": 0}, {}),
-    "many other negatives": (6_000, 30_000, {"hidden_dim": 64, "num_negatives": 64, "num_other_negatives": 64}, {}),
+    "many other negatives": (
+        6_000,
+        30_000,
+        {"hidden_dim": 64, "num_negatives": 64, "num_other_negatives": 64},
+        {},
+    ),
     "distmult": (6_000, 30_000, {"hidden_dim": 64, "decoder": "distmult"}, {}),
     "one layer, one micro-batch": (6_000, 30_000, {"num_layers": 1, "accumulation_steps": 1}, {}),
-    "three layers": (6_000, 30_000, {"num_layers": 3, "embedding_dim": 128, "hidden_dim": 128}, {"keep_projections": False}),
-    "wide embeddings": (6_000, 30_000, {"embedding_dim": 1024, "hidden_dim": 64, "accumulation_steps": 2, "decoder": "complex"}, {}),
-    "many negatives": (10_000, 50_000, {"embedding_dim": 64, "hidden_dim": 64, "num_negatives": 1024, "accumulation_steps": 1}, {}),
-    "small tables": (10_000, 50_000, {"embedding_dim": 128, "hidden_dim": 128}, {"table_rows": 2_048, "group_edges": 32_768}),
+    "three layers": (
+        6_000,
+        30_000,
+        {"num_layers": 3, "embedding_dim": 128, "hidden_dim": 128},
+        {"keep_projections": False},
+    ),
+    "wide embeddings": (
+        6_000,
+        30_000,
+        {"embedding_dim": 1024, "hidden_dim": 64, "accumulation_steps": 2, "decoder": "complex"},
+        {},
+    ),
+    "many negatives": (
+        10_000,
+        50_000,
+        {"embedding_dim": 64, "hidden_dim": 64, "num_negatives": 1024, "accumulation_steps": 1},
+        {},
+    ),
+    "small tables": (
+        10_000,
+        50_000,
+        {"embedding_dim": 128, "hidden_dim": 128},
+        {"table_rows": 2_048, "group_edges": 32_768},
+    ),
     "half precision": (6_000, 30_000, {"hidden_dim": 64, "mixed_precision": True}, {}),
     "smallest form": (
-        *(6_000, 60_000, {"embedding_dim": 64, "hidden_dim": 64, "dropout": 0.0, "input_dropout": 0.0, "num_val_edges": 500}),
+        *(
+            6_000,
+            60_000,
+            {
+                "embedding_dim": 64,
+                "hidden_dim": 64,
+                "dropout": 0.0,
+                "input_dropout": 0.0,
+                "num_val_edges": 500,
+            },
+        ),
         COMPUTED_AGAIN | {"table_rows": 4_096, "group_edges": 65_536, "accumulation_steps": 64},
     ),
     "large": (20_000, 60_000, {"embedding_dim": 256, "hidden_dim": 64, "num_val_edges": 500}, {}),
     "drawn edges": (3_000, 60_000, {"hidden_dim": 128, "num_neighbors": 8}, {}),
     "drawn edges, small tables": (
-        *(10_000, 100_000, {"embedding_dim": 128, "hidden_dim": 64, "num_neighbors": 4, "accumulation_steps": 8}),
+        *(
+            10_000,
+            100_000,
+            {"embedding_dim": 128, "hidden_dim": 64, "num_neighbors": 4, "accumulation_steps": 8},
+        ),
         {"table_rows": 2_048, "group_edges": 16_384, "keep_projections": False},
     ),
-    "drawn edges, computed again": (5_000, 100_000, {"num_layers": 3, "hidden_dim": 64, "num_neighbors": 16}, COMPUTED_AGAIN),
+    "drawn edges, computed again": (
+        5_000,
+        100_000,
+        {"num_layers": 3, "hidden_dim": 64, "num_neighbors": 16},
+        COMPUTED_AGAIN,
+    ),
     "rows projected": (
-        *(10_000, 30_000, {"hidden_dim": 64, "edge_sample_size": 500, "accumulation_steps": 1, "num_val_edges": 500}),
+        *(
+            10_000,
+            30_000,
+            {
+                "hidden_dim": 64,
+                "edge_sample_size": 500,
+                "accumulation_steps": 1,
+                "num_val_edges": 500,
+            },
+        ),
         {"keep_projections": False},
     ),
 }
 # Here the edges outweigh the rest.
-_NARROW = {"hidden_dim": 64, "embedding_dim": 64, "accumulation_steps": 16, "num_val_edges": 500, "num_neighbors": 4}
+_NARROW = {
+    "hidden_dim": 64,
+    "embedding_dim": 64,
+    "accumulation_steps": 16,
+    "num_val_edges": 500,
+    "num_neighbors": 4,
+}
 CASES |= {
     "dense": (5_000, 400_000, {}, {}),
     "dense, 4 drawn": (5_000, 400_000, {"num_neighbors": 4}, {}),
@@ -124,18 +198,36 @@ CASES |= {
     "dense, a tenth drawn": (2_000, 200_000, _NARROW, {"keep_projections": False}),
     "dense, a tenth drawn, projections kept": (2_000, 200_000, _NARROW, {}),
 }
-ON_CPU = ["few nodes", "narrow", "wide embeddings", "small tables", "half precision", "smallest form", "large", "rows projected"]
-ON_CPU += ["no average", "drawn edges, computed again", "dense, 16 drawn", "dense and narrow", "dense, a tenth drawn"]
+ON_CPU = [
+    "few nodes",
+    "narrow",
+    "wide embeddings",
+    "small tables",
+    "half precision",
+    "smallest form",
+    "large",
+    "rows projected",
+]
+ON_CPU += [
+    "no average",
+    "drawn edges, computed again",
+    "dense, 16 drawn",
+    "dense and narrow",
+    "dense, a tenth drawn",
+]
 PHASES = ["step", "evaluation", "inference"]
 TOLERANCE = 0.1  # of the plan
 BESIDE_TENSORS = ("libraries", "process", "graph, split and filters", "drawing of edges")
-KERNELS = {"cuda": ChunkedKernels(1024), "cpu": FusedKernels(2_048)}  # CUDA's own, measured here on the CPU, take nothing on the way
+# CUDA's own, measured here on the CPU, take nothing on the way
+KERNELS = {"cuda": ChunkedKernels(1024), "cpu": FusedKernels(2_048)}
 NODE_KERNELS = {"cuda": NodeKernels(), "cpu": CpuNodeKernels()}
 
 
 @pytest.fixture(scope="module")
 def live_and_planned():
-    """`live_and_planned(case, device)`: {phase: (bytes of live tensors at the worst moment, bytes in the plan)}, measured on the CPU."""
+    """`live_and_planned(case, device)`: {phase: (bytes of live tensors at the worst moment, bytes
+    in the plan)}, measured on the CPU.
+    """
     return functools.cache(measure)
 
 
@@ -153,18 +245,23 @@ def measure(case, device="cuda"):
         patch.setattr(sampled_softmax, "rows_at_a_time", lambda _: planned_rows)
         live = live_peaks(graph, config, form, device, patch)
         plan = plan_of_form(graph, config, limited(80 << 30, device), form)
-    planned = {phase: plan.phases[phase] - sum(plan.parts.get(part, 0) for part in BESIDE_TENSORS) for phase in live}
+    planned = {
+        phase: plan.phases[phase] - sum(plan.parts.get(part, 0) for part in BESIDE_TENSORS)
+        for phase in live
+    }
     planned["inference"] += plan.parts.get("drawing of edges", 0)  # nothing is drawn there
     return {phase: (n, planned[phase]) for phase, n in live.items()}
 
 
 def live_peaks(graph, config, form, device, patch):
-    """Of a run's phases as they follow one another: a step after another, validation; then the embeddings, in a program of their own,
-    and their evaluation in another.
+    """Of a run's phases as they follow one another: a step after another, validation; then the
+    embeddings, in a program of their own, and their evaluation in another.
     """
     split = split_facts(graph, config.split)
     if device == "cuda":  # an accelerator's average lies in host memory
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, average_decay=0.0))
+        config = dataclasses.replace(
+            config, train=dataclasses.replace(config.train, average_decay=0.0)
+        )
     trainee = build_trainee(config, graph, split, torch.device("cpu"), form)
     trainee.model.train()
     facts, index = sample_facts(split.of(VAL), config.train.num_val_edges, 0), FactIndex(graph)
@@ -175,19 +272,36 @@ def live_peaks(graph, config, form, device, patch):
     source = trainee.batches.step_messages
     drawn = source.on_device(batch.messages)
     if device == "cuda":  # what the recorded step was given, beside what it is given now
-        fixed = {id(t) for t in tensors_in([trainee.messages, source.sampling.layout if isinstance(source, DrawnEdges) else None])}
+        fixed = {
+            id(t)
+            for t in tensors_in(
+                [
+                    trainee.messages,
+                    source.sampling.layout if isinstance(source, DrawnEdges) else None,
+                ]
+            )
+        }
         beside = [t.clone() for t in tensors_in(step_inputs(trainee, batch)) if id(t) not in fixed]
     else:  # the next batch, drawn meanwhile
         beside = [trainee.messages, trainee.batches.draw(0, 1).micro_batches]
     average = trainee.average.tensors if trainee.average else {}
-    standing = [average, parameters, [p.grad for p in parameters], trainee.optimizer.state, drawn, batch.micro_batches, beside]
+    standing = [
+        average,
+        parameters,
+        [p.grad for p in parameters],
+        trainee.optimizer.state,
+        drawn,
+        batch.micro_batches,
+        beside,
+    ]
     live = LiveBytes(standing)
     del standing  # with it the gradients of the step before
     with live:
         train_step(trainee, batch)
         peaks["step"] = live.peak
         del batch, drawn, beside, average, source
-        live.add(trainee.messages)  # where each step draws its edges, all of them come for the evaluation
+        # where each step draws its edges, all of them come for the evaluation
+        live.add(trainee.messages)
         live.peak = live.now
         evaluate_val(trainee, facts, index)
         peaks["evaluation"] = live.peak
@@ -198,7 +312,11 @@ def live_peaks(graph, config, form, device, patch):
     with LiveBytes([list(encoder.parameters()), messages]) as live:
         if device == "cuda":  # edges are sorted and cut in host memory
             patch.setattr(EdgeList, "sorted_by_target", live.elsewhere(EdgeList.sorted_by_target))
-            patch.setattr(embeddings, "edges_into", lambda *args: live.add(part := live.elsewhere(edges_into)(*args)) or part)
+            patch.setattr(
+                embeddings,
+                "edges_into",
+                lambda *args: live.add(part := live.elsewhere(edges_into)(*args)) or part,
+            )
         vectors = infer_layerwise(encoder, messages, config.train.node_batch_size)
     peaks["inference"] = live.peak
     with LiveBytes([vectors, decoder.relation]) as live:
@@ -209,7 +327,13 @@ def live_peaks(graph, config, form, device, patch):
 # One of each kind of graph, step and way to keep what the backward pass needs; the rest is slow.
 _FAST = {
     "cuda": ("few nodes", "contrastive loss", "four layers computed again", "dense, a tenth drawn"),
-    "cpu": ("few nodes", "no average", "rows projected", "dense and narrow", "dense, a tenth drawn"),
+    "cpu": (
+        "few nodes",
+        "no average",
+        "rows projected",
+        "dense and narrow",
+        "dense, a tenth drawn",
+    ),
 }
 
 
@@ -224,16 +348,26 @@ _MEASURED = [
 @pytest.mark.parametrize(("case", "device"), _MEASURED)
 def test_the_plan_agrees_with_the_tensors_that_live(live_and_planned, case, device, phase):
     live, planned = live_and_planned(case, device)[phase]
-    assert abs(planned / live - 1) < TOLERANCE, f"planned {planned / 1e6:.1f} MB, live {live / 1e6:.1f} MB: {planned / live - 1:+.1%}"
+    assert abs(planned / live - 1) < TOLERANCE, (
+        f"planned {planned / 1e6:.1f} MB, live {live / 1e6:.1f} MB: {planned / live - 1:+.1%}"
+    )
 
 
 @pytest.mark.parametrize("k", [4, 16, 64])
 def test_drawn_edges_are_counted_as_they_are(k):
-    """Before the split, from degrees; and what each draw brings to the device, beside what stays there."""
+    """Before the split, from degrees; and what each draw brings to the device, beside what stays
+    there.
+    """
     graph, config = graph_of_size(3_000, 60_000), RunConfig.from_flat({"num_neighbors": k})
     plan = plan_of_form(graph, config, limited(80 << 30, "mps"), StepForm.of(config))
-    drawn = build_trainee(config, graph, split_facts(graph, config.split), torch.device("cpu")).batches.draw(0, 0).messages
-    assert plan.parts["message graph"] == pytest.approx(sum(t.nbytes for t in tensors_in(drawn)) - drawn.fact.nbytes, rel=0.15)
+    drawn = (
+        build_trainee(config, graph, split_facts(graph, config.split), torch.device("cpu"))
+        .batches.draw(0, 0)
+        .messages
+    )
+    assert plan.parts["message graph"] == pytest.approx(
+        sum(t.nbytes for t in tensors_in(drawn)) - drawn.fact.nbytes, rel=0.15
+    )
 
 
 @pytest.mark.parametrize("size", [(3_000, 20_000), (20_000, 200_000)])
@@ -242,19 +376,34 @@ def test_standing_parts_are_counted_as_they_are(size):
     parts = plan_of_form(graph, config, GPU, StepForm.of(config)).parts
     parameters = sum(p.nbytes for p in HGTModel(graph, config.model).parameters())
     assert parts["weights and Adam"] == pytest.approx(3 * parameters, rel=0.001)
-    messages = sum(t.nbytes for t in tensors_in(training_message_graph(graph, split_facts(graph, config.split))))
+    messages = sum(
+        t.nbytes
+        for t in tensors_in(training_message_graph(graph, split_facts(graph, config.split)))
+    )
     assert parts["message graph"] == pytest.approx(messages, rel=0.1)
 
 
 # What it grows with.
 
-BASE = {"accumulation_steps": 1, "edge_sample_size": 3_000, "embedding_dim": 256, "hidden_dim": 128, "min_batches_per_epoch": 1}
+BASE = {
+    "accumulation_steps": 1,
+    "edge_sample_size": 3_000,
+    "embedding_dim": 256,
+    "hidden_dim": 128,
+    "min_batches_per_epoch": 1,
+}
 
 
 @pytest.mark.parametrize(
     "larger",
     [
-        *({"embedding_dim": 512}, {"hidden_dim": 256}, {"num_layers": 4}, {"num_negatives": 2048}, {"edge_sample_size": 6_000}),
+        *(
+            {"embedding_dim": 512},
+            {"hidden_dim": 256},
+            {"num_layers": 4},
+            {"num_negatives": 2048},
+            {"edge_sample_size": 6_000},
+        ),
         *({"num_nodes": 30_000}, {"num_facts": 300_000}),
     ],
     ids=str,
@@ -272,7 +421,9 @@ def test_the_plan_grows_with_fewer_micro_batches():
 
 def step_bytes(device, num_nodes=20_000, num_facts=200_000, **values):
     config = RunConfig.from_flat(BASE | values)
-    return plan_of_form(graph_of_size(num_nodes, num_facts), config, limited(80 << 30, device), StepForm.of(config)).phases["step"]
+    return plan_of_form(
+        graph_of_size(num_nodes, num_facts), config, limited(80 << 30, device), StepForm.of(config)
+    ).phases["step"]
 
 
 def test_the_plan_grows_with_relations():
@@ -281,16 +432,25 @@ def test_the_plan_grows_with_relations():
     halves = {}
     for (head, name, tail), index in graph.edge_index.items():
         middle = index.shape[1] // 2
-        halves |= {(head, name, tail): index[:, :middle], (head, f"{name}_too", tail): index[:, middle:]}
-    symmetric = frozenset(e for e in halves if (e[0], e[1].removesuffix("_too"), e[2]) in graph.symmetric)
+        halves |= {
+            (head, name, tail): index[:, :middle],
+            (head, f"{name}_too", tail): index[:, middle:],
+        }
+    symmetric = frozenset(
+        e for e in halves if (e[0], e[1].removesuffix("_too"), e[2]) in graph.symmetric
+    )
     split_graph = KnowledgeGraph(graph.node_ids, graph.node_names, halves, symmetric)
     config = RunConfig()
     one, other = (plan_of_form(g, config, GPU, StepForm.of(config)) for g in (graph, split_graph))
-    assert all(other.phases[phase] > one.phases[phase] for phase in ("step", "optimizer", "inference"))
+    assert all(
+        other.phases[phase] > one.phases[phase] for phase in ("step", "optimizer", "inference")
+    )
 
 
 def test_only_the_cpu_pays_for_the_process(graph, config):
-    on_cpu, on_mps = (plan_memory(graph, config, limited(8 << 30, device)) for device in ("cpu", "mps"))
+    on_cpu, on_mps = (
+        plan_memory(graph, config, limited(8 << 30, device)) for device in ("cpu", "mps")
+    )
     assert on_cpu.parts["process"] > 100 << 20
     assert "process" not in on_mps.parts
     assert on_cpu.required_bytes > on_mps.required_bytes + (100 << 20)
@@ -315,9 +475,16 @@ def test_primekg_is_planned_from_counts_alone():
 
 # Forms.
 
-# Twice as many micro-batches bring the nodes of their pools twice, and padding where relations have few facts; on small graphs it shows.
+# Twice as many micro-batches bring the nodes of their pools twice, and padding where relations have
+# few facts; on small graphs it shows.
 MORE_PARTS = 1.03
-CONFIGURATIONS = [{}, {"num_layers": 1}, {"num_layers": 3, "embedding_dim": 64}, {"recompute_layers": True}, {"accumulation_steps": 3}]
+CONFIGURATIONS = [
+    {},
+    {"num_layers": 1},
+    {"num_layers": 3, "embedding_dim": 64},
+    {"recompute_layers": True},
+    {"accumulation_steps": 3},
+]
 
 
 @pytest.mark.parametrize("values", CONFIGURATIONS, ids=str)
@@ -336,20 +503,40 @@ def test_smaller_forms_come_to_an_end(values):
 
 
 @pytest.mark.parametrize(
-    ("size", "values", "device"), pairwise([(3_000, 20_000), (20_000, 60_000), (20_000, 600_000)], CONFIGURATIONS, ["cuda", "mps", "cpu"])
+    ("size", "values", "device"),
+    pairwise(
+        [(3_000, 20_000), (20_000, 60_000), (20_000, 600_000)],
+        CONFIGURATIONS,
+        ["cuda", "mps", "cpu"],
+    ),
 )
 def test_each_smaller_form_plans_no_more_than_the_one_before(size, values, device):
     config = RunConfig.from_flat(values)
-    planned = [plan_of_form(graph_of_size(*size), config, limited(80 << 30, device), form).phases["step"] for form in forms(config)]
-    assert all(smaller <= MORE_PARTS * larger for larger, smaller in itertools.pairwise(planned)), planned
-    assert min(planned) < planned[0] or config.train.recompute_layers  # the last may be above: pools come with every micro-batch
+    planned = [
+        plan_of_form(graph_of_size(*size), config, limited(80 << 30, device), form).phases["step"]
+        for form in forms(config)
+    ]
+    assert all(smaller <= MORE_PARTS * larger for larger, smaller in itertools.pairwise(planned)), (
+        planned
+    )
+    # the last may be above: pools come with every micro-batch
+    assert min(planned) < planned[0] or config.train.recompute_layers
 
 
 def test_more_micro_batches_never_take_more():
-    """Where a batch has few rows for its many nodes, each micro-batch's rows are projected; many micro-batches must not change that."""
-    config = RunConfig.from_flat({"embedding_dim": 1024, "hidden_dim": 64, "edge_sample_size": 500, "accumulation_steps": 1})
-    planned = [plan_of_form(graph_of_size(20_000, 60_000), config, GPU, form).phases["step"] for form in forms(config)]
-    assert all(smaller <= MORE_PARTS * larger for larger, smaller in itertools.pairwise(planned)), planned
+    """Where a batch has few rows for its many nodes, each micro-batch's rows are projected; many
+    micro-batches must not change that.
+    """
+    config = RunConfig.from_flat(
+        {"embedding_dim": 1024, "hidden_dim": 64, "edge_sample_size": 500, "accumulation_steps": 1}
+    )
+    planned = [
+        plan_of_form(graph_of_size(20_000, 60_000), config, GPU, form).phases["step"]
+        for form in forms(config)
+    ]
+    assert all(smaller <= MORE_PARTS * larger for larger, smaller in itertools.pairwise(planned)), (
+        planned
+    )
 
 
 def test_a_tenth_of_the_limit_is_left_over():
@@ -360,9 +547,15 @@ def test_a_tenth_of_the_limit_is_left_over():
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_the_largest_form_that_fits_is_chosen(device):
-    graph, config = graph_of_size(20_000, 60_000), RunConfig.from_flat({"embedding_dim": 128, "hidden_dim": 128, "num_val_edges": 500})
+    graph, config = (
+        graph_of_size(20_000, 60_000),
+        RunConfig.from_flat({"embedding_dim": 128, "hidden_dim": 128, "num_val_edges": 500}),
+    )
     chain = list(forms(config))
-    required = [plan_of_form(graph, config, limited(80 << 30, device), form).required_bytes for form in chain]
+    required = [
+        plan_of_form(graph, config, limited(80 << 30, device), form).required_bytes
+        for form in chain
+    ]
     chosen = set()
     for n in required:
         limit = math.ceil(n / 0.9)
@@ -370,7 +563,9 @@ def test_the_largest_form_that_fits_is_chosen(device):
         chosen.add(plan.form)
         assert plan.fits
         assert plan.limit_bytes == limit
-        assert chain.index(plan.form) == next(i for i, other in enumerate(required) if other <= n), "the first in line that takes no more"
+        assert chain.index(plan.form) == next(
+            i for i, other in enumerate(required) if other <= n
+        ), "the first in line that takes no more"
     assert len(chosen) > 2
     assert not plan_memory(graph, config, limited(min(required) / 0.9 - 10, device)).fits
     assert plan_memory(graph, config, limited(80 << 30, device)).form == StepForm.of(config)
@@ -403,7 +598,9 @@ _FAST_REFUSED = (("small", 0.9), ("dense", 0.7), ("narrow", 0.5), ("wide embeddi
 @pytest.mark.parametrize(
     ("which", "share"),
     [
-        pytest.param(which, share, marks=() if (which, share) in _FAST_REFUSED else pytest.mark.slow)
+        pytest.param(
+            which, share, marks=() if (which, share) in _FAST_REFUSED else pytest.mark.slow
+        )
         for which in REFUSED
         for share in (0.9, 0.7, 0.5)
     ],
@@ -413,7 +610,10 @@ def test_a_refusal_names_both_figures_and_what_would_fit(folder, which, share):
     size, values = REFUSED[which]
     table, config = edge_table_of_size(folder, *size), RunConfig.from_flat(values)
     graph = KnowledgeGraph.from_edge_table(table, config.graph)
-    smallest = min(plan_of_form(graph, config, limited(80 << 30, "mps"), form).required_bytes for form in forms(config))
+    smallest = min(
+        plan_of_form(graph, config, limited(80 << 30, "mps"), form).required_bytes
+        for form in forms(config)
+    )
     probe = limited(share * smallest, "mps")
     plan = plan_memory(graph, config, probe)
     with pytest.raises(InputError) as refused:
@@ -431,10 +631,13 @@ def test_a_refusal_names_both_figures_and_what_would_fit(folder, which, share):
         changed = RunConfig.from_flat(values | {name: int(value)})
         sample = graph
         if name == "limit_nodes":
-            sample, slack = KnowledgeGraph.from_edge_table(table, changed.graph), 1.05  # how many facts a sample has is not known before
+            # how many facts a sample has is not known before
+            sample, slack = KnowledgeGraph.from_edge_table(table, changed.graph), 1.05
             assert 0.8 * int(value) <= sample.total_nodes <= int(value) < graph.total_nodes
         assert changed.model.embedding_dim == config.model.embedding_dim
-        assert plan_memory(sample, changed, dataclasses.replace(probe, limit_bytes=int(slack * probe.limit_bytes))).fits, (option, value)
+        assert plan_memory(
+            sample, changed, dataclasses.replace(probe, limit_bytes=int(slack * probe.limit_bytes))
+        ).fits, (option, value)
 
 
 def test_a_plan_that_fits_is_not_refused(graph, config):
@@ -447,10 +650,16 @@ def test_a_plan_that_fits_is_not_refused(graph, config):
 def test_a_device_that_is_elsewhere_can_be_planned_for():
     config = RunConfig.from_flat({"device": "mps", "memory": "16GB"})
     if not torch.backends.mps.is_available():
-        assert (probe_for_plan(config).type, probe_for_plan(config).limit_bytes) == ("mps", 16 * 10**9)
+        assert (probe_for_plan(config).type, probe_for_plan(config).limit_bytes) == (
+            "mps",
+            16 * 10**9,
+        )
         with pytest.raises(InputError, match="mps is not available"):
             probe_for_plan(RunConfig.from_flat({"device": "mps"}))
-    assert probe_for_plan(RunConfig.from_flat({"device": "cpu", "memory": "1GiB"})).limit_bytes == 1 << 30
+    assert (
+        probe_for_plan(RunConfig.from_flat({"device": "cpu", "memory": "1GiB"})).limit_bytes
+        == 1 << 30
+    )
     assert memory_limit(RunConfig()) is None
 
 
@@ -458,6 +667,9 @@ def test_the_plan_for_people_and_for_the_file(graph, config):
     plan = plan_memory(graph, config, dataclasses.replace(GPU, type="cpu"))
     text = plan.table()
     assert all(name in text for name in [*plan.phases, *plan.parts, str(plan.form)])
-    assert f"{plan.required_bytes / 2**20:,.0f} MiB  at the peak, of {80 << 10:,} MiB available" in text
+    assert (
+        f"{plan.required_bytes / 2**20:,.0f} MiB  at the peak, of {80 << 10:,} MiB available"
+        in text
+    )
     told = json.loads(json.dumps(dataclasses.asdict(plan)))
     assert MemoryPlan(**told | {"form": StepForm(**told["form"])}) == plan

@@ -11,7 +11,13 @@ from torch_geometric.nn import HGTConv
 from hgt.config import RunConfig
 from hgt.errors import InputError
 from hgt.graph.split import split_facts
-from hgt.messages.message_graph import MAX_SEGMENT_EDGES, GroupLimits, build_message_graph, edge_list, training_message_graph
+from hgt.messages.message_graph import (
+    MAX_SEGMENT_EDGES,
+    GroupLimits,
+    build_message_graph,
+    edge_list,
+    training_message_graph,
+)
 from hgt.messages.neighbor_sampling import NeighborSampling
 from hgt.model.layer import HGTLayer
 from tests.bench.graphs import primekg_like
@@ -29,7 +35,11 @@ EDGE_TYPES = [
     ("disease", "rev_hub", "gene"),
     ("lonely", "points_at", "drug"),
 ]
-LIMITS = {"few groups": GroupLimits(), "many edges": GroupLimits(rows=4_096, edges=300), "short tables": GroupLimits(rows=48, edges=10**6)}
+LIMITS = {
+    "few groups": GroupLimits(),
+    "many edges": GroupLimits(rows=4_096, edges=300),
+    "short tables": GroupLimits(rows=48, edges=10**6),
+}
 
 
 def random_edges(seed=0):
@@ -41,10 +51,18 @@ def random_edges(seed=0):
     edges = {}
     for e in EDGE_TYPES:
         if e[1] in sizes:
-            pairs = torch.stack([torch.randint(NUM_NODES[end], (sizes[e[1]],), generator=generator) for end in (e[0], e[2])])
+            pairs = torch.stack(
+                [
+                    torch.randint(NUM_NODES[end], (sizes[e[1]],), generator=generator)
+                    for end in (e[0], e[2])
+                ]
+            )
             edges[e] = torch.unique(pairs, dim=1)
     everyone, one = torch.arange(400), torch.full((400,), 3)
-    edges[EDGE_TYPES[4]], edges[EDGE_TYPES[5]] = torch.stack([everyone, one]), torch.stack([one, everyone])
+    edges[EDGE_TYPES[4]], edges[EDGE_TYPES[5]] = (
+        torch.stack([everyone, one]),
+        torch.stack([one, everyone]),
+    )
     return {e: edges[e] for e in EDGE_TYPES}
 
 
@@ -53,7 +71,9 @@ def by_hand(edges, limits=None):
     for index in edges.values():
         facts.append(torch.arange(at, at + index.shape[1]))
         at += index.shape[1]
-    return build_message_graph(NUM_NODES, EDGE_TYPES, {e: (i[0], i[1]) for e, i in edges.items()}, facts, limits)
+    return build_message_graph(
+        NUM_NODES, EDGE_TYPES, {e: (i[0], i[1]) for e, i in edges.items()}, facts, limits
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +82,8 @@ def drawn_from(graph, split):
     primekg = primekg_like(2_000, 40_000)
     graphs = {
         "by hand": lambda: by_hand(random_edges()),
-        "demo": lambda: training_message_graph(graph, split),  # symmetric relations, and a directed one within a type
+        # symmetric relations, and a directed one within a type
+        "demo": lambda: training_message_graph(graph, split),
         "primekg": lambda: training_message_graph(primekg, split_facts(primekg, RunConfig().split)),
     }
     return lambda name: graphs[name]()
@@ -110,8 +131,12 @@ def test_what_is_drawn_is_of_the_graph_and_capped(drawn_from, name, k, limits):
     for group in drawn.groups:
         assert len(group.nodes) <= max(limits.rows, 256)
         assert group.edges[1] - group.edges[0] <= max(limits.edges, k)
-        check_sorted(group.by_target, len(group.nodes) if group.transforms_source else drawn.num_nodes)
-        check_sorted(group.by_source, drawn.num_nodes if group.transforms_source else len(group.nodes))
+        check_sorted(
+            group.by_target, len(group.nodes) if group.transforms_source else drawn.num_nodes
+        )
+        check_sorted(
+            group.by_source, drawn.num_nodes if group.transforms_source else len(group.nodes)
+        )
         order = group.by_source.order.long()
         assert torch.equal(group.by_target.other[order], group.by_source.row)
         assert torch.equal(group.by_target.row[order], group.by_source.other)
@@ -128,11 +153,18 @@ def test_all_draws_have_the_same_shapes(drawn_from, name, k, limits):
     draws = [sampling.draw(0, 0, batch) for batch in range(20)]
     assert len({tuple(shapes_of(d)) for d in draws}) == 1
     assert len({tuple(g.edges for g in d.groups) for d in draws}) == 1
-    types = [{t.dtype for t in tensors_in(getattr(g, side))} for m in (drawn_from(name), draws[0]) for g in m.groups for side in SIDES]
+    types = [
+        {t.dtype for t in tensors_in(getattr(g, side))}
+        for m in (drawn_from(name), draws[0])
+        for g in m.groups
+        for side in SIDES
+    ]
     assert all(t == types[0] for t in types), "as the graph with all edges"
     if k == 2:
         segments = {sum(int((g.by_source.ptr.diff() > 0).sum()) for g in d.groups) for d in draws}
-        assert len(segments) > 1, "the number of segments that hold edges differs: it is empty ones that keep the shapes"
+        assert len(segments) > 1, (
+            "the number of segments that hold edges differs: it is empty ones that keep the shapes"
+        )
 
 
 def test_what_stays_the_same_is_not_copied(drawn_from):
@@ -141,7 +173,8 @@ def test_what_stays_the_same_is_not_copied(drawn_from):
     draws = [sampling.draw(0, 0, batch) for batch in (0, 1)]
     first, second = ({t.data_ptr(): t.nbytes for t in tensors_in(drawn)} for drawn in draws)
     shared = first.keys() & second.keys()
-    assert len(shared) == 5 * len(sampling.layout.groups)  # relations, nodes; rows, ptr and row by target
+    # relations, nodes; rows, ptr and row by target
+    assert len(shared) == 5 * len(sampling.layout.groups)
     num_edges = sampling.layout.num_edges
     assert sum(n for p, n in first.items() if p not in shared) < 30 * num_edges
 
@@ -160,7 +193,11 @@ def test_draws_repeat_and_differ(drawn_from):
 def hub(degree):
     """A graph of one node's edges from `degree` others."""
     e = ("gene", "to", "disease")
-    return build_message_graph({"gene": degree, "disease": 1}, [e], {e: (torch.arange(degree), torch.zeros(degree, dtype=torch.int64))})
+    return build_message_graph(
+        {"gene": degree, "disease": 1},
+        [e],
+        {e: (torch.arange(degree), torch.zeros(degree, dtype=torch.int64))},
+    )
 
 
 def test_every_edge_of_a_hub_is_drawn_equally_often():
@@ -175,10 +212,14 @@ def test_every_edge_of_a_hub_is_drawn_equally_often():
         times[genes] += 1
         together[genes.unsqueeze(1), genes] += 1
     assert int(times.sum()) == num_draws * k
-    assert chi_squared(times, num_draws * k / degree) == pytest.approx(degree - k, abs=5 * (2 * degree) ** 0.5)
+    assert chi_squared(times, num_draws * k / degree) == pytest.approx(
+        degree - k, abs=5 * (2 * degree) ** 0.5
+    )
     pairs = together[torch.triu(torch.ones(degree, degree, dtype=torch.bool), 1)]
     expected = num_draws * k * (k - 1) / (degree * (degree - 1))
-    assert chi_squared(pairs, expected) == pytest.approx(len(pairs), abs=6 * (2 * len(pairs)) ** 0.5)
+    assert chi_squared(pairs, expected) == pytest.approx(
+        len(pairs), abs=6 * (2 * len(pairs)) ** 0.5
+    )
 
 
 def chi_squared(counts, expected):
@@ -199,11 +240,15 @@ def test_rows_just_above_the_cap_leave_out_each_edge_equally_often():
 
 def in_types(edges):
     """`edges` in PyG's form: within their types."""
-    starts = dict(zip(NUM_NODES, torch.tensor([0, *NUM_NODES.values()]).cumsum(0).tolist(), strict=False))
+    starts = dict(
+        zip(NUM_NODES, torch.tensor([0, *NUM_NODES.values()]).cumsum(0).tolist(), strict=False)
+    )
     out = {}
     for number, (head, name, tail) in enumerate(EDGE_TYPES):
         own = edges.relation == number
-        out[head, name, tail] = torch.stack([edges.source[own] - starts[head], edges.target[own] - starts[tail]])
+        out[head, name, tail] = torch.stack(
+            [edges.source[own] - starts[head], edges.target[own] - starts[tail]]
+        )
     return out
 
 
@@ -221,9 +266,14 @@ def test_the_layer_along_drawn_edges_equals_pyg(limits):
     x = torch.randn(sum(NUM_NODES.values()), 16, dtype=torch.float64)
     for batch in range(2):
         drawn = sampling.draw(0, 0, batch)
-        assert any(bool((g.by_source.ptr.diff() == 0).any()) for g in drawn.groups), "with empty segments"
+        assert any(bool((g.by_source.ptr.diff() == 0).any()) for g in drawn.groups), (
+            "with empty segments"
+        )
         x_pyg, x_ours = x.clone().requires_grad_(), x.clone().requires_grad_()
-        expected = conv(dict(zip(NUM_NODES, x_pyg.split(list(NUM_NODES.values())), strict=True)), in_types(edge_list(drawn)))
+        expected = conv(
+            dict(zip(NUM_NODES, x_pyg.split(list(NUM_NODES.values())), strict=True)),
+            in_types(edge_list(drawn)),
+        )
         got = dict(zip(NUM_NODES, ours(x_ours, drawn).split(list(NUM_NODES.values())), strict=True))
         reached = [t for t in NUM_NODES if expected.get(t) is not None]
         weight = {t: torch.randn(NUM_NODES[t], 16, dtype=torch.float64) for t in reached}
@@ -244,13 +294,20 @@ def test_a_relation_is_transformed_on_the_side_that_is_less_work():
     too long.
     """
     source = torch.arange(1000) % 50
-    pairs = torch.unique(torch.stack([source, torch.randint(100, (1000,), generator=torch.Generator().manual_seed(0))]), dim=1)
+    pairs = torch.unique(
+        torch.stack(
+            [source, torch.randint(100, (1000,), generator=torch.Generator().manual_seed(0))]
+        ),
+        dim=1,
+    )
     e = ("a", "to", "b")
     messages = build_message_graph({"a": 50, "b": 100}, [e], {e: (pairs[0], pairs[1])})
     num_edges = NeighborSampling(messages, 4).layout.num_edges
 
     def sides(**limits):
-        groups = NeighborSampling(messages, 4, dataclasses.replace(GroupLimits(), **limits)).layout.groups
+        groups = NeighborSampling(
+            messages, 4, dataclasses.replace(GroupLimits(), **limits)
+        ).layout.groups
         return [g.transforms_source for g in groups]
 
     assert sides() == [True]
@@ -261,5 +318,8 @@ def test_a_relation_is_transformed_on_the_side_that_is_less_work():
 
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_cap_below_one_is_refused(value):
-    with pytest.raises(InputError, match=f"Parameter num_neighbors must be between 1 and 1,000,000,000, not {value}"):
+    with pytest.raises(
+        InputError,
+        match=f"Parameter num_neighbors must be between 1 and 1,000,000,000, not {value}",
+    ):
         RunConfig.from_flat({"num_neighbors": value})

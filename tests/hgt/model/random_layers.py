@@ -24,7 +24,9 @@ def random_edges(seed, sizes=None):
     generator = torch.Generator().manual_seed(seed)
     sizes = sizes or dict.fromkeys(EDGE_TYPES, 60)
     return {
-        e: torch.stack([torch.randint(NUM_NODES[end], (n,), generator=generator) for end in (e[0], e[2])])
+        e: torch.stack(
+            [torch.randint(NUM_NODES[end], (n,), generator=generator) for end in (e[0], e[2])]
+        )
         for e, n in ((e, 0 if e[1] == "empty" else sizes[e]) for e in EDGE_TYPES)
     }
 
@@ -42,9 +44,13 @@ def pair(seed, hidden=16, heads=4):
 
 
 def starts(edge_type):
-    first = dict(zip(NUM_NODES, torch.tensor([0, *NUM_NODES.values()]).cumsum(0).tolist(), strict=False))
+    first = dict(
+        zip(NUM_NODES, torch.tensor([0, *NUM_NODES.values()]).cumsum(0).tolist(), strict=False)
+    )
     return torch.tensor([[first[edge_type[0]]], [first[edge_type[2]]]])
 
 
 def our_graph(edges, limits=None):
-    return build_message_graph(NUM_NODES, EDGE_TYPES, {e: (i[0], i[1]) for e, i in edges.items()}, limits=limits)
+    return build_message_graph(
+        NUM_NODES, EDGE_TYPES, {e: (i[0], i[1]) for e, i in edges.items()}, limits=limits
+    )

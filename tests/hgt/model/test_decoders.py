@@ -27,7 +27,9 @@ def test_both_queries_give_one_score_and_what_training_needs_is_there(name):
     relation = torch.tensor([0, 1, 2, 3, 2])
     of_tails, of_heads = decoder.tail_query(head, relation), decoder.head_query(tail, relation)
     torch.testing.assert_close((of_tails * tail).sum(1), (of_heads * head).sum(1))
-    torch.testing.assert_close(decoder.tail_query(head[:1], 2), decoder.tail_query(head[:1], relation[2:3]))
+    torch.testing.assert_close(
+        decoder.tail_query(head[:1], 2), decoder.tail_query(head[:1], relation[2:3])
+    )
     assert decoder.relation_vectors().shape == (4, 12)
     assert torch.equal(decoder.squared_moduli(2 * head), 4 * decoder.squared_moduli(head))
     torch.testing.assert_close(decoder.squared_moduli(head).sum(1), head.square().sum(1))

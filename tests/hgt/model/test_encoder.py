@@ -34,7 +34,9 @@ def model(graph, config):
 def whole(graph):
     """The message graph of all facts, as `to_hetero_data` has them."""
     facts = all_facts(graph)
-    return training_message_graph(graph, EdgeSplit(facts, torch.zeros(facts.shape[1], dtype=torch.uint8), ()))
+    return training_message_graph(
+        graph, EdgeSplit(facts, torch.zeros(facts.shape[1], dtype=torch.uint8), ())
+    )
 
 
 @torch.no_grad()
@@ -42,7 +44,9 @@ def test_the_encoder_takes_pygs_dictionaries(graph, model, whole):
     data = graph.to_hetero_data()
     assert isinstance(data, HeteroData)
     sizes = list(graph.num_nodes.values())
-    for (node_type, n), x in zip(graph.num_nodes.items(), model.encoder.node_embedding.split(sizes), strict=True):
+    for (node_type, n), x in zip(
+        graph.num_nodes.items(), model.encoder.node_embedding.split(sizes), strict=True
+    ):
         assert data[node_type].num_nodes == n
         data[node_type].x = x.clone()
     edges = with_reverses(data, graph)
@@ -50,9 +54,13 @@ def test_the_encoder_takes_pygs_dictionaries(graph, model, whole):
     assert list(out) == graph.node_types
     expected = model.encoder.encode(whole)
     torch.testing.assert_close(torch.cat(list(out.values())), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(torch.cat(list(model.encoder(None, edges).values())), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.cat(list(model.encoder(None, edges).values())), expected, atol=1e-5, rtol=1e-5
+    )
     other = {t: x + 1 for t, x in data.x_dict.items()}
-    assert (torch.cat(list(model.encoder(other, edges).values())) - expected).abs().max() > 1e-3, "inputs count"
+    assert (torch.cat(list(model.encoder(other, edges).values())) - expected).abs().max() > 1e-3, (
+        "inputs count"
+    )
 
 
 @torch.no_grad()
@@ -63,14 +71,26 @@ def test_every_node_has_an_embedding_without_any_edge(graph, model):
 
 
 def learned(model, graph):
-    return dict(zip(graph.node_types, model.encoder.node_embedding.detach().split(list(graph.num_nodes.values())), strict=True))
+    return dict(
+        zip(
+            graph.node_types,
+            model.encoder.node_embedding.detach().split(list(graph.num_nodes.values())),
+            strict=True,
+        )
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda x: x | {"disease": torch.ones_like(x["disease"])}, "x_dict\\['disease'\\] is the same for all .* collapse"),
-        (lambda x: {t: v for t, v in x.items() if t != "drug"}, "x_dict\\['drug'\\] must be .* not nothing"),
+        (
+            lambda x: x | {"disease": torch.ones_like(x["disease"])},
+            "x_dict\\['disease'\\] is the same for all .* collapse",
+        ),
+        (
+            lambda x: {t: v for t, v in x.items() if t != "drug"},
+            "x_dict\\['drug'\\] must be .* not nothing",
+        ),
         (lambda x: x | {"drug": x["drug"][:, :3]}, "x_dict\\['drug'\\] must be"),
         (lambda x: x | {"planet": torch.randn(3, 16)}, "no node type planet"),
     ],
@@ -95,16 +115,22 @@ def test_every_edge_type_has_a_reverse_and_symmetric_ones_are_their_own(graph):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("node_batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, 64, 10_000])
+@pytest.mark.parametrize(
+    "node_batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, 64, 10_000]
+)
 def test_inference_in_chunks_equals_one_forward(model, whole, node_batch_size):
     whole_pass = model.encoder.encode(whole)
-    torch.testing.assert_close(infer_layerwise(model.encoder, whole, node_batch_size), whole_pass, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        infer_layerwise(model.encoder, whole, node_batch_size), whole_pass, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_inference_turns_dropout_off(graph, make_config, whole):
     torch.manual_seed(0)
     encoder = HGTModel(graph, make_config(dropout=0.5, input_dropout=0.5).model).train().encoder
-    torch.testing.assert_close(infer_layerwise(encoder, whole, 50), infer_layerwise(encoder, whole, 50), atol=0, rtol=0)
+    torch.testing.assert_close(
+        infer_layerwise(encoder, whole, 50), infer_layerwise(encoder, whole, 50), atol=0, rtol=0
+    )
 
 
 def test_inputs_are_dropped_while_training_only(graph, make_config, whole):

@@ -6,10 +6,19 @@ import torch
 from hgt.kernels.dropout import draw_seeds, kept_elements
 from hgt.messages.message_graph import GroupLimits, edge_list
 from hgt.model.layer import linear_by_rows
-from tests.hgt.model.random_layers import EDGE_TYPES, NUM_NODES, our_graph, pair, random_edges, starts
+from tests.hgt.model.random_layers import (
+    EDGE_TYPES,
+    NUM_NODES,
+    our_graph,
+    pair,
+    random_edges,
+    starts,
+)
 
 
-@pytest.mark.parametrize("limits", [GroupLimits(), GroupLimits(rows=32, edges=40)], ids=["few groups", "many groups"])
+@pytest.mark.parametrize(
+    "limits", [GroupLimits(), GroupLimits(rows=32, edges=40)], ids=["few groups", "many groups"]
+)
 @pytest.mark.parametrize("heads", [1, 4, 8])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_equals_pyg_forward_and_gradients(seed, heads, limits):
@@ -23,8 +32,16 @@ def test_equals_pyg_forward_and_gradients(seed, heads, limits):
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
         conv, ours = conv.to(dtype), ours.to(dtype)
         x_pyg, x_ours = x.to(dtype).clone().requires_grad_(), x.to(dtype).clone().requires_grad_()
-        expected = conv(dict(zip(NUM_NODES, x_pyg.split(list(NUM_NODES.values())), strict=True)), edges)
-        got = dict(zip(NUM_NODES, ours(x_ours, our_graph(edges, limits)).split(list(NUM_NODES.values())), strict=True))
+        expected = conv(
+            dict(zip(NUM_NODES, x_pyg.split(list(NUM_NODES.values())), strict=True)), edges
+        )
+        got = dict(
+            zip(
+                NUM_NODES,
+                ours(x_ours, our_graph(edges, limits)).split(list(NUM_NODES.values())),
+                strict=True,
+            )
+        )
         reached = [t for t in NUM_NODES if expected.get(t) is not None]
         assert set(reached) == {"drug", "gene", "disease"}
         for t in reached:
@@ -46,7 +63,10 @@ def gradients_beside(conv, ours, heads):
     yield ours.key_transform.grad, conv.k_rel.weight.grad.view(blocks).transpose(0, 1)
     yield ours.value_transform.grad, conv.v_rel.weight.grad.view(blocks).transpose(0, 1)
     for i, t in enumerate(NUM_NODES):
-        maps = ((ours.projection, ours.projection_bias, conv.kqv_lin.lins[t]), (ours.out, ours.out_bias, conv.out_lin.lins[t]))
+        maps = (
+            (ours.projection, ours.projection_bias, conv.kqv_lin.lins[t]),
+            (ours.out, ours.out_bias, conv.out_lin.lins[t]),
+        )
         for weight, bias, theirs in maps:
             if theirs.weight.grad is not None:
                 yield weight.grad[i].view_as(theirs.weight), theirs.weight.grad
@@ -63,10 +83,22 @@ def test_masked_edges_are_as_good_as_absent():
     edges = random_edges(4)
     graph = our_graph(edges)
     kept = {e: torch.rand(i.shape[1]) > 0.3 for e, i in edges.items()}
-    kept[("drug", "treats", "disease")][:] = False  # a relation and with it whole nodes without any message
-    rows = {e: [(r, *ends) for ends in (edges[e] + starts(e)).T.tolist()] for r, e in enumerate(EDGE_TYPES)}
-    gone = {row for e in EDGE_TYPES for row, stays in zip(rows[e], kept[e].tolist(), strict=True) if not stays}
-    kept = {e: torch.tensor([row not in gone for row in rows[e]], dtype=torch.bool) for e in EDGE_TYPES}  # an edge may stand there twice
+    # a relation and with it whole nodes without any message
+    kept[("drug", "treats", "disease")][:] = False
+    rows = {
+        e: [(r, *ends) for ends in (edges[e] + starts(e)).T.tolist()]
+        for r, e in enumerate(EDGE_TYPES)
+    }
+    gone = {
+        row
+        for e in EDGE_TYPES
+        for row, stays in zip(rows[e], kept[e].tolist(), strict=True)
+        if not stays
+    }
+    # an edge may stand there twice
+    kept = {
+        e: torch.tensor([row not in gone for row in rows[e]], dtype=torch.bool) for e in EDGE_TYPES
+    }
     all_edges = zip(*(column.tolist() for column in vars(edge_list(graph)).values()), strict=True)
     removed = torch.tensor([row in gone for row in all_edges])
     without = our_graph({e: i[:, kept[e]] for e, i in edges.items()})
@@ -82,7 +114,9 @@ def test_a_type_without_incoming_edges_keeps_a_defined_embedding():
     x = torch.randn(sum(NUM_NODES.values()), 16)
     lonely = ours(x, our_graph(random_edges(5)))[-NUM_NODES["lonely"] :]
     gate = ours.skip[3].sigmoid()
-    torch.testing.assert_close(lonely, gate * ours.out_bias[3] + (1 - gate) * x[-NUM_NODES["lonely"] :])
+    torch.testing.assert_close(
+        lonely, gate * ours.out_bias[3] + (1 - gate) * x[-NUM_NODES["lonely"] :]
+    )
 
 
 def test_a_dropped_input_is_what_the_layer_reads_while_training():

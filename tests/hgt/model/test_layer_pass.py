@@ -22,7 +22,10 @@ def test_gradients_equal_finite_differences():
     ours = ours.double()
     graph = our_graph(random_edges(3, sizes=dict.fromkeys(EDGE_TYPES, 9)))
     removed = torch.arange(graph.num_edges) % 4 == 0
-    inputs = [torch.randn(graph.num_nodes, 8, dtype=torch.float64, requires_grad=True), *ours.parameters()]
+    inputs = [
+        torch.randn(graph.num_nodes, 8, dtype=torch.float64, requires_grad=True),
+        *ours.parameters(),
+    ]
     weight = torch.randn(graph.num_nodes, 8, dtype=torch.float64)
     grads = torch.autograd.grad((ours(inputs[0], graph, removed) * weight).sum(), inputs)
     step = 1e-5
@@ -35,13 +38,18 @@ def test_gradients_equal_finite_differences():
             ends.append((ours(inputs[0], graph, removed) * weight).sum().item())
         with torch.no_grad():
             tensor += step * direction
-        assert (grad * direction).sum().item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6, abs=1e-8)
+        assert (grad * direction).sum().item() == pytest.approx(
+            (ends[0] - ends[1]) / (2 * step), rel=1e-6, abs=1e-8
+        )
 
 
 def triton_kernels():
     """The CUDA formulation, run by Triton's interpreter on the CPU."""
     require_interpreter()
-    edges, nodes = (importlib.import_module(f"hgt.{name}") for name in ("kernels.triton_edges", "kernels.triton_nodes"))
+    edges, nodes = (
+        importlib.import_module(f"hgt.{name}")
+        for name in ("kernels.triton_edges", "kernels.triton_nodes")
+    )
     return edges.TritonKernels(1000), nodes.TritonNodeKernels()
 
 
@@ -54,8 +62,12 @@ def triton_kernels():
         pytest.param(triton_kernels, id="triton", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize(("dropout", "hidden", "spend"), [(0.0, 16, False), (0.5, 32, True), (0.5, 24, False)])
-def test_every_formulation_and_chunk_size_gives_the_same(monkeypatch, formulation, dropout, hidden, spend):
+@pytest.mark.parametrize(
+    ("dropout", "hidden", "spend"), [(0.0, 16, False), (0.5, 32, True), (0.5, 24, False)]
+)
+def test_every_formulation_and_chunk_size_gives_the_same(
+    monkeypatch, formulation, dropout, hidden, spend
+):
     """In float32, against float64.
 
     Of small inputs: where large scores make the softmax hard, rounding alone comes to 5e-6.
@@ -70,13 +82,17 @@ def test_every_formulation_and_chunk_size_gives_the_same(monkeypatch, formulatio
         torch.manual_seed(3)
         given = x.to(dtype).requires_grad_()
         out = layer(given, graph, spend_gradient=spend)
-        return out, *torch.autograd.grad((out * weight.to(dtype)).sum(), [given, *layer.parameters()])
+        return out, *torch.autograd.grad(
+            (out * weight.to(dtype)).sum(), [given, *layer.parameters()]
+        )
 
     expected = outcome(copy.deepcopy(ours).double(), torch.float64)
     monkeypatch.setattr(attention, "edge_kernels", lambda device: edges)
     monkeypatch.setattr(layer_pass, "node_kernels", lambda device: nodes)
     for found, wanted in zip(outcome(ours, torch.float32), expected, strict=True):
-        torch.testing.assert_close(found.double(), wanted, atol=2e-6 * wanted.abs().max().item(), rtol=1e-5)
+        torch.testing.assert_close(
+            found.double(), wanted, atol=2e-6 * wanted.abs().max().item(), rtol=1e-5
+        )
 
 
 def test_the_backward_pass_runs_once():
@@ -85,7 +101,9 @@ def test_the_backward_pass_runs_once():
     A second one says so instead of giving wrong gradients.
     """
     _, ours = pair(8)
-    out = ours(torch.randn(sum(NUM_NODES.values()), 16, requires_grad=True), our_graph(random_edges(8))).sum()
+    out = ours(
+        torch.randn(sum(NUM_NODES.values()), 16, requires_grad=True), our_graph(random_edges(8))
+    ).sum()
     out.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="once only"):
         out.backward()
@@ -112,7 +130,9 @@ def test_a_gradient_that_may_be_spent_gives_the_same_gradients(training):
     torch.testing.assert_close(got, expected, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize(("recompute", "keep_projections"), [(False, True), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("recompute", "keep_projections"), [(False, True), (True, False), (True, True)]
+)
 def test_what_is_kept_for_the_backward_pass_does_not_change_it(recompute, keep_projections):
     ours = pair(10)[1].double()
     ours.dropout, ours.input_dropout = 0.5, 0.2

@@ -33,7 +33,9 @@ def test_long_rows_are_cut_to_the_typical_length_alone(rows):
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_only_ratios_of_lengths_count(rows, scale):
-    torch.testing.assert_close(bounded(rows * scale), bounded(rows.clone()) * scale, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        bounded(rows * scale), bounded(rows.clone()) * scale, rtol=1e-4, atol=0
+    )
 
 
 def test_rows_of_zeros_stay():

@@ -1,4 +1,6 @@
-"""Every packing, encoding and arrangement of one table reads the same; what is no table is named for what it is."""
+"""Every packing, encoding and arrangement of one table reads the same; what is no table is named
+for what it is.
+"""
 
 import bz2
 import gzip
@@ -22,7 +24,10 @@ from hgt.reading import edge_files
 from hgt.reading.edge_table import read_beginning, read_edge_table
 
 COLUMNS = ["x_type", "x_id", "relation", "y_type", "y_id", "x_name", "y_name"]
-ROWS = pd.DataFrame([("drug", str(i), "treats", "disease", str(i % 3), f"d {i}", f"é, {i % 3}") for i in range(9)], columns=COLUMNS)
+ROWS = pd.DataFrame(
+    [("drug", str(i), "treats", "disease", str(i % 3), f"d {i}", f"é, {i % 3}") for i in range(9)],
+    columns=COLUMNS,
+)
 TEXT = ROWS.to_csv(index=False)
 UTF8 = TEXT.encode()
 HEADER = ",".join(COLUMNS).encode()
@@ -64,14 +69,23 @@ def zipped(path, **members):
 @pytest.mark.parametrize(
     "data",
     [
-        gzip.compress(UTF8, mtime=0), bz2.compress(UTF8), lzma.compress(UTF8), pa.compress(UTF8, codec="zstd", asbytes=True),
-        TEXT.encode("utf-8-sig"), TEXT.encode("utf-16"), TEXT.encode("utf-16-le"), TEXT.encode("utf-16-be"), TEXT.encode("utf-32"),
+        gzip.compress(UTF8, mtime=0),
+        bz2.compress(UTF8),
+        lzma.compress(UTF8),
+        pa.compress(UTF8, codec="zstd", asbytes=True),
+        TEXT.encode("utf-8-sig"),
+        TEXT.encode("utf-16"),
+        TEXT.encode("utf-16-le"),
+        TEXT.encode("utf-16-be"),
+        TEXT.encode("utf-32"),
         gzip.compress(TEXT.encode("utf-16"), mtime=0),
-        ROWS.to_csv(index=False, sep="\t").encode(), ROWS.to_csv(index=False, sep=";").encode(),
-        UTF8.replace(HEADER, b"ORCID," + HEADER).replace(b"\ndrug", b"\n0,drug"), UTF8.replace(b"\n", b"\r\n"),
+        ROWS.to_csv(index=False, sep="\t").encode(),
+        ROWS.to_csv(index=False, sep=";").encode(),
+        UTF8.replace(HEADER, b"ORCID," + HEADER).replace(b"\ndrug", b"\n0,drug"),
+        UTF8.replace(b"\n", b"\r\n"),
         UTF8.replace(HEADER, b" X_Type,\tX_ID ,relation , Y_TYPE,y_id\xc2\xa0,x_name,y_name"),
     ],
-)  # fmt: skip
+)
 def test_packings_encodings_and_delimiters(tmp_path, plain, data):
     (tmp_path / "kg.tab").write_bytes(data)
     assert told(tmp_path / "kg.tab") == plain
@@ -87,18 +101,26 @@ def test_text_in_another_encoding_in_blocks_of_any_size(tmp_path, plain, monkeyp
 def test_a_zip_of_one_file_is_read_and_others_are_named(tmp_path, plain, refusal):
     zipped(tmp_path / "kg.zip", **{"kg.csv": UTF8, "__MACOSX|._kg.csv": b"x", "a|.DS_Store": b"x"})
     assert told(tmp_path / "kg.zip") == plain
-    assert "is a zip archive of 2 files (a.csv, b.csv); one is expected. Unpack it (`unzip kg.csv`)" in refusal(
-        zipped(tmp_path / "two", **{"a.csv": UTF8, "b.csv": UTF8})
+    assert (
+        "is a zip archive of 2 files (a.csv, b.csv); one is expected. Unpack it (`unzip kg.csv`)"
+        in refusal(zipped(tmp_path / "two", **{"a.csv": UTF8, "b.csv": UTF8}))
     )
     assert "zip archive of no file" in refusal(zipped(tmp_path / "none"))
-    assert "is an Excel workbook" in refusal(zipped(tmp_path / "x", **{"[Content_Types].xml": b"", "xl|workbook.xml": b""}))
-    assert "is an OpenDocument file" in refusal(zipped(tmp_path / "x", **{"mimetype": b"", "content.xml": b""}))
+    assert "is an Excel workbook" in refusal(
+        zipped(tmp_path / "x", **{"[Content_Types].xml": b"", "xl|workbook.xml": b""})
+    )
+    assert "is an OpenDocument file" in refusal(
+        zipped(tmp_path / "x", **{"mimetype": b"", "content.xml": b""})
+    )
     whole = zipped(tmp_path / "one", **{"kg.csv": UTF8})
     for damaged in (whole[:90], whole[:60] + b"\xff\xff" + whole[62:]):
         assert "the zip data is damaged" in refusal(damaged)
 
 
-@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress, lambda data: pa.compress(data, codec="zstd", asbytes=True)])
+@pytest.mark.parametrize(
+    "pack",
+    [bz2.compress, lzma.compress, lambda data: pa.compress(data, codec="zstd", asbytes=True)],
+)
 def test_packed_data_that_breaks_off_is_damaged(refusal, pack):
     assert "data is damaged" in refusal(pack(UTF8 * 30)[:-9])
 
@@ -118,7 +140,10 @@ def test_a_folder_of_parts(tmp_path, plain):
         assert told(folder) == plain
         assert [c.rows for c in read_edge_table(folder).counts] == [4, 5]
     ROWS.drop(columns="x_name").to_parquet(tmp_path / "parquet" / "part-00002.parquet")
-    with pytest.raises(InputError, match=r"part-00002.parquet: has other columns than part-00000.parquet \(x_name\)"):
+    with pytest.raises(
+        InputError,
+        match=r"part-00002.parquet: has other columns than part-00000.parquet \(x_name\)",
+    ):
         read_beginning(tmp_path / "parquet")
 
 
@@ -155,10 +180,14 @@ def test_other_folders_are_refused(tmp_path, monkeypatch):
 
 
 NODES = pd.DataFrame(
-    [(i, str(i), "drug", f"d {i}", "DB") for i in range(9)] + [(9 + i, str(i), "disease", f"é, {i}", "M") for i in range(3)],
+    [(i, str(i), "drug", f"d {i}", "DB") for i in range(9)]
+    + [(9 + i, str(i), "disease", f"é, {i}", "M") for i in range(3)],
     columns=["node_index", "node_id", "node_type", "node_name", "node_source"],
 )
-PAIRS = pd.DataFrame([("treats", "t", i, 9 + i % 3) for i in range(9)], columns=["relation", "display_relation", "x_index", "y_index"])
+PAIRS = pd.DataFrame(
+    [("treats", "t", i, 9 + i % 3) for i in range(9)],
+    columns=["relation", "display_relation", "x_index", "y_index"],
+)
 
 
 def test_primekgs_nodes_and_edges(tmp_path, plain):
@@ -181,7 +210,10 @@ def test_primekgs_nodes_and_edges(tmp_path, plain):
     [
         (lambda n: n.drop(index=[4]), r"x_index '4' is no node_index of nodes\.csv"),
         (lambda n: pd.concat([n, n[3:4]]), "node_index 3 stands there more than once"),
-        (lambda n: n.replace({"node_type": {"disease": ""}}), r"nodes\.csv: column node_type is empty in row 10"),
+        (
+            lambda n: n.replace({"node_type": {"disease": ""}}),
+            r"nodes\.csv: column node_type is empty in row 10",
+        ),
         (lambda n: n[:0], "header line but no rows"),
     ],
 )
@@ -199,9 +231,17 @@ def test_nodes_that_do_not_fit_the_edges(tmp_path, change, what):
         (b"\n<!DOCTYPE html>\n<html>", "a web page (HTML)", "download the file itself"),
         (b"<?xml version='1.0'?><graphml/>", "is XML", "as CSV"),
         (ROWS.to_json(orient="records").encode(), "is JSON", "pandas.read_json('kg.csv')"),
-        (ROWS.to_json(orient="records", lines=True).encode(), "is JSON", "pandas.read_json('kg.csv', lines=True)"),
+        (
+            ROWS.to_json(orient="records", lines=True).encode(),
+            "is JSON",
+            "pandas.read_json('kg.csv', lines=True)",
+        ),
         (b"<http://a> <http://b> <http://c> .\n", "is RDF", "as CSV"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "a pointer of Git LFS", "git lfs pull"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n",
+            "a pointer of Git LFS",
+            "git lfs pull",
+        ),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook", "as CSV"),
         (b"7z\xbc\xaf\x27\x1c\x00", "a 7z archive", "7z x kg.csv"),
         (b"\x00" * 8 + b"DUCK" + b"\x00" * 50, "a DuckDB database", "duckdb kg.csv"),
@@ -218,7 +258,9 @@ def test_files_of_other_programs_are_named(tmp_path, refusal):
     sqlite = sqlite3.connect(tmp_path / "kg.db")
     sqlite.execute("create table t(a)")
     sqlite.close()
-    assert "is an SQLite database. Write the table as CSV: `sqlite3 -header -csv kg.db" in refusal(None, "kg.db")
+    assert "is an SQLite database. Write the table as CSV: `sqlite3 -header -csv kg.db" in refusal(
+        None, "kg.db"
+    )
     pyarrow.feather.write_feather(ROWS, tmp_path / "kg.feather")
     assert "is an Arrow (Feather) file" in refusal(None, "kg.feather")
     ROWS.to_pickle(tmp_path / "kg.pkl")
@@ -229,13 +271,18 @@ def test_files_of_other_programs_are_named(tmp_path, refusal):
         archive.add(tmp_path / "kg.npy", "kg.csv")
     assert "is a tar archive. Unpack it (`tar xf kg.tar.gz`)" in refusal(None, "kg.tar.gz")
     ROWS.to_parquet(tmp_path / "kg.parquet")
-    assert "is a Parquet file packed by gzip" in refusal(gzip.compress((tmp_path / "kg.parquet").read_bytes()))
+    assert "is a Parquet file packed by gzip" in refusal(
+        gzip.compress((tmp_path / "kg.parquet").read_bytes())
+    )
 
 
 @pytest.mark.parametrize(
     ("url", "command"),
     [
-        ("https://dataverse.harvard.edu/api/access/datafile/6180620", "curl -L -o 6180620 'https://dataverse.harvard.edu/api"),
+        (
+            "https://dataverse.harvard.edu/api/access/datafile/6180620",
+            "curl -L -o 6180620 'https://dataverse.harvard.edu/api",
+        ),
         ("HTTP://example.org/kg.csv?a=1", "curl -L -o kg.csv 'http://example.org/kg.csv?a=1'"),
         ("s3://bucket/kg.parquet", "aws s3 cp 's3://bucket/kg.parquet' kg.parquet"),
         ("file:///data/kg.csv", "Give the path itself: /data/kg.csv"),
@@ -255,14 +302,19 @@ def test_a_file_that_is_cut_off_says_so(tmp_path, refusal):
     assert "cut off" in refusal(UTF8[:-3])  # within quotes
 
 
-@pytest.mark.parametrize("other", ["part-1.parquet", "part-1.csv", "sub/part-1.parquet.gz", "Data.CSV"])
+@pytest.mark.parametrize(
+    "other", ["part-1.parquet", "part-1.csv", "sub/part-1.parquet.gz", "Data.CSV"]
+)
 def test_a_folder_with_a_part_that_is_not_read_is_refused(tmp_path, other):
     ROWS.to_parquet(tmp_path / "part-0.parquet")
     (tmp_path / "README.md").write_text("What this is.")
     read_edge_table(tmp_path)
     (tmp_path / other).parent.mkdir(exist_ok=True)
     (tmp_path / other).write_bytes(b"\0" * 100)
-    with pytest.raises(InputError, match=rf"{re.escape(other)} is no part that can be read with the others \(Parquet\)"):
+    with pytest.raises(
+        InputError,
+        match=rf"{re.escape(other)} is no part that can be read with the others \(Parquet\)",
+    ):
         read_edge_table(tmp_path)
 
 
@@ -271,7 +323,9 @@ def test_a_folder_of_csv_parts_reads_all_or_none(tmp_path, plain):
     assert told(tmp_path) == plain
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "part-1.csv").write_bytes(UTF8)
-    with pytest.raises(InputError, match=r"sub/part-1\.csv is no part that can be read with the others"):
+    with pytest.raises(
+        InputError, match=r"sub/part-1\.csv is no part that can be read with the others"
+    ):
         read_edge_table(tmp_path)
 
 
@@ -285,7 +339,10 @@ def test_of_several_halves_none_is_guessed(tmp_path, half):
     for name in (f"{half}.tsv", f"{half}.txt"):
         (tmp_path / name).write_text("no such thing")
     (tmp_path / f"{half}.csv").rename(tmp_path / f"{half}.parquet")
-    with pytest.raises(InputError, match=rf"holds {half}\.parquet, {half}\.tsv, {half}\.txt; one of them is expected"):
+    with pytest.raises(
+        InputError,
+        match=rf"holds {half}\.parquet, {half}\.tsv, {half}\.txt; one of them is expected",
+    ):
         read_edge_table(tmp_path)
 
 
@@ -301,12 +358,18 @@ def test_what_follows_a_packed_stream_is_read_or_refused(tmp_path, plain, pack):
 
 
 def test_indices_that_pandas_wrote_as_floats(tmp_path):
-    (tmp_path / "nodes.csv").write_text("node_index,node_id,node_type,node_name\n0,a,drug,A\n1,b,disease,B\n")
+    (tmp_path / "nodes.csv").write_text(
+        "node_index,node_id,node_type,node_name\n0,a,drug,A\n1,b,disease,B\n"
+    )
     (tmp_path / "edges.csv").write_text("x_index,y_index,relation\n0.0,1.0,treats\n")
     assert read_edge_table(tmp_path).num_rows == 1
-    (tmp_path / "nodes.csv").write_text("node_index,node_id,node_type,node_name\n0,a,drug,A\n0.0,b,disease,B\n")
+    (tmp_path / "nodes.csv").write_text(
+        "node_index,node_id,node_type,node_name\n0,a,drug,A\n0.0,b,disease,B\n"
+    )
     with pytest.raises(InputError, match="node_index 0 stands there more than once"):
         read_edge_table(tmp_path)
-    (tmp_path / "nodes.csv").write_text("node_index,node_id,node_type,node_name\n0,a,drug,A\n1,a,drug,B\n")
+    (tmp_path / "nodes.csv").write_text(
+        "node_index,node_id,node_type,node_name\n0,a,drug,A\n1,a,drug,B\n"
+    )
     with pytest.raises(InputError, match="drug a is 'A' in one row and 'B' in another"):
         read_edge_table(tmp_path)

@@ -1,4 +1,6 @@
-"""`events.jsonl` on a disk without room: a file-size limit stands for it, whose writes end short in the same way."""
+"""`events.jsonl` on a disk without room: a file-size limit stands for it, whose writes end short in
+the same way.
+"""
 
 import pytest
 

@@ -35,7 +35,13 @@ def test_a_run_without_a_plan_has_none(folder):
 
 def test_a_damaged_plan_is_named(folder):
     good = dataclasses.asdict(made_up_plan())
-    wrong = [{"device": 3}, {"form": {"unknown": 1}}, {"phases": 3}, {"limit_bytes": "1"}, {"more": 1}]
+    wrong = [
+        {"device": 3},
+        {"form": {"unknown": 1}},
+        {"phases": 3},
+        {"limit_bytes": "1"},
+        {"more": 1},
+    ]
     texts = ["", "[]", "{}", "[" * 10_000, *(json.dumps(good | each) for each in wrong)]
     for text in texts:
         folder.plan.write_text(text)

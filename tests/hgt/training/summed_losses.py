@@ -12,5 +12,11 @@ def loss_of(rows, micro, layout, decoder, train, n3=0.0):
 
 def summed(embeddings, batch, batches, decoder, train, n3=0.0):
     """The losses of a batch: those of its parts, added up."""
-    parts = [loss_of(embeddings[m.nodes], m, batches.layout, decoder, train, n3) for m in batch.micro_batches]
-    return {name: sum(p.get(name, torch.zeros(())) for p in parts) for name in ("total", "link", "contrastive")}
+    parts = [
+        loss_of(embeddings[m.nodes], m, batches.layout, decoder, train, n3)
+        for m in batch.micro_batches
+    ]
+    return {
+        name: sum(p.get(name, torch.zeros(())) for p in parts)
+        for name in ("total", "link", "contrastive")
+    }

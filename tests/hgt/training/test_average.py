@@ -55,11 +55,15 @@ def by_formula(decay, looks):
 @pytest.mark.parametrize("decay", [0.5, 0.99])
 def test_it_is_the_moving_average_of_what_it_looks_at(decay, steps_per_epoch, looks):
     model, average = one_weight(decay, steps_per_epoch)
-    told = dict(zip(range(1, looks[-1] + 1), trained(average, model, range(1, looks[-1] + 1)), strict=True))
+    told = dict(
+        zip(range(1, looks[-1] + 1), trained(average, model, range(1, looks[-1] + 1)), strict=True)
+    )
     for step, expected in zip(looks, by_formula(decay, looks), strict=True):
         assert told[step] == pytest.approx(expected, rel=1e-5)
     for before, after in itertools.pairwise(looks):
-        assert len({told[step] for step in range(before, after)}) == 1, "between two looks nothing changes"
+        assert len({told[step] for step in range(before, after)}) == 1, (
+            "between two looks nothing changes"
+        )
 
 
 def test_the_first_step_is_not_mixed_with_the_beginning():
@@ -98,7 +102,9 @@ def after_steps(trainee, epoch, numbers):
 
 def test_steps_train_the_weights_as_without_an_average(graph, split, make_config):
     """It only looks."""
-    with_one, without = (build_trainee(make_config(average_decay=decay), graph, split, CPU) for decay in (0.9, 0.0))
+    with_one, without = (
+        build_trainee(make_config(average_decay=decay), graph, split, CPU) for decay in (0.9, 0.0)
+    )
     for trainee in (with_one, without):
         after_steps(trainee, 0, range(3))
         trainee.model.eval()
@@ -121,7 +127,10 @@ def test_validation_ranks_with_the_average(graph, split, make_config):
 
 def test_what_is_kept_is_loaded_again(graph, split, make_config):
     """That a resumed training then equals one that was not interrupted is in `test_train.py`."""
-    one, other = (build_trainee(make_config(average_decay=0.9, seed=seed), graph, split, CPU) for seed in (0, 7))
+    one, other = (
+        build_trainee(make_config(average_decay=0.9, seed=seed), graph, split, CPU)
+        for seed in (0, 7)
+    )
     after_steps(one, 0, range(3))
     kept = weight_tensors(one)
     for name, tensor in one.average.tensors.items():

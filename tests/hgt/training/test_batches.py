@@ -15,19 +15,32 @@ def of_batch(batch, num_train):
     return batch.supervised[batch.supervised < num_train]
 
 
-@pytest.mark.parametrize("values", [{}, {"edge_sample_size": 7}, {"min_batches_per_epoch": 25}, {"accumulation_steps": 8}])
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"edge_sample_size": 7}, {"min_batches_per_epoch": 25}, {"accumulation_steps": 8}],
+)
 @pytest.mark.parametrize("epoch", [0, 3])
-def test_an_epoch_supervises_every_training_fact_exactly_once(graph, split, make_config, values, epoch):
+def test_an_epoch_supervises_every_training_fact_exactly_once(
+    graph, split, make_config, values, epoch
+):
     config = make_config(**values)
     batches = Batches(graph, split, config)
     facts = split.of(TRAIN)
-    drawn = [of_batch(batches.draw(epoch, b), batches.num_train) for b in range(batches.num_batches)]
+    drawn = [
+        of_batch(batches.draw(epoch, b), batches.num_train) for b in range(batches.num_batches)
+    ]
     assert torch.equal(torch.cat(drawn).sort().values, torch.arange(facts.shape[1]))
     largest = int(torch.bincount(facts[1]).max())
-    assert batches.num_batches == max(math.ceil(largest / config.train.edge_sample_size), config.train.min_batches_per_epoch)
-    per_batch = torch.stack([torch.bincount(facts[1][d], minlength=len(graph.edge_types)) for d in drawn])
+    assert batches.num_batches == max(
+        math.ceil(largest / config.train.edge_sample_size), config.train.min_batches_per_epoch
+    )
+    per_batch = torch.stack(
+        [torch.bincount(facts[1][d], minlength=len(graph.edge_types)) for d in drawn]
+    )
     assert int(per_batch.max()) <= config.train.edge_sample_size
-    assert int((per_batch.max(0).values - per_batch.min(0).values).max()) <= 1, "each edge type is spread evenly over the batches"
+    assert int((per_batch.max(0).values - per_batch.min(0).values).max()) <= 1, (
+        "each edge type is spread evenly over the batches"
+    )
 
 
 def test_two_epochs_deal_the_facts_differently(graph, split, config):
@@ -47,9 +60,15 @@ def test_draw_is_a_pure_function(graph, split, config):
         one.draw(0, b)
     np.random.default_rng(0).random(7)
     for again in (one, other):
-        for a, b in zip(tensors_of(again.draw(2, 1)), tensors_of(Batches(graph, split, config).draw(2, 1)), strict=True):
+        for a, b in zip(
+            tensors_of(again.draw(2, 1)),
+            tensors_of(Batches(graph, split, config).draw(2, 1)),
+            strict=True,
+        ):
             assert torch.equal(a, b)
-    assert not torch.equal(one.draw(2, 1).micro_batches[0].nodes, one.draw(2, 2).micro_batches[0].nodes)
+    assert not torch.equal(
+        one.draw(2, 1).micro_batches[0].nodes, one.draw(2, 2).micro_batches[0].nodes
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -60,7 +79,10 @@ def test_shapes_are_the_same_from_batch_to_batch(graph, split, make_config, step
         for b in range(batches.num_batches):
             batch = batches.draw(epoch, b)
             assert len(batch.micro_batches) == steps
-            shapes |= {(batch.supervised.shape, *(getattr(m, f.name).shape for f in fields(m))) for m in batch.micro_batches}
+            shapes |= {
+                (batch.supervised.shape, *(getattr(m, f.name).shape for f in fields(m)))
+                for m in batch.micro_batches
+            }
     assert len(shapes) == 1
     assert sum(batches.layout.sections) == len(batches.draw(0, 0).micro_batches[0].nodes)
 
@@ -85,20 +107,28 @@ def test_weights_of_a_batch_add_up_to_one(graph, split, make_config):
         weights = torch.cat([m.weight for m in batch.micro_batches])
         assert torch.equal((weights > 0).sum(), torch.tensor(num))
         torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
-        torch.testing.assert_close(torch.cat([m.anchor_weight for m in batch.micro_batches]).sum(), torch.tensor(1.0))
+        torch.testing.assert_close(
+            torch.cat([m.anchor_weight for m in batch.micro_batches]).sum(), torch.tensor(1.0)
+        )
 
 
-@pytest.mark.parametrize("directed", [(), ("paired",)], ids=["of one edge type", "of two edge types"])
+@pytest.mark.parametrize(
+    "directed", [(), ("paired",)], ids=["of one edge type", "of two edge types"]
+)
 def test_a_supervised_facts_mirror_is_silent(make_graph, make_config, directed):
     """(b, follows, a) beside (a, follows, b): the split holds the two out together, so no ranked
     fact has the other among its messages.
     """
     rng, names = np.random.default_rng(0), [f"p{i:02}" for i in range(60)]
     ends = [(names[a], names[b]) for a, b in rng.integers(60, size=(300, 2)) if a != b]
-    rows = [("person", a, "follows", "person", b) for a, b in ends] + [("person", b, "follows", "person", a) for a, b in ends[::5]]
+    rows = [("person", a, "follows", "person", b) for a, b in ends] + [
+        ("person", b, "follows", "person", a) for a, b in ends[::5]
+    ]
     rows += [("person", a, "reads", "book", b) for a, b in ends]
     if directed:
-        rows += [("person", a, "paired", "book", b) for a, b in ends] + [("book", b, "paired", "person", a) for a, b in ends[::3]]
+        rows += [("person", a, "paired", "book", b) for a, b in ends] + [
+            ("book", b, "paired", "person", a) for a, b in ends[::3]
+        ]
     graph = make_graph(rows, directed_relations=directed)
     assert not graph.symmetric
     config = make_config(directed_relations=directed)
@@ -120,7 +150,10 @@ def test_edge_dropout_leaves_out_its_share_of_facts(graph, split, make_config):
     plain = Batches(graph, split, make_config(), 2)
     left_out = []
     for number in range(20):
-        batch, without = batches.draw(0, number % batches.num_batches), plain.draw(0, number % batches.num_batches)
+        batch, without = (
+            batches.draw(0, number % batches.num_batches),
+            plain.draw(0, number % batches.num_batches),
+        )
         assert torch.equal(batch.supervised, without.supervised)
         more = set(batch.silent.tolist()) - set(without.silent.tolist())
         left_out.append(len(more) / (batches.num_train - len(set(without.silent.tolist()))))

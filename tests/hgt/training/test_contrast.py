@@ -24,14 +24,18 @@ def test_contrastive_rows_equal_brute_force(graph, split, config):
     disease = graph.type_range("disease")
     for micro in batches.draw(0, 0).micro_batches:
         sections = micro.nodes.split(batches.layout.sections)
-        anchors, positives, pool = (sections[s].tolist() for s in (contrast.anchor, contrast.positive, contrast.pool))
+        anchors, positives, pool = (
+            sections[s].tolist() for s in (contrast.anchor, contrast.positive, contrast.pool)
+        )
         assert all(disease.start <= n < disease.stop for n in pool)
         for i in torch.nonzero(micro.anchor_weight).squeeze(1).tolist():
             a = anchors[i]
             assert disease.start <= a < disease.stop
             assert a != positives[i]
             assert similarity(a, positives[i]) >= threshold
-            assert micro.anchor_known[i].tolist() == [a == n or similarity(a, n) >= threshold for n in pool]
+            assert micro.anchor_known[i].tolist() == [
+                a == n or similarity(a, n) >= threshold for n in pool
+            ]
 
 
 def test_alike_nodes_of_a_hub_never_repel_each_other(make_graph, make_config):
@@ -44,6 +48,9 @@ def test_alike_nodes_of_a_hub_never_repel_each_other(make_graph, make_config):
     degree = torch.bincount(split.of(TRAIN)[0], minlength=graph.total_nodes)
     (micro,) = batches.draw(0, 0).micro_batches
     sections = micro.nodes.split(batches.layout.sections)
-    whole_a, whole_p = (degree[sections[s]] == 2 for s in (batches.layout.contrast.anchor, batches.layout.contrast.pool))
+    whole_a, whole_p = (
+        degree[sections[s]] == 2
+        for s in (batches.layout.contrast.anchor, batches.layout.contrast.pool)
+    )
     assert whole_p.sum() > 70
     assert micro.anchor_known[whole_a][:, whole_p].all()

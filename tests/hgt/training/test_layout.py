@@ -19,10 +19,17 @@ def test_sections_are_pools_then_both_ends_then_the_contrastive_rows(batches):
     layout, contrast = batches.layout, batches.layout.contrast
     assert layout.sections[: layout.head] == tuple(batches.pools.values())
     assert layout.sections[layout.head] == layout.sections[layout.tail] == layout.num_facts
-    assert layout.sections[contrast.anchor] == layout.sections[contrast.positive] == -(-batches.contrast.num_anchors // 3)
+    assert (
+        layout.sections[contrast.anchor]
+        == layout.sections[contrast.positive]
+        == -(-batches.contrast.num_anchors // 3)
+    )
     assert layout.sections[contrast.pool] == batches.contrast.pool_size
     assert len(layout.sections) == contrast.pool + 1 == len(layout.log_weights)
-    assert layout.shared_and_own == [sum(batches.pools.values()), layout.num_rows - layout.num_shared]
+    assert layout.shared_and_own == [
+        sum(batches.pools.values()),
+        layout.num_rows - layout.num_shared,
+    ]
     assert layout.rows_of_batch(3) == layout.num_shared + 3 * layout.shared_and_own[1]
 
 
@@ -40,10 +47,16 @@ def test_groups_follow_the_facts_pools_and_stay_small(graph, split, config, monk
     """A reduction over more rows than that is wrong on some devices."""
     monkeypatch.setattr(layout_module, "MAX_REDUCTION_ROWS", most)
     layout = Batches(graph, split, config).layout
-    tail_pool, head_pool = np.empty(layout.num_facts, dtype=int), np.empty(layout.num_facts, dtype=int)
+    tail_pool, head_pool = (
+        np.empty(layout.num_facts, dtype=int),
+        np.empty(layout.num_facts, dtype=int),
+    )
     for r in layout.relations:
         tail_pool[r.facts], head_pool[r.facts] = r.tail_pool, r.head_pool
-    for groups, pool in ((layout.tail_groups, tail_pool), (layout.head_groups, head_pool[layout.head_order])):
+    for groups, pool in (
+        (layout.tail_groups, tail_pool),
+        (layout.head_groups, head_pool[layout.head_order]),
+    ):
         assert np.repeat(*np.array(groups).T).tolist() == pool.tolist()
         assert max(n for _, n in groups) <= most
 

@@ -25,11 +25,18 @@ def test_n3_is_the_mean_sum_of_cubes_of_a_batchs_facts(graph, split, make_config
     torch.manual_seed(0)
     decoder = DECODERS[kind](len(graph.edge_types), 8)
     embeddings, batch = torch.randn(graph.total_nodes, 8), batches.draw(0, 0)
-    without, told = (summed(embeddings, batch, batches, decoder, config.train, n3) for n3 in (0.0, 0.3))
+    without, told = (
+        summed(embeddings, batch, batches, decoder, config.train, n3) for n3 in (0.0, 0.3)
+    )
     facts = split.of(TRAIN)[:, batch.supervised[batch.supervised < batches.num_train]]
     vectors = torch.cat([embeddings[facts[0]], decoder.relation[facts[1]], embeddings[facts[2]]])
     moduli = vectors.abs() if kind == "distmult" else torch.complex(*vectors.chunk(2, -1)).abs()
-    torch.testing.assert_close(told["total"] - without["total"], 0.3 * moduli.pow(3).sum() / facts.shape[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        told["total"] - without["total"],
+        0.3 * moduli.pow(3).sum() / facts.shape[1],
+        rtol=1e-4,
+        atol=1e-4,
+    )
     assert torch.equal(told["link"], without["link"])
 
 
@@ -44,8 +51,15 @@ def test_contrastive_loss_equals_a_naive_loop(graph, split, make_config):
         sections = micro.nodes.split(batches.layout.sections)
         for i in torch.nonzero(micro.anchor_weight).squeeze(1).tolist():
             a, p = (embeddings[sections[s][i]] for s in (contrast.anchor, contrast.positive))
-            others = [embeddings[n] for n, known in zip(sections[contrast.pool], micro.anchor_known[i], strict=True) if not known]
-            cosines = [torch.cosine_similarity(a, x, dim=0) / config.train.contrastive_temperature for x in (p, *others)]
+            others = [
+                embeddings[n]
+                for n, known in zip(sections[contrast.pool], micro.anchor_known[i], strict=True)
+                if not known
+            ]
+            cosines = [
+                torch.cosine_similarity(a, x, dim=0) / config.train.contrastive_temperature
+                for x in (p, *others)
+            ]
             losses.append(torch.logsumexp(torch.stack(cosines), 0) - cosines[0])
     got = summed(embeddings, batch, batches, DistMult(len(graph.edge_types), 8), config.train)
     torch.testing.assert_close(got["contrastive"], torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
@@ -68,7 +82,8 @@ def test_info_nce_is_best_at_cosine_one():
     alike = group[:, None] == group
     optimizer = torch.optim.Adam([x], lr=0.05)
     for step in range(300):
-        positive = (torch.arange(12) + 2 + 2 * (step % 5)) % 12  # every other member of the group in turn
+        # every other member of the group in turn
+        positive = (torch.arange(12) + 2 + 2 * (step % 5)) % 12
         optimizer.zero_grad()
         info_nce(x, x[positive], x, alike, 0.5).mean().backward()
         optimizer.step()
@@ -82,7 +97,9 @@ def test_info_nce_falls_with_the_positives_cosine():
     angle = torch.linspace(0, math.pi, 9)
     positive = torch.stack([angle.cos(), angle.sin(), 0 * angle], 1)
     anchor = torch.tensor([[1.0, 0, 0]]).expand(9, -1)
-    loss = info_nce(anchor, positive, torch.tensor([[0.0, 0, 1]]), torch.zeros(9, 1, dtype=torch.bool), 0.1)
+    loss = info_nce(
+        anchor, positive, torch.tensor([[0.0, 0, 1]]), torch.zeros(9, 1, dtype=torch.bool), 0.1
+    )
     assert (loss.diff() > 0).all(), "smallest at cosine 1"
 
 
@@ -99,7 +116,9 @@ def test_without_alike_pairs_the_link_loss_is_the_whole_loss(graph, split, make_
     batches = Batches(graph, split, config)
     assert batches.layout.contrast is None
     embeddings = torch.randn(graph.total_nodes, 8)
-    got = summed(embeddings, batches.draw(0, 0), batches, DistMult(len(graph.edge_types), 8), config.train)
+    got = summed(
+        embeddings, batches.draw(0, 0), batches, DistMult(len(graph.edge_types), 8), config.train
+    )
     assert got["total"] == got["link"] > 0
     assert got["contrastive"] == 0
 
@@ -109,9 +128,15 @@ def test_any_node_type_can_be_contrasted(graph, split, make_config, node_type):
     config = make_config(contrastive_node_type=node_type)
     batches = Batches(graph, split, config)
     embeddings = torch.randn(graph.total_nodes, 8)
-    got = summed(embeddings, batches.draw(0, 0), batches, DistMult(len(graph.edge_types), 8), config.train)
+    got = summed(
+        embeddings, batches.draw(0, 0), batches, DistMult(len(graph.edge_types), 8), config.train
+    )
     assert got["contrastive"] > 0
-    anchors = batches.draw(0, 0).micro_batches[0].nodes.split(batches.layout.sections)[batches.layout.contrast.anchor]
+    anchors = (
+        batches.draw(0, 0)
+        .micro_batches[0]
+        .nodes.split(batches.layout.sections)[batches.layout.contrast.anchor]
+    )
     span = graph.type_range(node_type)
     assert all(span.start <= n < span.stop for n in anchors.tolist())
 
@@ -122,7 +147,9 @@ def test_padding_and_filtered_nodes_get_no_gradient(graph, split, make_config):
     (micro,) = batches.draw(0, 0).micro_batches
     assert (micro.weight == 0).any(), "this batch has padding"
     rows = torch.randn(len(micro.nodes), 8, requires_grad=True)
-    loss_of(rows, micro, batches.layout, DistMult(len(graph.edge_types), 8), config.train)["total"].backward()
+    loss_of(rows, micro, batches.layout, DistMult(len(graph.edge_types), 8), config.train)[
+        "total"
+    ].backward()
     grads = rows.grad.split(batches.layout.sections)
     for r in batches.layout.relations:
         padding = micro.weight[r.facts] == 0
@@ -136,16 +163,23 @@ def test_padding_and_filtered_nodes_get_no_gradient(graph, split, make_config):
 def test_concentration_is_that_of_all_nodes_directions(dim):
     """Each type counts by its share of all nodes, however many of them are sampled."""
     torch.manual_seed(0)
-    by_type, shares = [1 + torch.randn(n, dim) * torch.rand(n, 1) for n in (5, 20, 1, 12)], [0.5, 0.3, 0.05, 0.15]
+    by_type, shares = (
+        [1 + torch.randn(n, dim) * torch.rand(n, 1) for n in (5, 20, 1, 12)],
+        [0.5, 0.3, 0.05, 0.15],
+    )
     expected = torch.zeros(())
     for (a, share), (b, other) in itertools.product(zip(by_type, shares, strict=True), repeat=2):
         expected += share * other * functional.cosine_similarity(a[:, None], b[None], dim=-1).mean()
     nodes = np.concatenate([functional.normalize(x, dim=1).numpy() for x in by_type])
-    weights = np.concatenate([np.full(len(x), share / len(x)) for x, share in zip(by_type, shares, strict=True)])
+    weights = np.concatenate(
+        [np.full(len(x), share / len(x)) for x, share in zip(by_type, shares, strict=True)]
+    )
     variances = np.linalg.eigvalsh(np.cov(nodes.T, aweights=weights, ddof=0))
     cosine, concentrated = concentration(by_type, shares)
     torch.testing.assert_close(cosine, expected)
-    assert 1 / concentrated.item() == pytest.approx(variances.sum() ** 2 / np.square(variances).sum(), rel=1e-4)
+    assert 1 / concentrated.item() == pytest.approx(
+        variances.sum() ** 2 / np.square(variances).sum(), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("used", [1, 4, 16])
@@ -163,7 +197,9 @@ def test_anisotropy_is_zero_where_directions_are_enough():
     assert anisotropy([spread], [1.0]).item() == 0
     assert anisotropy([spread + 0.5], [1.0]).item() == 0, "a mean cosine of 0.2"
     assert anisotropy([spread + 1], [1.0]).item() == pytest.approx(0.5 - 0.3, abs=0.02)
-    assert 1 / 4 - 1 / 16 < anisotropy([few], [1.0]).item() < 1 / 2, "16 components of 64 dimensions are asked for, there are at most 4"
+    assert 1 / 4 - 1 / 16 < anisotropy([few], [1.0]).item() < 1 / 2, (
+        "16 components of 64 dimensions are asked for, there are at most 4"
+    )
 
 
 def test_anisotropy_of_one_single_direction_is_finite():
@@ -197,10 +233,18 @@ def test_the_isotropy_loss_spreads_what_points_one_way(graph, split, make_config
 
 def test_every_type_shows_the_isotropy_loss_some_of_its_nodes(graph, split, config):
     batches = Batches(graph, split, config)
-    parts = [micro.nodes.split(batches.layout.sections) for micro in batches.draw(0, 0).micro_batches]
-    compared, *others = (torch.cat([sections[pool][:n] for pool, n, _ in batches.layout.directions]) for sections in parts)
+    parts = [
+        micro.nodes.split(batches.layout.sections) for micro in batches.draw(0, 0).micro_batches
+    ]
+    compared, *others = (
+        torch.cat([sections[pool][:n] for pool, n, _ in batches.layout.directions])
+        for sections in parts
+    )
     assert all(torch.equal(compared, other) for other in others), "each micro-batch has them"
     assert sum(share for _, _, share in batches.layout.directions) == pytest.approx(1)
     for node_type in graph.node_types:
         span = graph.type_range(node_type)
-        assert ((compared >= span.start) & (compared < span.stop)).sum() == min(20, graph.num_nodes[node_type])  # pools are of 20 nodes
+        # pools are of 20 nodes
+        assert ((compared >= span.start) & (compared < span.stop)).sum() == min(
+            20, graph.num_nodes[node_type]
+        )

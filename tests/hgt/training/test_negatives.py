@@ -48,24 +48,37 @@ def test_filters_hide_every_true_training_fact_and_nothing_else(graph, split, co
         sections = micro.nodes.split(batches.layout.sections)
         for r in batches.layout.relations:
             head_type, _, tail_type = graph.edge_types[r.relation]
-            for pool, node_type in ((sections[r.tail_pool], tail_type), (sections[r.head_pool], head_type)):
+            for pool, node_type in (
+                (sections[r.tail_pool], tail_type),
+                (sections[r.head_pool], head_type),
+            ):
                 allowed = graph.type_range(node_type)
                 assert allowed.start <= pool.min()
                 assert pool.max() < allowed.stop
                 assert len(pool.unique()) == len(pool)
-            heads, tails = (sections[s][r.facts].tolist() for s in (batches.layout.head, batches.layout.tail))
+            heads, tails = (
+                sections[s][r.facts].tolist() for s in (batches.layout.head, batches.layout.tail)
+            )
             for i, weight in enumerate(micro.weight[r.facts].tolist()):
                 if not weight:
                     continue
                 assert (heads[i], r.relation, tails[i]) in true
                 pool = sections[r.tail_pool].tolist()
                 known = micro.tail_known[r.facts][i]
-                assert known[: len(pool)].tolist() == [(heads[i], r.relation, n) in true for n in pool]
-                assert known[len(pool) : width].all(), "places beyond a small type's nodes are no negatives"
-                assert known[width:].tolist() == [t == tail_type for t in types_of_others], "of its own type it has the whole pool"
+                assert known[: len(pool)].tolist() == [
+                    (heads[i], r.relation, n) in true for n in pool
+                ]
+                assert known[len(pool) : width].all(), (
+                    "places beyond a small type's nodes are no negatives"
+                )
+                assert known[width:].tolist() == [t == tail_type for t in types_of_others], (
+                    "of its own type it has the whole pool"
+                )
                 pool = sections[r.head_pool].tolist()
                 known = micro.head_known[r.facts][i]
-                assert known[: len(pool)].tolist() == [(n, r.relation, tails[i]) in true for n in pool]
+                assert known[: len(pool)].tolist() == [
+                    (n, r.relation, tails[i]) in true for n in pool
+                ]
                 assert known[len(pool) : width].all()
                 assert known[width:].tolist() == [t == head_type for t in types_of_others]
                 masked += 1

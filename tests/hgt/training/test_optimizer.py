@@ -14,12 +14,23 @@ FALLEN = {"learning_rate": 0.01, "rate_decay_epochs": 5, "min_rate_decay_steps":
 
 
 def test_the_learning_rate_falls_along_half_a_cosine_and_stays():
-    config = RunConfig.from_flat({"learning_rate": 0.01, "rate_decay_epochs": 40, "min_rate_decay_steps": 800}).train
-    assert [learning_rate(config, epoch, 20) for epoch in (0, 20, 40, 400)] == pytest.approx([0.01, 0.0051, 0.0002, 0.0002])
-    assert [learning_rate(config, epoch, 10) for epoch in (0, 40, 80, 400)] == pytest.approx([0.01, 0.0051, 0.0002, 0.0002]), "by steps"
+    config = RunConfig.from_flat(
+        {"learning_rate": 0.01, "rate_decay_epochs": 40, "min_rate_decay_steps": 800}
+    ).train
+    assert [learning_rate(config, epoch, 20) for epoch in (0, 20, 40, 400)] == pytest.approx(
+        [0.01, 0.0051, 0.0002, 0.0002]
+    )
+    assert [learning_rate(config, epoch, 10) for epoch in (0, 40, 80, 400)] == pytest.approx(
+        [0.01, 0.0051, 0.0002, 0.0002]
+    ), "by steps"
     falling = [learning_rate(config, epoch, 20) for epoch in range(41)]
     assert falling == sorted(falling, reverse=True)
-    assert learning_rate(RunConfig.from_flat({"learning_rate": 0.01, "rate_decay_epochs": 0}).train, 9_999, 20) == 0.01
+    assert (
+        learning_rate(
+            RunConfig.from_flat({"learning_rate": 0.01, "rate_decay_epochs": 0}).train, 9_999, 20
+        )
+        == 0.01
+    )
 
 
 def test_the_steps_of_an_epoch_are_made_at_its_rate(graph, split, make_config):
@@ -38,11 +49,15 @@ def test_maps_of_keys_queries_and_relations_decay_beside_adams_step(graph, split
     models = []
     for decay in (0.0, 40.0):
         trainee = build_trainee(make_config(weight_decay=decay, **FALLEN), graph, split, CPU)
-        before = {name: weights.detach().clone() for name, weights in trainee.model.named_parameters()}
+        before = {
+            name: weights.detach().clone() for name, weights in trainee.model.named_parameters()
+        }
         trainee.model.train()
         torch.manual_seed(3)
         Steps(trainee, epoch=7)(trainee.batches.draw(7, 0))
-        models.append({name: weights.detach() for name, weights in trainee.model.named_parameters()})
+        models.append(
+            {name: weights.detach() for name, weights in trainee.model.named_parameters()}
+        )
     without, decayed = models
     layers = [f"encoder.layers.{i}." for i in range(len(trainee.model.encoder.layers))]
     maps = {f"{layer}projection": (slice(None), slice(VALUE)) for layer in layers} | {

@@ -6,13 +6,22 @@ import pytest
 import torch
 
 from hgt.graph.split import TRAIN, split_facts
-from hgt.messages.message_graph import build_message_graph, message_edge_types, training_message_graph
+from hgt.messages.message_graph import (
+    build_message_graph,
+    message_edge_types,
+    training_message_graph,
+)
 from hgt.training.step import removed_edges, train_step
 from hgt.training.step_form import StepForm
 from hgt.training.trainee import build_trainee
 
 CPU = torch.device("cpu")
-FEW_ROWS = {"num_negatives": 2, "contrastive_weight": 0.0, "min_batches_per_epoch": 100, "accumulation_steps": 1}
+FEW_ROWS = {
+    "num_negatives": 2,
+    "contrastive_weight": 0.0,
+    "min_batches_per_epoch": 100,
+    "accumulation_steps": 1,
+}
 
 
 def test_fewer_facts_than_batches_give_finite_steps(make_graph, make_config):
@@ -28,10 +37,17 @@ def test_fewer_facts_than_batches_give_finite_steps(make_graph, make_config):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("min_batches", [3, 10])
-def test_accumulated_gradients_equal_the_whole_batchs(graph, split, make_config, dropout, min_batches):
+def test_accumulated_gradients_equal_the_whole_batchs(
+    graph, split, make_config, dropout, min_batches
+):
     results = {}
     for steps in (1, 2, 4, 8, 7):
-        config = make_config(accumulation_steps=steps, dropout=dropout, min_batches_per_epoch=min_batches, max_grad_norm=1e9)
+        config = make_config(
+            accumulation_steps=steps,
+            dropout=dropout,
+            min_batches_per_epoch=min_batches,
+            max_grad_norm=1e9,
+        )
         trainee = build_trainee(config, graph, split, CPU)
         trainee.model.train()
         torch.manual_seed(11)  # dropout
@@ -39,8 +55,12 @@ def test_accumulated_gradients_equal_the_whole_batchs(graph, split, make_config,
         results[steps] = (losses, [p.grad for p in trainee.model.parameters()])
     assert any(int(g.abs().max() > 0) for g in results[1][1])
     for steps, (losses, grads) in results.items():
-        torch.testing.assert_close(losses, results[1][0], atol=1e-5, rtol=1e-5, msg=lambda m, n=steps: f"{n} steps: {m}")
-        torch.testing.assert_close(grads, results[1][1], atol=1e-5, rtol=1e-5, msg=lambda m, n=steps: f"{n} steps: {m}")
+        torch.testing.assert_close(
+            losses, results[1][0], atol=1e-5, rtol=1e-5, msg=lambda m, n=steps: f"{n} steps: {m}"
+        )
+        torch.testing.assert_close(
+            grads, results[1][1], atol=1e-5, rtol=1e-5, msg=lambda m, n=steps: f"{n} steps: {m}"
+        )
 
 
 @pytest.mark.parametrize("values", [{}, FEW_ROWS], ids=["many rows", "few rows"])
@@ -52,9 +72,12 @@ def test_every_form_of_the_step_gives_the_same(graph, split, make_config, values
     planned = [StepForm.of(config)]
     while (smaller := planned[-1].smaller()) is not None:
         planned.append(smaller)
-    (without_projections,) = [f for f in planned if f.table_rows == planned[0].table_rows and not f.keep_projections]
+    (without_projections,) = [
+        f for f in planned if f.table_rows == planned[0].table_rows and not f.keep_projections
+    ]
     chosen = [planned[0], without_projections, planned[-1]]
-    forms = chosen + [replace(f, table_rows=64, group_edges=100) for f in chosen]  # a graph as small as this one has few groups otherwise
+    # a graph as small as this one has few groups otherwise
+    forms = chosen + [replace(f, table_rows=64, group_edges=100) for f in chosen]
     results, num_groups = [], set()
     for form in forms:
         trainee = build_trainee(config, graph, split, CPU, form)
@@ -80,7 +103,9 @@ def test_no_message_passes_along_a_supervised_fact(graph, split, trainee):
     batch = trainee.batches.draw(0, 0)
     facts = split.of(TRAIN)
     named = [(h, graph.edge_types[r][1], t) for h, r, t in facts.T.tolist()]
-    asked = {named[f] for f in batch.supervised[batch.supervised < trainee.batches.num_train].tolist()}
+    asked = {
+        named[f] for f in batch.supervised[batch.supervised < trainee.batches.num_train].tolist()
+    }
     stays = torch.tensor([fact not in asked and fact[::-1] not in asked for fact in named])
     edges = {}
     for r, (head_type, name, tail_type) in enumerate(graph.edge_types):

@@ -14,7 +14,8 @@ CPU = torch.device("cpu")
 HOLDOUTS = [
     {"split": "disease-holdout"},
     {"split": "drug-holdout"},
-    {"split": "gene/protein-holdout", "holdout_relations": ["protein_protein"]},  # both ends are of the held-out type
+    # both ends are of the held-out type
+    {"split": "gene/protein-holdout", "holdout_relations": ["protein_protein"]},
 ]
 
 
@@ -37,11 +38,21 @@ def silent_by_hand(graph, trainee, batch):
     with one of them, by plain loops.
     """
     config = trainee.config.split
-    held = set(range(graph.total_nodes)[graph.type_range(config.holdout_type)]) if config.holdout_type else set()
+    held = (
+        set(range(graph.total_nodes)[graph.type_range(config.holdout_type)])
+        if config.holdout_type
+        else set()
+    )
     relations = {graph.edge_types.index(e) for e in holdout_edge_types(graph, config)}
     facts = list(zip(*trainee.batches.facts.tolist(), strict=True))
     supervised = {f for f in batch.supervised.tolist() if f < len(facts)}
-    asked = {end for f in supervised if facts[f][1] in relations for end in (facts[f][0], facts[f][2]) if end in held}
+    asked = {
+        end
+        for f in supervised
+        if facts[f][1] in relations
+        for end in (facts[f][0], facts[f][2])
+        if end in held
+    }
     siblings = {f for f, (h, r, t) in enumerate(facts) if r in relations and {h, t} & asked}
     return with_mirrors(graph, facts, supervised) | siblings
 
@@ -70,7 +81,10 @@ def test_an_asked_node_is_as_a_held_out_one(graph, make_config, values, num_neig
     config, batch = trainee.config.split, trainee.batches.draw(0, 0)
     held_types = holdout_edge_types(graph, config)
     head, relation, tail = (
-        torch.from_numpy(row) for row in trainee.batches.facts[:, batch.supervised[batch.supervised < trainee.batches.num_train]]
+        torch.from_numpy(row)
+        for row in trainee.batches.facts[
+            :, batch.supervised[batch.supervised < trainee.batches.num_train]
+        ]
     )
     of_type = torch.isin(relation, torch.tensor([graph.edge_types.index(e) for e in held_types]))
     held = graph.type_range(config.holdout_type)
@@ -80,7 +94,11 @@ def test_an_asked_node_is_as_a_held_out_one(graph, make_config, values, num_neig
     edges, removed = edge_list(messages), removed_edges(trainee, batch)
     names = [messages.edge_types[r] for r in edges.relation.tolist()]
     concerned = torch.tensor(
-        [(a, n.removeprefix("rev_"), b) in held_types or (b, n.removeprefix("rev_"), a) in held_types for a, n, b in names]
+        [
+            (a, n.removeprefix("rev_"), b) in held_types
+            or (b, n.removeprefix("rev_"), a) in held_types
+            for a, n, b in names
+        ]
     )
     touches = concerned & (torch.isin(edges.source, asked) | torch.isin(edges.target, asked))
     assert touches.any()

@@ -12,8 +12,14 @@ from tasks.execution import child
 from tasks.execution.child import run_child
 from tests.planned import made_up_plan
 
-ASSERTION = "MPSNDArray.mm:850: failed assertion `[MPSNDArray initWithDevice:descriptor:] Error: total bytes of NDArray > 2**32'"
-METAL = "Error: command buffer exited with error status. Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+ASSERTION = (
+    "MPSNDArray.mm:850: failed assertion `[MPSNDArray initWithDevice:descriptor:] Error: total"
+    " bytes of NDArray > 2**32'"
+)
+METAL = (
+    "Error: command buffer exited with error status. Insufficient Memory"
+    " (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+)
 
 
 @pytest.fixture
@@ -27,7 +33,9 @@ def folder(tmp_path):
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, folder):
-    """`run(script, program)`: a child that is this shell script instead of a program of ours; $1 is its events.jsonl."""
+    """`run(script, program)`: a child that is this shell script instead of a program of ours; $1 is
+    its events.jsonl.
+    """
 
     def run(script, program="train"):
         stub = tmp_path / "stub"
@@ -49,7 +57,9 @@ def error_event(**values):
 
 
 def test_a_child_that_ends_well(run):
-    assert [e["event"] for e in run("""echo '{"event": "end", "time": 0}' >> "$1"\necho said""")] == ["end"]
+    assert [
+        e["event"] for e in run("""echo '{"event": "end", "time": 0}' >> "$1"\necho said""")
+    ] == ["end"]
 
 
 @pytest.mark.parametrize(
@@ -78,10 +88,17 @@ def test_a_killed_child_ran_out_of_memory(run, script, words):
         "kill -11 $$",
         "kill -15 $$",
         "exit 1",
-        'echo "MPSNDArray.mm:869: failed assertion buffer is not large enough. Must be 960 bytes" >&2; kill -6 $$',
+        (
+            'echo "MPSNDArray.mm:869: failed assertion buffer is not large enough. Must be 960'
+            ' bytes" >&2; kill -6 $$'
+        ),
         'echo "Traceback (most recent call last):\nValueError: not enough memory" >&2; kill -9 $$',
-        'echo "Traceback (most recent call last):" >&2; head -c 20000 /dev/zero | tr "\\0" x >&2; echo "\nValueError: no" >&2; kill -9 $$',
-        error_event(type="ValueError", message="not enough memory", out_of_memory=False) + "; kill -9 $$",
+        (
+            'echo "Traceback (most recent call last):" >&2; head -c 20000 /dev/zero | tr "\\0" x'
+            ' >&2; echo "\nValueError: no" >&2; kill -9 $$'
+        ),
+        error_event(type="ValueError", message="not enough memory", out_of_memory=False)
+        + "; kill -9 $$",
     ],
 )
 def test_any_other_end_is_an_error_of_its_own(run, script):
@@ -99,12 +116,17 @@ def test_bad_input_stays_bad_input(run):
 def test_what_the_child_knows_of_its_out_of_memory_reaches_the_parent(run):
     details = {"device": "mps", "phase": "evaluation", "planned_bytes": 5, "allocated_bytes": 6}
     with pytest.raises(OutOfMemory, match="MPS ran out") as caught:
-        run(error_event(type="OutOfMemory", message="MPS ran out", out_of_memory=True, **details) + "; exit 4")
+        run(
+            error_event(type="OutOfMemory", message="MPS ran out", out_of_memory=True, **details)
+            + "; exit 4"
+        )
     assert caught.value.details() == details
 
 
 def test_a_loss_that_diverged_after_metal_went_without_memory_is_out_of_memory(run):
-    diverged = error_event(type="TrainingDiverged", message="the losses became nan", out_of_memory=False)
+    diverged = error_event(
+        type="TrainingDiverged", message="the losses became nan", out_of_memory=False
+    )
     with pytest.raises(OutOfMemory, match="losses became nan"):
         run(f'echo "{METAL}" >&2; {diverged}; exit 1')
     with pytest.raises(HgtError) as caught:

@@ -13,7 +13,14 @@ import pytest
 from tasks.execution.image import source_files, source_hash
 from tests.conftest import CHECKOUT
 
-NOT_IN_THE_IMAGE = {"mlflow", "scikit-learn", "matplotlib", "torch-geometric", "prefect-docker", "docker"}
+NOT_IN_THE_IMAGE = {
+    "mlflow",
+    "scikit-learn",
+    "matplotlib",
+    "torch-geometric",
+    "prefect-docker",
+    "docker",
+}
 
 
 def name_of(requirement):
@@ -21,7 +28,11 @@ def name_of(requirement):
 
 
 def test_the_image_has_what_the_product_depends_on_and_the_lock_pins_it():
-    names = [line for line in (CHECKOUT / "docker/requirements.txt").read_text().split("\n") if line and not line.startswith("#")]
+    names = [
+        line
+        for line in (CHECKOUT / "docker/requirements.txt").read_text().split("\n")
+        if line and not line.startswith("#")
+    ]
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     assert set(names) == {name_of(r) for r in project["dependencies"]} - NOT_IN_THE_IMAGE
     lock = (CHECKOUT / "requirements.lock").read_text()
@@ -32,7 +43,10 @@ def test_the_image_has_what_the_product_depends_on_and_the_lock_pins_it():
 def test_training_and_embedding_import_nothing_that_the_image_lacks():
     """Nor does whoever reads a report: scikit-learn takes a second."""
     missing = {"sklearn", "matplotlib", "mlflow", "torch_geometric", "prefect_docker"}
-    code = f"import sys; sys.modules.update(dict.fromkeys({missing})); import hgt.train, hgt.embed, hgt.run.report, flows.train_on_cpu"
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({missing})); import hgt.train, hgt.embed,"
+        " hgt.run.report, flows.train_on_cpu"
+    )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=CHECKOUT, check=True)
 
 
@@ -62,7 +76,15 @@ def test_the_hash_is_that_of_names_and_contents_alone(checkout):
 
 
 @pytest.mark.parametrize(
-    "name", ["hgt/training/step.py", "tasks/train.py", "flows/cli.py", "docker/Dockerfile", "docker/requirements.txt", "requirements.lock"]
+    "name",
+    [
+        "hgt/training/step.py",
+        "tasks/train.py",
+        "flows/cli.py",
+        "docker/Dockerfile",
+        "docker/requirements.txt",
+        "requirements.lock",
+    ],
 )
 def test_the_hash_changes_with_every_file_of_the_image(checkout, name):
     before = hash_of(checkout)
@@ -79,17 +101,30 @@ def test_the_hash_changes_with_every_file_of_the_image(checkout, name):
 
 @pytest.fixture
 def build(tmp_path):
-    """Run `python -m tasks.execution.image` with a client that writes down its arguments and its stdin, and ends with this exit code."""
+    """Run `python -m tasks.execution.image` with a client that writes down its arguments and its
+    stdin, and ends with this exit code.
+    """
 
     def run(exit_code=0, **values):
         client = tmp_path / "client"
         client.write_text(
-            f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\n[ {exit_code} = 0 ] && cat > {tmp_path}/context\nexit {exit_code}\n'
+            f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\n[ {exit_code} = 0 ] && cat >'
+            f" {tmp_path}/context\nexit {exit_code}\n"
         )
         client.chmod(0o755)
-        env = {k: v for k, v in os.environ.items() if k not in ("BASE_IMAGE", "BUILD_FLAGS", "WHEELS", "HGT_IMAGE", "TORCH_INDEX")}
+        env = {
+            k: v
+            for k, v in os.environ.items()
+            if k not in ("BASE_IMAGE", "BUILD_FLAGS", "WHEELS", "HGT_IMAGE", "TORCH_INDEX")
+        }
         command = [sys.executable, "-m", "tasks.execution.image"]
-        return subprocess.run(command, cwd=CHECKOUT, env=env | {"DOCKER": str(client)} | values, capture_output=True, text=True)
+        return subprocess.run(
+            command,
+            cwd=CHECKOUT,
+            env=env | {"DOCKER": str(client)} | values,
+            capture_output=True,
+            text=True,
+        )
 
     return run
 
@@ -99,7 +134,14 @@ def test_what_is_sent_is_what_was_hashed(build, tmp_path):
     wheels.mkdir()
     (wheels / "torch-0-py3-none-any.whl").write_bytes(b"wheel")
     (wheels / "other").write_bytes(b"")
-    assert build(BASE_IMAGE="base:1", WHEELS=str(wheels), BUILD_FLAGS="--network host --secret 'id=ca,src=/a b'").returncode == 0
+    assert (
+        build(
+            BASE_IMAGE="base:1",
+            WHEELS=str(wheels),
+            BUILD_FLAGS="--network host --secret 'id=ca,src=/a b'",
+        ).returncode
+        == 0
+    )
     arguments = (tmp_path / "arguments").read_text().splitlines()
     with tarfile.open(fileobj=io.BytesIO((tmp_path / "context").read_bytes())) as context:
         files = {m.name: context.extractfile(m).read() for m in context.getmembers() if m.isfile()}

@@ -18,7 +18,9 @@ SHRUNK = Segment("native", "mps", 2, SMALLER, "made smaller")
 
 def places(tried, smaller=SMALLER, **values):
     config = RunConfig.from_flat(values)
-    return [(s.place, s.device, s.shrinks, s.form) for s in rungs_below(tried, smaller, config, "why")]
+    return [
+        (s.place, s.device, s.shrinks, s.form) for s in rungs_below(tried, smaller, config, "why")
+    ]
 
 
 def test_a_smaller_form_comes_first_and_alone():
@@ -27,10 +29,17 @@ def test_a_smaller_form_comes_first_and_alone():
 
 @pytest.mark.parametrize(
     ("tried", "smaller", "values"),
-    [([ON_MPS, SHRUNK], SMALLER, {}), ([ON_MPS], None, {}), ([ON_MPS], SMALLER, {"max_shrinks": 0})],
+    [
+        ([ON_MPS, SHRUNK], SMALLER, {}),
+        ([ON_MPS], None, {}),
+        ([ON_MPS], SMALLER, {"max_shrinks": 0}),
+    ],
 )
 def test_then_docker_then_this_machines_cpu(tried, smaller, values):
-    assert [place[:2] for place in places(tried, smaller, **values)] == [("docker", "cpu"), ("cpu", "cpu")]
+    assert [place[:2] for place in places(tried, smaller, **values)] == [
+        ("docker", "cpu"),
+        ("cpu", "cpu"),
+    ]
 
 
 def test_what_the_fallback_rules_out():
@@ -54,7 +63,9 @@ def test_a_form_that_spares_too_little_is_passed_over():
         forms.append(smaller)
     sizes = dict(zip(forms, [100, 95, 91, 89, *[80] * len(forms)], strict=False))
     assert form_to_try(LARGEST, sizes.__getitem__) == forms[3]
-    assert form_to_try(LARGEST, lambda form: 100) == forms[1], "the very next, where none spares enough"
+    assert form_to_try(LARGEST, lambda form: 100) == forms[1], (
+        "the very next, where none spares enough"
+    )
     assert form_to_try(forms[-1], lambda form: 100) is None
 
 
@@ -69,6 +80,12 @@ def test_where_a_run_begins_and_goes_on():
 
 def test_the_end_is_told_with_the_way_and_what_to_do():
     none = RunConfig.from_flat({"fallback": "none"})
-    assert exhausted([ON_MPS], [], none).startswith("Nothing is left to try. Resume with --fallback docker")
+    assert exhausted([ON_MPS], [], none).startswith(
+        "Nothing is left to try. Resume with --fallback docker"
+    )
     said = exhausted([ON_MPS, SHRUNK], ["No Docker: start it."], RunConfig())
-    assert said == "The ladder: mps on this machine: found; mps on this machine: made smaller. Nothing is left to try. No Docker: start it."
+    assert (
+        said
+        == "The ladder: mps on this machine: found; mps on this machine: made smaller. Nothing is"
+        " left to try. No Docker: start it."
+    )

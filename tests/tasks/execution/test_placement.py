@@ -1,4 +1,6 @@
-"""Where a run goes on, from the state in its folder; Docker is really not there (its address is a dead socket)."""
+"""Where a run goes on, from the state in its folder; Docker is really not there (its address is a
+dead socket).
+"""
 
 import itertools
 import json
@@ -119,11 +121,15 @@ def test_the_smallest_form_cannot_shrink(make_run):
     assert tried[-1].smaller() is None
     passed_over = 0
     for before, form in itertools.pairwise(tried):
-        between = list(itertools.takewhile(lambda each, form=form: each != form, smaller_forms(before)))
+        between = list(
+            itertools.takewhile(lambda each, form=form: each != form, smaller_forms(before))
+        )
         passed_over += len(between)
         enough = 0.9 * run.required(before)
         assert not between or run.required(form) <= enough
-        assert all(run.required(each) > enough for each in between), "only what spares too little is passed over"
+        assert all(run.required(each) > enough for each in between), (
+            "only what spares too little is passed over"
+        )
     assert passed_over
 
 
@@ -135,7 +141,11 @@ def test_a_resumed_run_stays_where_the_ladder_led_it(make_run):
     assert run.begin(MPS) == moved
     assert len(run.segments) == 3, "going on is no new stretch"
     again = run.resume(MPS, device="mps")
-    assert (again.place, again.device, again.shrinks) == ("native", "mps", 0), "unless it is sent elsewhere"
+    assert (again.place, again.device, again.shrinks) == (
+        "native",
+        "mps",
+        0,
+    ), "unless it is sent elsewhere"
 
 
 def test_a_run_in_docker_stays_there_unless_it_is_sent_to_the_cpu(make_run):
@@ -172,7 +182,11 @@ def test_what_will_happen_is_told_before():
 def test_a_place_that_is_too_small_is_not_taken(make_run, monkeypatch):
     run = make_run(MPS, max_shrinks=0, fallback="cpu")
     before = run.folder.plan.read_text()
-    monkeypatch.setattr(placement, "probe_device", lambda device, limit: DeviceProbe("cpu", "tiny", 100 << 20, "", "", ""))
+    monkeypatch.setattr(
+        placement,
+        "probe_device",
+        lambda device, limit: DeviceProbe("cpu", "tiny", 100 << 20, "", "", ""),
+    )
     with pytest.raises(placement.MemoryExhausted, match=r"has 0\.1 GB and the run needs"):
         run.step_down()
     assert json.loads(run.folder.plan.read_text()) == json.loads(before)
@@ -180,7 +194,10 @@ def test_a_place_that_is_too_small_is_not_taken(make_run, monkeypatch):
 
 def test_a_run_that_does_not_fit_the_container_is_refused_with_what_would_help_there(make_run):
     run = make_run(MPS, device="docker-cpu", docker_memory="100MB")
-    with pytest.raises(InputError, match=r"on cpu \(CPU worker in Docker\).*100,000,000 are available.*larger --docker-memory"):
+    with pytest.raises(
+        InputError,
+        match=r"on cpu \(CPU worker in Docker\).*100,000,000 are available.*larger --docker-memory",
+    ):
         run.refuse_unfit(run.segments[-1])
     # nor once the ladder has led it there
     with pytest.raises(InputError, match="larger --docker-memory"):
@@ -197,13 +214,17 @@ def test_what_prefect_takes_in_the_pools_container_is_planned_for(make_run, monk
 
 def test_a_form_that_the_ladder_chose_is_tried_whatever_the_plan_says(make_run):
     run = make_run(MPS)
-    tiny = DeviceProbe("mps", "Apple M1", 1 << 20, "the accelerator of this machine", "2.14.1", "arm64")
+    tiny = DeviceProbe(
+        "mps", "Apple M1", 1 << 20, "the accelerator of this machine", "2.14.1", "arm64"
+    )
     assert not run.refuse_unfit(run.step_down(), tiny).fits
 
 
 @pytest.mark.docker
 @pytest.mark.parametrize(("memory", "fits"), [("100MB", False), ("8GB", True)])
-def test_a_container_that_would_be_too_small_is_known_before_training(make_run, worker_image, monkeypatch, memory, fits):
+def test_a_container_that_would_be_too_small_is_known_before_training(
+    make_run, worker_image, monkeypatch, memory, fits
+):
     monkeypatch.delenv("DOCKER_HOST")
     run = make_run(MPS, docker_memory=memory)
     before = run.folder.plan.read_text()

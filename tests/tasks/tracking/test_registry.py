@@ -1,4 +1,6 @@
-"""The model registry on a real SQLite store: one registered model per graph, the champion, and predictions of a version loaded by alias."""
+"""The model registry on a real SQLite store: one registered model per graph, the champion, and
+predictions of a version loaded by alias.
+"""
 
 import json
 import re
@@ -31,7 +33,14 @@ from hgt.run.identity import Identity
 from tasks.home import own_store
 from tasks.tracking import registry
 from tasks.tracking.mlflow_run import MlflowRun
-from tasks.tracking.registry import CANDIDATE, CHAMPION, Score, model_name, register_run, withdraw_run
+from tasks.tracking.registry import (
+    CANDIDATE,
+    CHAMPION,
+    Score,
+    model_name,
+    register_run,
+    withdraw_run,
+)
 from tasks.tracking.served_model import QUERY, TailPredictor
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -64,7 +73,10 @@ def embedded(tmp_path):
         split.save(folder.split, graph)
         torch.manual_seed(seed)
         tensors = state_tensors("model", HGTModel(graph, config.model).state_dict())
-        save_checkpoint(folder.checkpoints, Checkpoint(tensors, Progress(seed=seed), graph.hash, config.fingerprint(), split.hash))
+        save_checkpoint(
+            folder.checkpoints,
+            Checkpoint(tensors, Progress(seed=seed), graph.hash, config.fingerprint(), split.hash),
+        )
         embed_run(folder, lambda *event, **values: None)
         report_mrr(folder, mrr)
         tracker = MlflowRun(folder)
@@ -76,15 +88,30 @@ def embedded(tmp_path):
 
 def report_mrr(folder, mrr):
     of_edge_type = [{"edge_type": ["drug", "treats", "disease"], "mrr": mrr, **METRICS}]
-    ranking = {name: METRICS | {"mrr": mrr} for name in ("typed", "typed_macro", "all_nodes", "all_nodes_macro")}
+    ranking = {
+        name: METRICS | {"mrr": mrr}
+        for name in ("typed", "typed_macro", "all_nodes", "all_nodes_macro")
+    }
     graph = folder.load_graph()
     made_of = Identity.of(graph, folder.load_split(graph), folder.load_config()).as_dict()
-    report = {"ranking": ranking | {"by_edge_type": of_edge_type}, "classification": None, "checks": [], **made_of}
-    (folder.report / "validation.json").write_text(json.dumps(report if mrr is not None else report | {"ranking": None}))
+    report = {
+        "ranking": ranking | {"by_edge_type": of_edge_type},
+        "classification": None,
+        "checks": [],
+        **made_of,
+    }
+    (folder.report / "validation.json").write_text(
+        json.dumps(report if mrr is not None else report | {"ranking": None})
+    )
 
 
 def aliases(tracker, graph):
-    return {alias: str(number) for alias, number in tracker.call("get_registered_model", model_name(graph.hash)).aliases.items()}
+    return {
+        alias: str(number)
+        for alias, number in tracker.call(
+            "get_registered_model", model_name(graph.hash)
+        ).aliases.items()
+    }
 
 
 def test_the_champion_is_the_best_of_its_graph(make_graph, embedded):
@@ -102,7 +129,11 @@ def test_the_champion_is_the_best_of_its_graph(make_graph, embedded):
     tracker = better_run[1]
     assert aliases(tracker, graph) == {CHAMPION: "4", CANDIDATE: "3"}
     tags = tracker.call("get_run", tracker.run_id).data.tags
-    assert (tags["registered_model"], tags["registered_version"], tags["registered_alias"]) == (first.name, "4", CHAMPION)
+    assert (tags["registered_model"], tags["registered_version"], tags["registered_alias"]) == (
+        first.name,
+        "4",
+        CHAMPION,
+    )
     version = tracker.call("get_model_version", first.name, "4")
     assert version.run_id == tracker.run_id
     assert (version.tags["graph_hash"], float(version.tags["typed_mrr"])) == (graph.hash, 0.31)
@@ -123,7 +154,9 @@ def test_a_version_that_is_rejected_later_has_no_alias(make_graph, embedded):
     assert aliases(tracker, graph) == {}
     assert tracker.call("get_run", tracker.run_id).data.tags["registered_alias"] == "none"
     assert register_run(*other).alias == CHAMPION
-    assert register_run(folder, tracker).alias == CHAMPION, "accepted once more, it is the same version and the better one"
+    assert register_run(folder, tracker).alias == CHAMPION, (
+        "accepted once more, it is the same version and the better one"
+    )
     assert aliases(tracker, graph) == {CHAMPION: "1"}
 
 
@@ -167,7 +200,10 @@ def test_a_resumed_run_registers_new_embeddings_alone(make_graph, embedded):
     embed_run(folder, lambda *event, **values: None)  # the same vectors, beside another parameter
     assert register_run(folder, tracker).version == "2"
     tracker.call("set_registered_model_alias", again.name, CHAMPION, "2")
-    assert (register_run(folder, tracker).version, aliases(tracker, graph)) == ("2", {CHAMPION: "2"}), "no longer a candidate"
+    assert (register_run(folder, tracker).version, aliases(tracker, graph)) == (
+        "2",
+        {CHAMPION: "2"},
+    ), "no longer a candidate"
     train_on(folder, graph, 0.40)
     trained_on = register_run(folder, tracker)
     assert (trained_on.version, trained_on.alias) == ("3", CHAMPION)
@@ -179,7 +215,9 @@ def train_on(folder, graph, mrr):
     config = folder.load_config()
     tensors = state_tensors("model", HGTModel(graph, config.model).state_dict())
     made_of = Identity.of(graph, folder.load_split(graph), config).as_dict()
-    save_checkpoint(folder.checkpoints, Checkpoint(tensors, Progress(seed=1, epoch=1, best_epoch=1), **made_of))
+    save_checkpoint(
+        folder.checkpoints, Checkpoint(tensors, Progress(seed=1, epoch=1, best_epoch=1), **made_of)
+    )
     embed_run(folder, lambda *event, **values: None)
     report_mrr(folder, mrr)
 
@@ -241,9 +279,13 @@ import json, sys, mlflow, pandas as pd
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(f"models:/{sys.argv[2]}@champion")
 import hgt
-questions = pd.DataFrame({"head": [sys.argv[3], sys.argv[4]], "relation": ["indication", "rev_indication"], "head_type": ["drug", None]})
+questions = pd.DataFrame({
+    "head": [sys.argv[3], sys.argv[4]], "relation": ["indication", "rev_indication"],
+    "head_type": ["drug", None],
+})
 answer = model.predict(questions, params={"k": 3})
-print(json.dumps({"code": hgt.__file__, "answer": answer.to_dict("list"), "default": len(model.predict(questions[:1])),
+print(json.dumps({"code": hgt.__file__, "answer": answer.to_dict("list"),
+                  "default": len(model.predict(questions[:1])),
                   "graph": model.metadata.metadata["graph_hash"]}))
 """
 
@@ -257,19 +299,38 @@ def test_a_version_predicts_after_loading_by_alias(make_graph, embedded, tmp_pat
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert re.search("/artifacts/model-[0-9a-f]{12}/code/hgt/", found["code"]), "it brings its own code"
+    assert re.search("/artifacts/model-[0-9a-f]{12}/code/hgt/", found["code"]), (
+        "it brings its own code"
+    )
     assert found["graph"] == graph.hash
     assert found["default"] == 10
     predictor = Predictor.load(folder.embeddings / "embeddings.parquet", folder.graph)
-    expected = [predictor.tails(drug, "indication", 3, "drug"), predictor.tails(disease, "rev_indication", 3)]
+    expected = [
+        predictor.tails(drug, "indication", 3, "drug"),
+        predictor.tails(disease, "rev_indication", 3),
+    ]
     answer = pd.DataFrame(found["answer"])
     assert answer["query"].tolist() == [0] * 3 + [1] * 3
-    pd.testing.assert_frame_equal(answer.drop(columns="query"), pd.concat(expected, ignore_index=True), check_dtype=False)
-    (place,) = (f.path for f in tracker.call("list_artifacts", tracker.run_id) if f.path.startswith("model-"))
+    pd.testing.assert_frame_equal(
+        answer.drop(columns="query"), pd.concat(expected, ignore_index=True), check_dtype=False
+    )
+    (place,) = (
+        f.path
+        for f in tracker.call("list_artifacts", tracker.run_id)
+        if f.path.startswith("model-")
+    )
     model = tracker.call("list_artifacts", tracker.run_id, f"{place}/artifacts")
     assert {f.path.rsplit("/", 1)[-1] for f in model} == {
-        *("embeddings.parquet", "relations.parquet", "weights.safetensors", "config.json", "validation.json", "model_card.md", "graph"),
-    }  # fmt: skip
+        *(
+            "embeddings.parquet",
+            "relations.parquet",
+            "weights.safetensors",
+            "config.json",
+            "validation.json",
+            "model_card.md",
+            "graph",
+        ),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -277,9 +338,13 @@ def served(make_graph):
     """What a version answers with, on random vectors."""
     graph = make_graph(10)
     generator = torch.Generator().manual_seed(0)
-    vectors, relations = (torch.randn(n, 8, generator=generator) for n in (graph.total_nodes, len(graph.edge_types)))
+    vectors, relations = (
+        torch.randn(n, 8, generator=generator) for n in (graph.total_nodes, len(graph.edge_types))
+    )
     served = TailPredictor()
-    served.predictor = Predictor(Embeddings(graph.node_table(), vectors, tuple(graph.edge_types), relations, {}), graph)
+    served.predictor = Predictor(
+        Embeddings(graph.node_table(), vectors, tuple(graph.edge_types), relations, {}), graph
+    )
     return served
 
 
@@ -311,4 +376,7 @@ def test_a_question_that_cannot_be_answered_is_named(served, changed, words):
 
 def test_params_that_are_none_are_the_defaults(served):
     questions = pd.DataFrame({"head": ["disease 3"], "relation": ["rev_indication"]})
-    pd.testing.assert_frame_equal(served.predict(None, questions, {"k": None, "include_known": None}), served.predict(None, questions))
+    pd.testing.assert_frame_equal(
+        served.predict(None, questions, {"k": None, "include_known": None}),
+        served.predict(None, questions),
+    )

@@ -1,4 +1,6 @@
-"""The served model takes ids as tables hold them: text, integers, and floats once a column had a missing value."""
+"""The served model takes ids as tables hold them: text, integers, and floats once a column had a
+missing value.
+"""
 
 import pandas as pd
 import pytest
@@ -17,12 +19,17 @@ TREATS: EdgeType = ("drug", "treats", "disease")
 
 @pytest.fixture(scope="module")
 def served():
-    ids = {t: pd.Series([str(i) for i in range(1, 9)], dtype=object).to_numpy() for t in ("disease", "drug")}
+    ids = {
+        t: pd.Series([str(i) for i in range(1, 9)], dtype=object).to_numpy()
+        for t in ("disease", "drug")
+    }
     pairs = torch.tensor([[0, 1, 2], [3, 4, 5]])
     graph = KnowledgeGraph(ids, {t: "the " + ids[t] for t in ids}, {TREATS: pairs})
     vectors = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
     served = TailPredictor()
-    served.predictor = Predictor(Embeddings(graph.node_table(), vectors, (TREATS,), torch.ones(1, 4), {}), graph)
+    served.predictor = Predictor(
+        Embeddings(graph.node_table(), vectors, (TREATS,), torch.ones(1, 4), {}), graph
+    )
     return served
 
 
@@ -38,7 +45,11 @@ def test_ids_may_be_integers(served, kind):
 
 
 def test_texts_and_integers_may_stand_in_one_column(served):
-    mixed = pd.DataFrame({"head": ["the 3", 3], "relation": ["treats"] * 2, "head_type": ["drug"] * 2})
+    mixed = pd.DataFrame(
+        {"head": ["the 3", 3], "relation": ["treats"] * 2, "head_type": ["drug"] * 2}
+    )
     answer = served.predict(None, _enforce_schema(mixed, _SIGNATURE.inputs))
-    one, other = (answer[answer["query"] == n].drop(columns="query").reset_index(drop=True) for n in (0, 1))
+    one, other = (
+        answer[answer["query"] == n].drop(columns="query").reset_index(drop=True) for n in (0, 1)
+    )
     pd.testing.assert_frame_equal(one, other)

@@ -12,7 +12,9 @@ from tasks.tracking.tracked_name import MAX_NAME, MAX_TAG, real_name, tracked_na
 NAMES = st.one_of(
     st.text(),
     st.text(alphabet="_x0123456789ABCDEFH/. $"),  # what looks like an escape or a path
-    st.lists(st.sampled_from(["..", ".", "", "a", "_x", "_", "x", "_x24_", "$", "_xH"])).map("/".join),
+    st.lists(st.sampled_from(["..", ".", "", "a", "_x", "_", "x", "_x24_", "$", "_xH"])).map(
+        "/".join
+    ),
 )
 SETTINGS = settings(max_examples=150, deadline=None)
 
@@ -48,7 +50,15 @@ def test_no_two_names_become_one(names, before):
         assert len(name) <= MAX_NAME
 
 
-@pytest.mark.parametrize("name", ["validation/mean_cosine_among_disease_nodes", "test/typed/mrr", "baseline/complex/typed_mrr", "a b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "validation/mean_cosine_among_disease_nodes",
+        "test/typed/mrr",
+        "baseline/complex/typed_mrr",
+        "a b",
+    ],
+)
 def test_plain_names_stay(name):
     assert tracked_name(name) == name
 

@@ -85,11 +85,18 @@ def locked():
 
 
 def run_of(folder):
-    return mlflow.MlflowClient(own_store()).get_run((folder.path / "mlflow_run_id").read_text().strip())
+    return mlflow.MlflowClient(own_store()).get_run(
+        (folder.path / "mlflow_run_id").read_text().strip()
+    )
 
 
 def steps(folder, metric="loss"):
-    return [m.step for m in mlflow.MlflowClient(own_store()).get_metric_history(run_of(folder).info.run_id, metric)]
+    return [
+        m.step
+        for m in mlflow.MlflowClient(own_store()).get_metric_history(
+            run_of(folder).info.run_id, metric
+        )
+    ]
 
 
 def test_a_run_ends_as_its_flow_does(folder):
@@ -132,7 +139,8 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_logs_nothing_twice(folder):
     first = run_of(folder)
     assert (first.info.status, first.data.tags["ended_by"]) == ("KILLED", "KeyboardInterrupt")
     with tracked(folder) as tracker:
-        tracker.configuration(RunConfig.from_flat({"num_epochs": 7}), None)  # a parameter cannot be rewritten
+        # a parameter cannot be rewritten
+        tracker.configuration(RunConfig.from_flat({"num_epochs": 7}), None)
         tracker.epoch(EPOCH)
         tracker.epoch(EPOCH | {"epoch": 2})
     assert run_of(folder).info.run_id == first.info.run_id
@@ -145,7 +153,9 @@ def test_figures_that_a_resume_measures_again_get_another_point_only_where_they_
     for mrr in (0.5, 0.5, 0.6):
         with tracked(folder) as tracker:
             tracker.metrics({"test/typed/mrr": mrr, "validation/cosine": float("nan"), "dim": 7})
-    assert [len(steps(folder, metric)) for metric in ("test/typed/mrr", "validation/cosine", "dim")] == [2, 1, 1]
+    assert [
+        len(steps(folder, metric)) for metric in ("test/typed/mrr", "validation/cosine", "dim")
+    ] == [2, 1, 1]
 
 
 def test_what_was_deleted_in_mlflow_does_not_stop_a_run(folder, said):
@@ -169,7 +179,10 @@ def test_what_was_deleted_in_mlflow_does_not_stop_a_run(folder, said):
 
 def test_a_pipe_where_the_id_should_be_is_not_waited_for(home, folder):
     os.mkfifo(folder.path / "mlflow_run_id")
-    with pytest.raises(InputError, match=r"mlflow_run_id: is a pipe or device\. Remove it"), tracked(folder):
+    with (
+        pytest.raises(InputError, match=r"mlflow_run_id: is a pipe or device\. Remove it"),
+        tracked(folder),
+    ):
         pass
 
 
@@ -181,7 +194,9 @@ def test_a_new_run_that_is_refused_leaves_nothing_in_its_folder(home, tmp_path):
     assert mlflow.MlflowClient(own_store()).get_run(tracker.run_id).info.status == "FAILED"
 
 
-def test_a_locked_store_stops_nothing_and_gets_everything_once(folder, said, impatient, brief_locks):
+def test_a_locked_store_stops_nothing_and_gets_everything_once(
+    folder, said, impatient, brief_locks
+):
     with tracked(folder) as tracker:
         tracker.epoch(EPOCH)
         wait_for_delivery(tracker)
@@ -203,7 +218,9 @@ def wait_for_delivery(tracker):
 
 
 @pytest.mark.parametrize("later", ["track", "resume"])
-def test_what_a_locked_store_has_not_got_is_delivered_later(folder, said, impatient, brief_locks, later):
+def test_what_a_locked_store_has_not_got_is_delivered_later(
+    folder, said, impatient, brief_locks, later
+):
     with tracked(folder) as tracker:
         tracker.epoch(EPOCH)
         wait_for_delivery(tracker)
@@ -232,7 +249,9 @@ def test_what_a_locked_store_has_not_got_is_delivered_later(folder, said, impati
     assert not (folder.path / "tracking.jsonl").exists()
 
 
-def test_what_was_delivered_without_an_answer_is_not_delivered_twice(folder, said, impatient, monkeypatch):
+def test_what_was_delivered_without_an_answer_is_not_delivered_twice(
+    folder, said, impatient, monkeypatch
+):
     """As where a server dies between its write and its answer."""
     log, lost = mlflow.MlflowClient.log_batch, []
 
@@ -283,7 +302,11 @@ def test_a_killed_flow_is_caught_up_with(folder):
     mlflow.MlflowClient(own_store()).update_run(run_of(folder).info.run_id, "RUNNING")
     with contextlib.closing(EventWriter(folder.events)) as write:
         for number in (1, 2):
-            write("epoch", **{name: value for name, value in EPOCH.items() if name != "time"} | {"epoch": number})
+            write(
+                "epoch",
+                **{name: value for name, value in EPOCH.items() if name != "time"}
+                | {"epoch": number},
+            )
     assert catch_up(folder) == ([], "")
     assert steps(folder) == [1, 2]
     assert run_of(folder).info.status == "KILLED"

@@ -1,8 +1,8 @@
 """Every parameter of a run, declared once.
 
 The command line, the flow's parameters, MLflow's parameters and the README's table are all derived
-from these frozen dataclasses through `parameters()`. Defaults and names are those of DESIGN.md
-section 4.
+from these frozen dataclasses through `parameters()`. Names are the field's; a default that was
+measured says so in tests/bench.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The encoder and the decoder (DESIGN.md 5)."""
+    """The encoder and the decoder."""
 
     embedding_dim: int = parameter(
         512, "size of the final embeddings; never changed automatically", "dimensions", range=_WIDTH
@@ -349,7 +349,7 @@ class BaselineConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Which checks decide, and their thresholds (FACTS.md 1); they do not touch training."""
+    """Which checks decide, and their thresholds; they do not touch training."""
 
     required_checks: tuple[str, ...] = parameter(
         REQUIRED_CHECKS,

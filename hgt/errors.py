@@ -80,7 +80,7 @@ class RunLocked(InputError):
 
 
 class OutOfMemory(HgtError):
-    """A device or the host ran out of memory (DESIGN.md 3); the only failure that may move a run
+    """A device or the host ran out of memory; the only failure that may move a run
     elsewhere.
 
     device: mps, cuda or cpu (the host), whichever ran out; phase: of the memory plan ("step",

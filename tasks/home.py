@@ -1,6 +1,4 @@
-"""Where runs and MLflow's store lie: `$HGT_HOME`, by default `runs` in the checkout (DESIGN.md
-3).
-"""
+"""Where runs and MLflow's store lie: `$HGT_HOME`, by default `runs` in the checkout."""
 
 from __future__ import annotations
 

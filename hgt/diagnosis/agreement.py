@@ -2,7 +2,7 @@
 each other (`hgt compare`).
 
 In: two run folders that were trained and evaluated. Out: an `Agreement`. The band of 0.05 is
-seed.md's: what another seed may change.
+what another seed may change.
 """
 
 from __future__ import annotations

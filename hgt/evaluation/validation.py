@@ -1,8 +1,7 @@
 """The acceptance of an embedding table: checks with value, threshold, verdict and meaning.
 
 In: what was measured. Out: a `ValidationReport`. Geometry alone passes random noise and ranking
-alone passes collapsed types, so both are required (FACTS.md 1, DESIGN.md 5.5). Which checks are
-required is configuration.
+alone passes collapsed types, so both are required. Which checks are required is configuration.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 In: a graph and its `EdgeSplit`. Out: an `Audit`, or an error. Knows nothing of how a split is made:
 it looks at every fact and every side. One statement stands in a graph in several forms: repeated,
 mirrored, read in the other direction, or implied by a symmetric relation. All of them must be on
-one side (Toutanova and Chen 2015; FACTS.md 5). Sorts once: seconds for millions of facts.
+one side (Toutanova and Chen 2015). Sorts once: seconds for millions of facts.
 """
 
 from __future__ import annotations

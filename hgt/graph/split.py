@@ -3,7 +3,7 @@
 
 In: a `KnowledgeGraph`. Out: an `EdgeSplit` over its facts in their global order. The unit is the
 unordered pair within an edge type, so that a fact, its mirror row and its reverse are always on the
-same side (FACTS.md 5: the field's commonest leak). A holdout split goes by node: all facts of a
+same side (the field's commonest leak). A holdout split goes by node: all facts of a
 held-out node with drugs are on one side, so that what ranks them never saw one of them. A share of
 every other edge type's facts steers early stopping besides: held-out nodes have too few facts to do
 it alone.

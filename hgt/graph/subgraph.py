@@ -1,6 +1,6 @@
 """A connected, type-balanced sample of a graph's nodes, for `limit_nodes`.
 
-Taking the first n rows would give one node type only (FACTS.md 1). This grows one connected set
+PrimeKG's first 100,000 rows hold one node type only. This grows one connected set
 instead, always from the type that is furthest below its share.
 """
 

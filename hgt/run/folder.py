@@ -1,4 +1,4 @@
-"""The run folder: where each thing of a run lies (DESIGN.md 3). Between processes only its path
+"""The run folder: where each thing of a run lies. Between processes only its path
 travels.
 """
 

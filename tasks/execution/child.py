@@ -1,7 +1,7 @@
 """Runs one of the library's programs in a child process and follows its `events.jsonl`.
 
 A child, because not every memory failure is an exception: MPS aborts the process on some
-allocations, and the kernel kills (DESIGN.md 3). Whatever ends the parent also ends the child.
+allocations, and the kernel kills. Whatever ends the parent also ends the child.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What one training step must compute and move, counted from sizes alone: the limit that `limit.py`
 holds the measured time against.
 
-Counted are, for one encoder pass over all nodes and all message edges of the step (DESIGN.md 5),
+Counted are, for one encoder pass over all nodes and all message edges of the step,
 the passes that any exact implementation makes whose edges are gathered rather than stored as [edges
 x hidden]: each pass reads every operand once and writes every result once. It is a lower bound:
 nothing is counted twice that is computed again to save memory, and nothing for what can stay on the

@@ -1,5 +1,4 @@
-"""What a Mac would not take, or would get wrong, judged from one operation's arguments alone
-(FACTS.md 2).
+"""What a Mac would not take, or would get wrong, judged from one operation's arguments alone.
 
 In: a `Call` on fake tensors. Out: `(kind, detail)` for each objection. Which functions have a
 kernel is not asked here.

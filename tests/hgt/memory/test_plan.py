@@ -466,7 +466,7 @@ def test_a_plan_is_the_largest_of_its_phases(graph, config):
 
 @pytest.mark.slow
 def test_primekg_is_planned_from_counts_alone():
-    """The prototype took 11 GB (FACTS.md 3); the step on an H100 takes 3 GB in its largest form."""
+    """The step on an H100 takes 3 GB in its largest form."""
     graph, config = primekg_like(*PRIMEKG_SIZE), RunConfig()
     plans = [plan_of_form(graph, config, GPU, form) for form in forms(config)]
     assert 2 << 30 < plans[0].required_bytes < 4 << 30

@@ -1,7 +1,7 @@
 """Which nodes of one type are alike: Jaccard similarity of their sets of neighbours in the training
 facts.
 
-Sparse products on the CPU, a block of rows at a time: comparing all pairs in Python takes hours.
+Sparse products on the CPU, a block of rows at a time, instead of a loop over all pairs in Python.
 """
 
 from __future__ import annotations

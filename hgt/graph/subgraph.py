@@ -1,6 +1,6 @@
 """A connected, type-balanced sample of a graph's nodes, for `limit_nodes`.
 
-PrimeKG's first 100,000 rows hold one node type only. This grows one connected set
+The first n rows of PrimeKG connect genes alone. This grows one connected set
 instead, always from the type that is furthest below its share.
 """
 

@@ -359,3 +359,12 @@ def runs_of(environment):
         if experiment
         else []
     )
+
+
+@pytest.fixture(scope="module")
+def own_home(tmp_path_factory):
+    """A home, and with it a store, of the file's own, whatever the environment says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HGT_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield

@@ -178,9 +178,10 @@ def test_the_table_of_benchmarks_names_every_program():
 
 
 def test_the_tree_is_that_of_the_checkout():
-    """Every folder that holds modules, and no other; of the tests those that mirror nothing."""
+    """Every folder that holds modules, and no other; of the tests their rooms."""
     folders = {p.as_posix() for f in FILES if f.endswith((".py", "file")) for p in Path(f).parents}
-    shape = r"(hgt|tasks|flows|docker)\b.*|tests(/bench|/mps)?"
+    rooms = "unit|end_to_end|services|docker|mps|bench"
+    shape = rf"(hgt|tasks|flows|docker)\b.*|tests(/({rooms}))?"
     tree, top = set(), ""
     for line in PAGES["README.md"].split("## The tree")[1].split("```")[1].strip().splitlines():
         indent, name = re.fullmatch(r"( *)(\S+)/\s+\w.*", line).groups()

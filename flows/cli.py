@@ -183,7 +183,7 @@ def _how_to_go_on(run: str) -> str:
 def _refuse_early(kg: Path | None, config: RunConfig) -> None:
     """What can be told at once is told before any server starts."""
     if kg is not None:
-        from hgt.graph.facts import refuse_early
+        from hgt.graph.extraction import refuse_early
 
         refuse_early(kg, config.graph)
     if config.train.device == DOCKER_CPU:
@@ -337,10 +337,10 @@ def validate(embeddings: Path, kg: Path) -> int:
     from hgt.input_file import check_table
 
     check_table(embeddings)
-    from hgt.graph.facts import refuse_early
+    from hgt.graph.extraction import refuse_early
 
     refuse_early(kg, GraphConfig())  # before what takes seconds to import
-    from hgt.evaluate import evaluate_table
+    from hgt.programs.table_evaluation import evaluate_table
 
     report = evaluate_table(embeddings, kg, click.echo)
     click.echo(report.table())
@@ -357,7 +357,7 @@ def plan(kg: Path, **given: Any) -> int:
     if --memory is given.
     """
     config = RunConfig.from_flat(_given(given))
-    from hgt.graph.facts import refuse_early
+    from hgt.graph.extraction import refuse_early
 
     refuse_early(kg, config.graph)  # before what takes seconds to import
     from hgt.evaluation.certain_rejection import refuse_certain_rejection
@@ -400,7 +400,7 @@ def compare(kg: Path, devices: str, **given: Any) -> int:
     Exit code 3: a figure differs by more than 0.05.
     """
     values = _given(given)
-    from hgt.graph.facts import refuse_early
+    from hgt.graph.extraction import refuse_early
 
     refuse_early(kg, RunConfig.from_flat(values).graph)  # before what takes seconds to import
     from flows.compare import compare as compare_devices

@@ -1,54 +1,15 @@
-"""The embedding program: `python -m hgt.embed <run folder> [csv [--overwrite]]`, a child process as
-the trainer is.
-
-Takes the best checkpoint, computes every node's embedding layer by layer, and writes the files of
-`embeddings.py`.
-"""
+"""The embedding program: `python -m hgt.embed <run folder> [csv [--overwrite]]`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from hgt.embeddings.table import Embeddings, infer_layerwise
-from hgt.messages.message_graph import training_message_graph
-from hgt.model.hgt_model import HGTModel
-from hgt.run.checkpoint import best_checkpoint, load_model
+from hgt.programs.embedding import embed_run
 from hgt.run.folder import RunFolder
-from hgt.run.opened import open_run
 from hgt.run.program import OnEvent, run_program
 
 OVERWRITE = "--overwrite"
-
-
-def embed_run(
-    folder: RunFolder, on_event: OnEvent, csv: Path | None = None, overwrite: bool = False
-) -> None:
-    """Write the embeddings of a trained run folder, and to `csv` what may be replaced there."""
-    run = open_run(folder)
-    checkpoint = best_checkpoint(folder.checkpoints)
-    run.identity.check(vars(checkpoint), folder.checkpoints)
-    messages = training_message_graph(run.graph, run.split)
-    model = HGTModel(run.graph, run.config.model)
-    load_model(model, "model", checkpoint.tensors)
-    with run.memory.phase("inference"):
-        encoder, chunk = model.encoder.to(run.device), run.config.train.node_batch_size
-        vectors = infer_layerwise(encoder, messages.to(run.device), chunk).cpu()
-    origin = {
-        **run.identity.as_dict(),
-        "decoder": run.config.model.decoder,
-        "best_epoch": checkpoint.progress.best_epoch,
-        "parameters": run.config.to_flat(),
-    }
-    relations = model.decoder.relation_vectors().detach()
-    nodes, edge_types = run.graph.node_table(), tuple(run.graph.edge_types)
-    embeddings = Embeddings(nodes, vectors, edge_types, relations, origin)
-    embeddings.save(folder.embeddings)
-    if csv is not None:
-        embeddings.save_csv(csv, overwrite, folder.outputs)
-    on_event(
-        "embedded", num_nodes=len(vectors), embedding_dim=vectors.shape[1], **run.memory.as_dict()
-    )
 
 
 def _embed(folder: RunFolder, on_event: OnEvent, csv: str | None = None, *more: str) -> None:

@@ -9,9 +9,10 @@ from prefect.cache_policies import NO_CACHE
 
 from hgt.config import RunConfig
 from hgt.graph.facts import edge_type_name
+from hgt.graph.holdout import holdout_edge_types
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.leakage import Audit, audit_split
-from hgt.graph.split import EdgeSplit, holdout_edge_types, split_facts
+from hgt.graph.split import EdgeSplit, split_facts
 from hgt.reading.edge_table import read_edge_table
 from hgt.run.opened import LoadedRun
 from tasks.home import check_new_run

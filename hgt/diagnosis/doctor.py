@@ -19,7 +19,8 @@ from hgt.device.known_issues import Machine, issues_of
 from hgt.device.limits import cap_bytes, prepare_device
 from hgt.device.probe import DeviceProbe, probe_device
 from hgt.device.traits import traits_of
-from hgt.diagnosis.comparison import ROWS_OF_PLAIN_PRODUCT, Difference, compare_devices
+from hgt.diagnosis.comparison import ROWS_OF_PLAIN_PRODUCT, compare_devices
+from hgt.diagnosis.difference import Difference
 from hgt.errors import DeviceRefused
 
 

@@ -17,7 +17,7 @@ import torch
 
 from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError, listed
-from hgt.evaluation.ranking import FactIndex
+from hgt.evaluation.fact_index import FactIndex
 from hgt.graph.facts import EdgeType
 from hgt.graph.knowledge_graph import KnowledgeGraph
 

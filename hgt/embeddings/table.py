@@ -1,7 +1,6 @@
-"""The table of embeddings: computed layer by layer in node chunks, written in forms that other
-tools read in one line.
+"""The table of embeddings, and its files, which other tools read in one line.
 
-In: a trained model. Out: `Embeddings` and its files. Knows nothing of training.
+In: vectors and their nodes, or a file. Out: `Embeddings` and its files. Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -26,11 +25,7 @@ from torch import Tensor
 from hgt.errors import InputError, is_disk_full, listed, quoted
 from hgt.graph.facts import EdgeType, edge_type_name
 from hgt.input_file import check_file, check_table, parsed_json
-from hgt.messages.message_graph import MessageGraph, edge_list, edges_into
 from hgt.model.decoders import DECODERS, Decoder
-from hgt.model.encoder import HGTEncoder
-from hgt.model.layer import HGTLayer
-from hgt.model.length_bound import MOST_BETWEEN_LAYERS, bounded
 from hgt.output_file import claim_csv, output_written_whole, relations_of, remember_outputs
 from hgt.whole_file import make_folder, written_whole
 
@@ -280,34 +275,3 @@ def _from_lists(column: pa.ChunkedArray) -> Tensor:
         )
         start += len(chunk)
     return torch.from_numpy(vectors)
-
-
-@torch.no_grad()
-def infer_layerwise(
-    encoder: HGTEncoder, graph: MessageGraph, node_batch_size: int
-) -> Float[Tensor, "num_nodes dim"]:
-    """The encoder's output for all nodes, one layer at a time and `node_batch_size` nodes at a
-    time; dropout is off.
-
-    Besides the keys and values of one layer it holds only one chunk's edges and messages.
-    """
-    encoder.eval()
-    edges = edge_list(graph).cpu().sorted_by_target()
-    x = encoder.node_embedding.detach()
-    spans = [
-        (start, min(start + node_batch_size, len(x))) for start in range(0, len(x), node_batch_size)
-    ]
-    for number, layer in enumerate(encoder.layers):
-        assert isinstance(layer, HGTLayer)
-        if number:
-            x = bounded(x, MOST_BETWEEN_LAYERS)
-        key_value, out = layer.keys_and_values(x, graph), torch.empty_like(x)
-        for span in spans:
-            out[slice(*span)] = layer.infer(
-                x, edges_into(graph, edges, *span).to(x.device), span, key_value
-            )
-        x = out
-    embeddings = x.new_empty(len(x), encoder.projection.out_features)
-    for span in spans:
-        embeddings[slice(*span)] = encoder.project(x[slice(*span)])
-    return bounded(embeddings)

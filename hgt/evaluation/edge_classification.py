@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hgt.evaluation.ranking import FactIndex
+from hgt.evaluation.fact_index import FactIndex
 from hgt.graph.facts import EdgeType
 from hgt.model.decoders import Decoder
 from hgt.seeds import Stream, generator

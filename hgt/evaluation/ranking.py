@@ -1,34 +1,23 @@
-"""Filtered ranking of held-out facts: which place does the true tail (and head) take among all
-others?
+"""Filtered ranking of held-out facts: MRR and Hits@k.
 
-In: embeddings, decoder, facts. Out: `RankingMetrics`. Candidates that make another known fact are
-left out ("filtered", Bordes et al. 2013). Ties count half ("realistic": the mean of the optimistic
-and the pessimistic rank, as in PyKEEN). Runs on the embeddings' device, in chunks of queries; facts
-with the same query (head and relation, or tail and relation) share its scores.
+In: embeddings, decoder, facts. Out: a `RankingReport`. A candidate that makes another known fact is
+left out ("filtered", Bordes et al. 2013).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hgt.evaluation.fact_index import FactIndex
+from hgt.evaluation.ranks import Ranks, rank_relation
 from hgt.graph.facts import EdgeType
-from hgt.graph.knowledge_graph import KnowledgeGraph
-from hgt.graph.known_facts import known_matrix
 from hgt.model.decoders import Decoder
 from hgt.seeds import Stream, generator
-
-SCORES_PER_CHUNK = 16_000_000  # 64 MB of float32; fewer make the matrix product slower
-# as large as the queries, while they are made: against few candidates they, not the scores, take
-# the memory
-_QUERY_TENSORS = 4
-COMPARED_PER_CHUNK = 4_000_000  # 16 MB: compared with true scores while they are in a cache
 
 
 @dataclass(frozen=True)
@@ -67,49 +56,6 @@ class RankingReport:
     def all_nodes_macro(self) -> RankingMetrics:
         """Mean over edge types, each counting as much as any other."""
         return _macro(list(self.by_edge_type_all_nodes.values()))
-
-
-@dataclass(frozen=True)
-class _Ranks:
-    """[2 num_facts] each, tails' and then heads': ranks and numbers of candidates, among all nodes
-    and within the type.
-    """
-
-    all_ranks: np.ndarray
-    all_candidates: np.ndarray
-    typed_ranks: np.ndarray
-    typed_candidates: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One relation's facts, asked for one of their ends.
-
-    given, wanted: [num_facts] global numbers of the two ends; given_start: global number of the
-        given type's node 0
-    span: the nodes of the wanted type; candidates: those that are scored, the span at least
-    known: [given type, wanted type], known facts; query: of given embeddings [n, dim]
-    """
-
-    given: np.ndarray
-    wanted: np.ndarray
-    given_start: int
-    span: slice
-    candidates: slice
-    known: scipy.sparse.csr_array
-    query: Callable[[Tensor], Tensor]
-
-
-class FactIndex:
-    """Which facts are known, to leave them out of the candidates. Built once for a graph."""
-
-    def __init__(self, graph: KnowledgeGraph):
-        self.graph = graph
-        self.known = {}
-        for number, index in enumerate(graph.edge_index.values()):
-            by_head = known_matrix(index[0].numpy(), index[1].numpy(), graph, number)
-            symmetric = graph.edge_types[number] in graph.symmetric
-            self.known[number] = (by_head, by_head if symmetric else by_head.T.tocsr())
 
 
 @torch.no_grad()
@@ -180,139 +126,18 @@ def sample_facts(facts: Int[Tensor, "3 num_facts"], limit: int, seed: int) -> In
 
 def _rank_by_edge_type(
     embeddings: Tensor, decoder: Decoder, facts: Tensor, index: FactIndex, typed_only: bool = False
-) -> dict[EdgeType, _Ranks]:
+) -> dict[EdgeType, Ranks]:
     if not facts.shape[1]:
         raise ValueError("there are no facts to rank")
     return {
-        index.graph.edge_types[relation]: _rank_relation(
+        index.graph.edge_types[relation]: rank_relation(
             embeddings, decoder, facts[:, facts[1] == relation], relation, index, typed_only
         )
         for relation in torch.unique(facts[1]).tolist()
     }
 
 
-def _rank_relation(
-    embeddings: Tensor,
-    decoder: Decoder,
-    facts: Tensor,
-    relation: int,
-    index: FactIndex,
-    typed_only: bool,
-) -> _Ranks:
-    """typed_only: what is told of all nodes is of the type's"""
-    head_type, _, tail_type = index.graph.edge_types[relation]
-    (head_start, heads), (tail_start, tails) = (
-        (index.graph.offsets[t], index.graph.type_range(t)) for t in (head_type, tail_type)
-    )
-    head, _, tail = facts.cpu().numpy()
-    by_head, by_tail = index.known[relation]
-    every = slice(0, len(embeddings))
-    sides = (
-        _Side(
-            head,
-            tail,
-            head_start,
-            tails,
-            tails if typed_only else every,
-            by_head,
-            lambda x: decoder.tail_query(x, relation),
-        ),
-        _Side(
-            tail,
-            head,
-            tail_start,
-            heads,
-            heads if typed_only else every,
-            by_tail,
-            lambda x: decoder.head_query(x, relation),
-        ),
-    )
-    return _Ranks(
-        *(
-            np.concatenate(both)
-            for both in zip(*(_rank_side(embeddings, side) for side in sides), strict=True)
-        )
-    )
-
-
-def _rank_side(embeddings: Tensor, side: _Side) -> tuple[np.ndarray, ...]:
-    """The four arrays of `_Ranks`, [num_facts] each.
-
-    Every other node adds the sign of its score minus the true one, a known one -1, as if it scored
-    lowest: over n nodes the signs add up to 2 (rank - 1) - n, where a tie adds half a place to the
-    rank.
-    """
-    device, candidates = embeddings.device, embeddings[side.candidates]
-    num_candidates, first = len(candidates), side.candidates.start
-    span = slice(side.span.start - first, side.span.stop - first)
-    nodes, query = np.unique(side.given, return_inverse=True)
-    order = np.argsort(query, kind="stable")  # facts that ask the same stand together
-    known = side.known[nodes - side.given_start]
-    num_known = np.diff(known.indptr)
-    chunk = max(1, SCORES_PER_CHUNK // max(num_candidates, _QUERY_TENSORS * embeddings.shape[1]))
-    row = query[order] % chunk  # within its chunk's scores
-    known_place = (
-        np.repeat(np.arange(len(nodes)) % chunk, num_known) * num_candidates
-        + known.indices
-        + span.start
-    )
-    arrays = (nodes, row, row * num_candidates + side.wanted[order] - first, known_place)
-    # All of it before the first product: a copy amid the work would wait for what was asked of the
-    # device before.
-    nodes_there, row_there, true_place, known_there = (
-        torch.from_numpy(a.astype(np.int64)).to(device) for a in arrays
-    )
-    edges = np.append(np.arange(0, len(nodes), chunk), len(nodes))
-    first_fact, first_known = np.searchsorted(query[order], edges), known.indptr[edges]
-    sums = [
-        _sums_of_signs(
-            side.query(embeddings.index_select(0, nodes_there[edges[i] : edges[i + 1]]))
-            @ candidates.T,
-            row_there[first_fact[i] : first_fact[i + 1]],
-            true_place[first_fact[i] : first_fact[i + 1]],
-            known_there[first_known[i] : first_known[i + 1]],
-            span,
-        )
-        for i in range(len(edges) - 1)
-    ]
-    signs = np.empty((2, len(order)))
-    signs[:, order] = torch.cat(sums, dim=1).cpu().numpy()
-    num_typed = span.stop - span.start
-    others = num_known[query].astype(np.int64) - 1  # known facts but the true one
-    return (
-        1 + (signs[0] + num_candidates) / 2,
-        num_candidates - others,
-        1 + (signs[1] + num_typed) / 2,
-        num_typed - others,
-    )
-
-
-def _sums_of_signs(
-    scores: Tensor, row: Tensor, true_place: Tensor, known_place: Tensor, span: slice
-) -> Tensor:
-    """[2, num_facts] sums over all candidates and over those of the span; whole numbers, exact in
-    float32 up to 16 million nodes.
-
-    scores: [num_queries, num_candidates], spent; row: of each fact; true_place, known_place: in the
-        flattened scores
-    """
-    flat, largest = scores.view(-1), torch.finfo(scores.dtype).max
-    true = flat.index_select(0, true_place).unsqueeze(1)
-    # worst place for what is not a number ...
-    true = torch.where(torch.isfinite(true), true, -largest)
-    # ... and no gain from the others'
-    scores.nan_to_num_(nan=largest, posinf=largest, neginf=-largest)
-    flat.index_fill_(0, known_place, -torch.inf)  # below every true score
-    sums = []
-    for rows, wanted in zip(
-        *(t.split(max(1, COMPARED_PER_CHUNK // scores.shape[1])) for t in (row, true)), strict=True
-    ):
-        signs = scores.index_select(0, rows).sub_(wanted).sign_()
-        sums.append(torch.stack([signs.sum(1), signs[:, span].sum(1)]))
-    return torch.cat(sums, dim=1)
-
-
-def _typed(ranks: list[_Ranks]) -> RankingMetrics:
+def _typed(ranks: list[Ranks]) -> RankingMetrics:
     return _metrics(
         np.concatenate([r.typed_ranks for r in ranks]),
         np.concatenate([r.typed_candidates for r in ranks]),

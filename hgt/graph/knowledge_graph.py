@@ -25,7 +25,8 @@ from torch import Tensor
 
 from hgt.config import GraphConfig
 from hgt.errors import InputError, counted, printable
-from hgt.graph.facts import DroppedRows, EdgeType, edge_type_name, extract_facts
+from hgt.graph.extraction import extract_facts
+from hgt.graph.facts import DroppedRows, EdgeType, edge_type_name
 from hgt.input_file import check_file, read_json
 from hgt.reading.edge_table import EdgeTable
 

@@ -17,8 +17,9 @@ import torch
 from hgt.config import SplitConfig
 from hgt.errors import HgtError, InputError
 from hgt.graph.facts import edge_type_name
+from hgt.graph.holdout import holdout_edge_types
 from hgt.graph.knowledge_graph import KnowledgeGraph
-from hgt.graph.split import TEST, TRAIN, VAL, EdgeSplit, holdout_edge_types
+from hgt.graph.split import TEST, TRAIN, VAL, EdgeSplit
 
 _SIDES = {TRAIN: "training", VAL: "validation", TEST: "test"}
 _DUPLICATE, _SYMMETRIC, _MIRROR, _REVERSED = (

@@ -23,8 +23,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from hgt.config import SplitConfig
-from hgt.errors import InputError, listed, quoted
+from hgt.errors import InputError, quoted
 from hgt.graph.facts import EdgeType
+from hgt.graph.holdout import holdout_edge_types
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.input_file import check_file, read_json
 from hgt.seeds import Stream, generator
@@ -33,7 +34,6 @@ from hgt.whole_file import written_whole
 TRAIN, VAL, TEST = 0, 1, 2
 _START_ANEW = "Start the run anew."
 _FEWEST_TO_SPLIT = 3  # nodes of which the largest fractions hold out one each
-_PARTNER, _PARTNER_OF_ITSELF = "drug", "disease"  # a drug's own partner is the disease
 
 
 @dataclass(frozen=True)
@@ -235,49 +235,6 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
                 " held out."
             )
     return EdgeSplit(facts, part, _unsplit(graph, facts, part), node_part)
-
-
-def holdout_edge_types(graph: KnowledgeGraph, config: SplitConfig) -> tuple[EdgeType, ...]:
-    """The edge types of which a holdout split holds out every fact of its held-out nodes; none for
-    a random split.
-
-    All between its node type and drug (disease where the type is drug itself), or those of
-    `holdout_relations`. Raises InputError when the graph has no such type, relation or facts.
-    """
-    held, named = config.holdout_type, config.holdout_relations
-    if held is None:
-        return ()
-    if held not in graph.node_types:
-        raise InputError(
-            f"--split {config.split}: the graph has no node type {held}; its types are"
-            f" {listed(graph.node_types, most=50)}."
-        )
-    own = [e for e in graph.edge_types if held in (e[0], e[2])]
-    relations = sorted({relation for _, relation, _ in own})
-    unknown = [relation for relation in named if relation not in relations]
-    if unknown:
-        raise InputError(
-            f"holdout_relations: {held} has no relation {', '.join(unknown)}; its relations are"
-            f" {listed(relations, most=50)}."
-        )
-    partner = _PARTNER if held != _PARTNER else _PARTNER_OF_ITSELF
-    chosen = tuple(e for e in own if (e[1] in named if named else partner in (e[0], e[2])))
-    if not chosen:
-        raise InputError(
-            f"--split {config.split}: no edge type connects {held} with {partner}; the graph's"
-            f" types are {listed(graph.node_types, most=50)}. Name the relations to hold out with"
-            f" --holdout-relations; those of {held} are {listed(relations, most=50)}."
-        )
-    return chosen
-
-
-def least_held_out(graph: KnowledgeGraph, config: SplitConfig) -> dict[EdgeType, float]:
-    """Of each edge type the share of the facts that certainly does not train. Raises InputError as
-    `holdout_edge_types` does.
-    """
-    by_node = holdout_edge_types(graph, config)
-    others = config.val_fraction + (0.0 if by_node else config.test_fraction)
-    return {e: 0.0 if e in by_node else others for e in graph.edge_types}
 
 
 def all_facts(graph: KnowledgeGraph) -> Int[Tensor, "3 num_facts"]:

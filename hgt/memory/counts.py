@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hgt.config import RunConfig, SplitConfig
 from hgt.device.traits import DeviceTraits, traits_of
+from hgt.graph.holdout import least_held_out
 from hgt.graph.knowledge_graph import KnowledgeGraph
-from hgt.graph.split import least_held_out
 from hgt.messages.step_messages import draws_edges, num_step_edges
 from hgt.model.decoders import DECODERS
 from hgt.training.batch_sizes import BatchSizes, batch_sizes

@@ -11,26 +11,18 @@ edges a step supervises: those are masked in the step. Evaluation and inference 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse
 import torch
-from torch import Tensor
 
+from hgt.messages.grouping import EdgeList, Piece, edge_list, group_pieces
 from hgt.messages.message_graph import (
-    MAX_SEGMENT_EDGES,
     EdgeGroup,
-    EdgeList,
     GroupLimits,
     MessageGraph,
-    Piece,
-    SortedEdges,
-    edge_list,
-    group_pieces,
 )
+from hgt.messages.source_rows import SourceRows, array_of, source_side, within
 from hgt.seeds import Stream, generator
 
 
@@ -54,7 +46,7 @@ class NeighborSampling:
         drawn = np.minimum(degree, k)
         row = np.repeat(np.arange(len(drawn)), drawn)
         # the first min(d, k) edges of each row, as a draw to lay the groups out by
-        first_edges = starts[row] + _within(drawn)
+        first_edges = starts[row] + within(drawn)
         slots = EdgeList(*(getattr(edges, f.name)[first_edges] for f in dataclasses.fields(edges)))
         limits = limits or GroupLimits()
         groups, place = group_pieces(slots, list(_pieces(slots, edges, limits)), limits)
@@ -66,10 +58,10 @@ class NeighborSampling:
         self._edge = first_edges[place].astype(np.int32)
         # [E]
         self._target = np.concatenate(
-            [_array(g.by_target.row) for g in groups] or [np.zeros(0, np.int32)]
+            [array_of(g.by_target.row) for g in groups] or [np.zeros(0, np.int32)]
         )
-        self._fact = None if graph.fact is None else _array(graph.fact)[order]  # [A]
-        self._other, self._sources = _source_side(groups, edges, degree, row, self._edge)
+        self._fact = None if graph.fact is None else array_of(graph.fact)[order]  # [A]
+        self._other, self._sources = source_side(groups, edges, degree, row, self._edge)
         self._start, self._degree, self._places = _capped_rows(row, starts, degree, k)
 
     def to(self, device: torch.device) -> NeighborSampling:
@@ -98,7 +90,7 @@ class NeighborSampling:
         fact = None if self._fact is None else torch.from_numpy(self._fact[edge])
         return dataclasses.replace(self.layout, groups=groups, fact=fact)
 
-    def _group(self, group: EdgeGroup, sources: _SourceRows, others: np.ndarray) -> EdgeGroup:
+    def _group(self, group: EdgeGroup, sources: SourceRows, others: np.ndarray) -> EdgeGroup:
         part = slice(*group.edges)
         by_target = dataclasses.replace(group.by_target, other=torch.from_numpy(others[part]))
         return dataclasses.replace(
@@ -120,47 +112,6 @@ def _fixed_on(group: EdgeGroup, device: torch.device) -> EdgeGroup:
     return dataclasses.replace(
         group, relation=group.relation.to(device), nodes=group.nodes.to(device), by_target=by_target
     )
-
-
-@dataclass(frozen=True)
-class _SourceRows:
-    """The rows on the source side of a group that can have edges.
-
-    rows: [S] ascending.
-    num_rows: of that whole side.
-    num_segments: enough for every draw.
-    """
-
-    rows: np.ndarray
-    num_rows: int
-    num_segments: int
-
-    def sort(self, source: np.ndarray, target: np.ndarray) -> SortedEdges:
-        """Edges by source, in `num_segments` segments.
-
-        Segments that a draw does not need are empty and spread evenly over the rows. If all of them
-        were on one row, a GPU's additions to that row would wait for one another.
-        """
-        edges = scipy.sparse.csr_array(
-            (np.arange(len(source), dtype=np.int32), source, [0, len(source)]),
-            shape=(1, self.num_rows),
-        )
-        by_source = edges.tocsc()  # a counting sort: a tenth of argsort's time
-        start, order = by_source.indptr[self.rows], by_source.data
-        counts = by_source.indptr[self.rows + 1] - start
-        segments = _num_segments(counts)
-        each, first = divmod(self.num_segments - int(segments.sum()), len(self.rows))
-        segments += each + (np.arange(len(self.rows)) < first)
-        ptr = np.repeat(start, segments) + np.minimum(
-            _within(segments) * MAX_SEGMENT_EDGES, np.repeat(counts, segments)
-        )
-        return SortedEdges(
-            rows=torch.from_numpy(np.repeat(self.rows, segments)),
-            ptr=torch.from_numpy(np.append(ptr, len(source)).astype(np.int32)),
-            row=torch.from_numpy(source[order]),
-            other=torch.from_numpy(target[order]),
-            order=torch.from_numpy(order),
-        )
 
 
 def _by_relation_and_target(
@@ -220,56 +171,6 @@ def _pieces(slots: EdgeList, edges: EdgeList, limits: GroupLimits) -> Iterator[P
         start, first_edge = stop, last_edge
 
 
-def _source_side(
-    groups: tuple[EdgeGroup, ...],
-    edges: EdgeList,
-    degree: np.ndarray,
-    row: np.ndarray,
-    edge: np.ndarray,
-) -> tuple[np.ndarray, list[_SourceRows]]:
-    """Where edges stand on the source side, and each group's rows on that side.
-
-    The first is [A] int32, the value of `by_target.other` for each edge when it is drawn.
-
-    row, edge: [E] of the draw that was laid out, in the groups' order.
-    """
-    group_of_row = np.zeros(len(degree), dtype=np.int64)
-    for number, group in enumerate(groups):
-        group_of_row[row[slice(*group.edges)]] = number
-    row_of_edge = np.repeat(np.arange(len(degree)), degree)
-    group_of_edge = group_of_row[row_of_edge]
-    transforms_source = np.array([g.transforms_source for g in groups], dtype=bool)[group_of_edge]
-    source = np.where(transforms_source, _place_among_sources(edges), edges.source.numpy())
-    # of the row's relation and piece; 0 where sources are global numbers
-    first_table_row = np.zeros(len(degree), dtype=np.int64)
-    first_table_row[row] = (
-        np.concatenate([_array(g.by_target.other) for g in groups] or [row]) - source[edge]
-    )
-    other = (source + first_table_row[row_of_edge]).astype(np.int32)
-    sides = []
-    for number, group in enumerate(groups):
-        # edges of each row on the source side, drawn or not
-        most = np.bincount(other[group_of_edge == number])
-        rows = np.flatnonzero(most)
-        num_edges = group.edges[1] - group.edges[0]
-        enough = min(
-            int(_num_segments(most).sum()),
-            min(len(rows), num_edges) + num_edges // MAX_SEGMENT_EDGES,
-        )
-        sides.append(_SourceRows(rows, len(most), enough))
-    return other, sides
-
-
-def _place_among_sources(edges: EdgeList) -> np.ndarray:
-    """[A] the place of each edge's source among all sources of its relation, in ascending order."""
-    ends = np.flatnonzero(np.diff(edges.relation.numpy(), prepend=-1, append=-1))
-    parts = [
-        np.unique(edges.source[a:b], return_inverse=True)[1]
-        for a, b in itertools.pairwise(ends.tolist())
-    ]
-    return np.concatenate(parts or [np.zeros(0, dtype=np.int64)])
-
-
 def _capped_rows(
     row: np.ndarray, starts: np.ndarray, degree: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -300,16 +201,3 @@ def _distinct(rng: np.random.Generator, degree: np.ndarray, k: int) -> np.ndarra
         number = (rng.random(len(degree)) * (last + 1)).astype(np.int32)
         out[i] = np.where((out[:i] == number).any(0), last, number)
     return out
-
-
-def _num_segments(counts: np.ndarray) -> np.ndarray:
-    return -(-counts // MAX_SEGMENT_EDGES)
-
-
-def _within(counts: np.ndarray) -> np.ndarray:
-    """0, 1, ... counts[0] - 1, 0, 1, ... counts[1] - 1, and so on."""
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.cpu().numpy()

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import EdgeSplit
-from hgt.messages.message_graph import GroupLimits, MessageGraph, training_message_graph
+from hgt.messages.message_graph import GroupLimits, MessageGraph
 from hgt.messages.neighbor_sampling import NeighborSampling
+from hgt.messages.training_messages import training_message_graph
 
 
 @runtime_checkable

@@ -16,7 +16,8 @@ from hgt.config import ModelConfig
 from hgt.errors import InputError
 from hgt.graph.facts import EdgeType
 from hgt.kernels.dropout import draw_seeds
-from hgt.messages.message_graph import MessageGraph, build_message_graph
+from hgt.messages.message_graph import MessageGraph
+from hgt.messages.training_messages import build_message_graph
 from hgt.model.layer import HGTLayer, linear_by_rows
 from hgt.model.length_bound import MOST_BETWEEN_LAYERS, bounded
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from hgt.config import ModelConfig
 from hgt.graph.knowledge_graph import KnowledgeGraph
-from hgt.messages.message_graph import message_edge_types
+from hgt.messages.training_messages import message_edge_types
 from hgt.model.decoders import DECODERS
 from hgt.model.encoder import HGTEncoder
 

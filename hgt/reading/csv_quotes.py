@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from hgt.errors import InputError, quoted
 from hgt.reading.csv_dialect import Dialect, without_backslashes
+from hgt.reading.text_block import TextBlock, num_line_ends
 
 _QUOTE, _LF, _CR = b'"'[0], b"\n"[0], b"\r"[0]
 
@@ -30,26 +30,6 @@ class BackslashQuotes(Exception):
     def __init__(self, line: int):
         super().__init__(line)
         self.line = line
-
-
-@dataclass(frozen=True)
-class TextBlock:
-    """Whole rows. spans: (start, end) in `text` of the rows on several lines; breaks: the line ends
-    within those.
-    """
-
-    text: bytes
-    first_line: int
-    lines: int
-    breaks: int
-    spans: tuple[tuple[int, int], ...]
-
-    @cached_property
-    def blank_lines(self) -> int:
-        """Lines of nothing that are no part of a value. Takes long: most blocks have none, which
-        their rows tell.
-        """
-        return _num_blank(self.text) - sum(_num_blank(self.text[a:b]) for a, b in self.spans)
 
 
 class QuotedText:
@@ -257,13 +237,13 @@ class QuotedText:
             text = self.dialect.unescaped(block)
             found = re.search(rb'(?<!")"(?:"")*(?!")', text) if b'"' in text else None
             if found is not None:
-                line += _num_line_ends(text[: found.end()])
+                line += num_line_ends(text[: found.end()])
                 return self._says(
                     column,
                     opening,
                     f"that is closed in line {line:,} only, and the lines between look like rows",
                 )
-            line += _num_line_ends(text)
+            line += num_line_ends(text)
         cut = blocks is None and self._line_at(opening) == len(self.ends) - 1
         said = self._says(column, opening, "that nothing closes")
         return f"{said} If the file is cut off there, copy or write it again." if cut else said
@@ -293,13 +273,3 @@ class QuotedText:
             f'{said} Line {self.dialect.backslash_line:,} writes a quote as \\", so a backslash'
             " before a quote never closes a value."
         )
-
-
-def _num_blank(text: bytes) -> int:
-    lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n")
-    return sum(not line for line in lines) if text else 0
-
-
-def _num_line_ends(text: bytes) -> int:
-    lone = text.count(b"\r") - text.count(b"\r\n") if b"\r" in text else 0
-    return text.count(b"\n") + lone

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hgt.errors import InputError
 from hgt.reading.csv_dialect import Dialect
-from hgt.reading.csv_quotes import QuotedText, TextBlock
+from hgt.reading.csv_quotes import QuotedText
+from hgt.reading.text_block import TextBlock
 
 _LONGEST_ROW_BYTES = 256 << 20
 

@@ -21,10 +21,10 @@ import pyarrow.csv
 from hgt.errors import InputError
 from hgt.reading.columns import CODES, Columns, first_there
 from hgt.reading.csv_dialect import Dialect
-from hgt.reading.csv_quotes import TextBlock
 from hgt.reading.csv_rows import whole_rows
 from hgt.reading.file_bytes import utf8_blocks
 from hgt.reading.row_counts import FileCounts
+from hgt.reading.text_block import TextBlock
 
 _HEADER_BYTES = 1 << 20
 _BLOCK_BYTES = 16 << 20

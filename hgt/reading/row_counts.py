@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hgt.errors import InputError, counted
-from hgt.reading.csv_quotes import TextBlock
+from hgt.reading.text_block import TextBlock
 
 
 @dataclass

@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from hgt.config import RunConfig
+from hgt.graph.holdout import least_held_out
 from hgt.graph.knowledge_graph import KnowledgeGraph
-from hgt.graph.split import least_held_out
 from hgt.training.contrast import MAX_ANCHORS, MAX_POOL
 
 

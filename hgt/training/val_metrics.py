@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hgt.evaluation.ranking import FactIndex, RankingMetrics, rank_typed
+from hgt.evaluation.fact_index import FactIndex
+from hgt.evaluation.ranking import RankingMetrics, rank_typed
 from hgt.training.trainee import Trainee
 
 

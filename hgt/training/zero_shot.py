@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Int
 
 from hgt.config import SplitConfig
+from hgt.graph.holdout import holdout_edge_types
 from hgt.graph.knowledge_graph import KnowledgeGraph
-from hgt.graph.split import holdout_edge_types
 
 
 class Siblings:

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from hgt.config import ModelConfig
-from hgt.messages.message_graph import EdgeList, MessageGraph, edge_list
+from hgt.messages.grouping import EdgeList, edge_list
+from hgt.messages.message_graph import MessageGraph
 from hgt.training.batch import Batch
 from hgt.training.layout import Layout
 

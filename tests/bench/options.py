@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from hgt.device.limits import prepare_device
-from hgt.evaluation.ranking import FactIndex, sample_facts
+from hgt.evaluation.fact_index import FactIndex
+from hgt.evaluation.ranking import sample_facts
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import VAL, split_facts
 from hgt.reading.edge_table import read_edge_table

@@ -24,13 +24,15 @@ from pathlib import Path
 from hgt.config import RunConfig
 from hgt.device.limits import prepare_device
 from hgt.device.probe import probe_device
-from hgt.embeddings.table import Embeddings, infer_layerwise
+from hgt.embeddings.inference import infer_layerwise
+from hgt.embeddings.table import Embeddings
+from hgt.evaluation.fact_index import FactIndex
 from hgt.evaluation.geometry import measure_geometry
-from hgt.evaluation.ranking import FactIndex, rank_facts, sample_facts
+from hgt.evaluation.ranking import rank_facts, sample_facts
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import TEST, VAL, EdgeSplit, split_facts
 from hgt.memory.plan import plan_memory
-from hgt.messages.message_graph import training_message_graph
+from hgt.messages.training_messages import training_message_graph
 from hgt.reading.edge_table import read_edge_table
 from hgt.training.steps import Steps
 from hgt.training.trainee import Trainee, build_trainee

@@ -19,8 +19,9 @@ import torch
 from hgt.device.limits import prepare_device
 from hgt.device.memory_use import peak_memory
 from hgt.device.probe import probe_device
-from hgt.embeddings.table import infer_layerwise
-from hgt.evaluation.ranking import FactIndex, sample_facts
+from hgt.embeddings.inference import infer_layerwise
+from hgt.evaluation.fact_index import FactIndex
+from hgt.evaluation.ranking import sample_facts
 from hgt.graph.split import VAL, split_facts
 from hgt.training.step import train_step
 from hgt.training.step_form import StepForm

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch_geometric.nn import HGTConv
 from torch_geometric.nn.dense.linear import HeteroLinear
 
-from hgt.messages.message_graph import MessageGraph, edge_list
+from hgt.messages.grouping import edge_list
+from hgt.messages.message_graph import MessageGraph
 
 
 class PygEncoder(nn.Module):

@@ -34,16 +34,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hgt.baselines import shallow_trainee
 from hgt.config import RunConfig
 from hgt.device.limits import prepare_device
 from hgt.embeddings.table import Embeddings
-from hgt.evaluate import report_on
-from hgt.evaluation.ranking import FactIndex, rank_facts, sample_facts
+from hgt.evaluation.fact_index import FactIndex
+from hgt.evaluation.ranking import rank_facts, sample_facts
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import TEST, VAL, split_facts
 from hgt.model.decoders import ComplEx
 from hgt.model.shallow import NodeTable
+from hgt.programs.embedding_report import report_on
+from hgt.programs.shallow_training import shallow_trainee
 from hgt.reading.edge_table import read_edge_table
 from hgt.seeds import Stream, torch_seed
 from hgt.training.batches_ahead import batches_ahead

@@ -17,7 +17,7 @@ import torch
 
 from hgt.device.limits import prepare_device
 from hgt.graph.split import split_facts
-from hgt.messages.message_graph import message_edge_types, training_message_graph
+from hgt.messages.training_messages import message_edge_types, training_message_graph
 from hgt.model.encoder import HGTEncoder
 from hgt.training.step_form import StepForm
 from tests.bench.graphs import primekg_like

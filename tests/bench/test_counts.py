@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hgt.config import ModelConfig, RunConfig
 from hgt.graph.split import split_facts
 from hgt.kernels.edges import ChunkedKernels
-from hgt.messages.message_graph import build_message_graph
+from hgt.messages.training_messages import build_message_graph
 from hgt.model import attention
 from hgt.model.layer import HGTLayer
 from hgt.training.losses import micro_batch_loss

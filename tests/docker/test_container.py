@@ -33,7 +33,7 @@ from tasks.execution.container import (
 from tasks.execution.image import SOURCE_LABEL
 from tests.conftest import CHECKOUT, living_processes, wait_for
 from tests.relay import Relay
-from tests.unit.hgt.test_train import losses, make_run
+from tests.unit.hgt.programs.test_training import losses, make_run
 
 GB = 10**9
 ENDLESS = {"num_epochs": 100_000, "patience": 100_000, "checkpoint_minutes": 0.001}

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from hgt.config import RunConfig
-from hgt.embed import embed_run
-from hgt.evaluate import evaluate_run
 from hgt.graph.demo_graph import demo_rows
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import split_facts
 from hgt.model.hgt_model import HGTModel
+from hgt.programs.embedding import embed_run
+from hgt.programs.evaluation import evaluate_run
 from hgt.reading.edge_table import read_edge_table
 from hgt.run.checkpoint import Checkpoint, Progress, save_checkpoint, state_tensors
 from hgt.run.events import EventWriter

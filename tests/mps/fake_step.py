@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from hgt.config import RunConfig
-from hgt.evaluation.ranking import FactIndex, sample_facts
+from hgt.evaluation.fact_index import FactIndex
+from hgt.evaluation.ranking import sample_facts
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import TRAIN, EdgeSplit, split_facts
 from hgt.messages.step_messages import DrawnEdges

@@ -10,18 +10,19 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from hgt.baselines import compare_run
 from hgt.diagnosis.agreement import compare_runs
-from hgt.embed import embed_run
 from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
-from hgt.evaluate import evaluate_run, evaluate_table
 from hgt.memory.plan import plan_memory, probe_for_plan
+from hgt.programs.baselines import compare_run
+from hgt.programs.embedding import embed_run
+from hgt.programs.evaluation import evaluate_run
+from hgt.programs.table_evaluation import evaluate_table
+from hgt.programs.training import train_run
 from hgt.run.events import EventWriter
 from hgt.run.folder import RunFolder
-from hgt.train import train_run
 from tasks.execution.segments import Segment, append_segment, read_segments
-from tests.unit.hgt.test_train import make_run
+from tests.unit.hgt.programs.test_training import make_run
 
 DEEP = "[" * 100_000
 

@@ -8,14 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from hgt.diagnosis.comparison import (
-    TOLERANCES,
-    Workload,
-    compare_devices,
-    differences_of,
-    run_steps,
-    synthetic_graph,
-)
+from hgt.diagnosis.comparison import compare_devices, differences_of
+from hgt.diagnosis.difference import TOLERANCES
+from hgt.diagnosis.first_steps import run_steps
+from hgt.diagnosis.workload import Workload, synthetic_graph
 from hgt.errors import DeviceRefused, OutOfMemory
 from hgt.training.step import train_step
 from tests.unit.hgt.faulty_products import faulty_step

@@ -10,7 +10,8 @@ import torch
 from hgt.device.known_issues import Machine
 from hgt.device.probe import DeviceProbe, probe_device
 from hgt.diagnosis import doctor
-from hgt.diagnosis.comparison import TOLERANCES, Difference, compare_devices
+from hgt.diagnosis.comparison import compare_devices
+from hgt.diagnosis.difference import TOLERANCES, Difference
 from hgt.diagnosis.doctor import examine, facts, refusal, this_machine
 from hgt.errors import DeviceRefused, InputError
 from tests.unit.hgt.diagnosis.test_comparison import SMALL

@@ -12,7 +12,6 @@ from flows.cli import main
 from hgt.config import RunConfig, most_components_90
 from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
-from hgt.evaluate import report_on
 from hgt.evaluation.certain_rejection import (
     certain_rejection,
     num_untrained,
@@ -20,6 +19,7 @@ from hgt.evaluation.certain_rejection import (
 )
 from hgt.evaluation.geometry import components_for, effective_rank
 from hgt.graph.split import split_facts
+from hgt.programs.embedding_report import report_on
 
 NO_BASELINE = {"baselines": ["none"], "decoder": "distmult"}
 

@@ -8,7 +8,7 @@ import torch
 
 from hgt.evaluation import edge_classification
 from hgt.evaluation.edge_classification import classify_facts, draw_negatives
-from hgt.evaluation.ranking import FactIndex
+from hgt.evaluation.fact_index import FactIndex
 from hgt.graph.split import TEST, all_facts
 from hgt.model.decoders import DECODERS, DistMult
 

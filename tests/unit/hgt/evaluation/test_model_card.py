@@ -4,10 +4,10 @@ import json
 
 import torch
 
-from hgt.baselines import Baseline, Comparison
 from hgt.embeddings.table import Embeddings
-from hgt.evaluate import report_on
 from hgt.evaluation.model_card import model_card
+from hgt.programs.baseline_table import Baseline, Comparison
+from hgt.programs.embedding_report import report_on
 
 _NOTHING_MEASURED = {"ranking": None, "classification": None, "checks": []}
 

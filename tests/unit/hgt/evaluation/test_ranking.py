@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from hgt.evaluation import ranking
-from hgt.evaluation.ranking import FactIndex, rank_facts, rank_typed, sample_facts
+from hgt.evaluation import ranking, ranks
+from hgt.evaluation.fact_index import FactIndex
+from hgt.evaluation.ranking import rank_facts, rank_typed, sample_facts
 from hgt.graph.split import TEST, all_facts
 from hgt.model.decoders import DECODERS, ComplEx, DistMult
 
@@ -78,7 +79,7 @@ def whole_numbers(num_nodes, dim, seed):
 @pytest.mark.parametrize("kind", ["distmult", "complex"])
 @pytest.mark.parametrize("chunk", [1, 2_000, 16_000_000])
 def test_filtered_ranks_equal_brute_force_with_ties(graph, split, kind, chunk, monkeypatch):
-    monkeypatch.setattr(ranking, "SCORES_PER_CHUNK", chunk)
+    monkeypatch.setattr(ranks, "SCORES_PER_CHUNK", chunk)
     embeddings, decoder = (
         whole_numbers(graph.total_nodes, 6, 0),
         DECODERS[kind](len(graph.edge_types), 6),
@@ -117,8 +118,8 @@ def test_chunks_do_not_change_ranks(graph, split, scores, compared, monkeypatch)
         rank_facts(embeddings, decoder, facts, index),
         rank_typed(embeddings, decoder, facts, index),
     )
-    monkeypatch.setattr(ranking, "SCORES_PER_CHUNK", scores)
-    monkeypatch.setattr(ranking, "COMPARED_PER_CHUNK", compared)
+    monkeypatch.setattr(ranks, "SCORES_PER_CHUNK", scores)
+    monkeypatch.setattr(ranks, "COMPARED_PER_CHUNK", compared)
     assert rank_facts(embeddings, decoder, facts, index) == whole
     assert rank_typed(embeddings, decoder, facts, index) == typed
 
@@ -147,7 +148,7 @@ def test_queries_take_no_more_than_scores_where_candidates_are_few(make_graph, m
     )
     facts, index = all_facts(graph), FactIndex(graph)
     whole = rank_typed(embeddings, decoder, facts, index)
-    monkeypatch.setattr(ranking, "SCORES_PER_CHUNK", 1_600)
+    monkeypatch.setattr(ranks, "SCORES_PER_CHUNK", 1_600)
     assert rank_typed(embeddings, decoder, facts, index) == whole
     assert asked == [300, *[50] * 6], (
         "50 queries of 8 dimensions, four times, are 1,600 numbers; scores against two diseases"

@@ -11,10 +11,12 @@ import torch
 
 from hgt.config import CHECKS, REQUIRED_CHECKS, RunConfig, ValidationConfig
 from hgt.evaluation.edge_classification import classify_facts
+from hgt.evaluation.fact_index import FactIndex
 from hgt.evaluation.geometry import measure_geometry
 from hgt.evaluation.neighbourhoods import Neighbourhoods, measure_neighbourhoods
-from hgt.evaluation.ranking import FactIndex, RankingMetrics, RankingReport, rank_facts
-from hgt.evaluation.validation import Measured, shortened, validate
+from hgt.evaluation.ranking import RankingMetrics, RankingReport, rank_facts
+from hgt.evaluation.ranking_table import shortened
+from hgt.evaluation.validation import Measured, validate
 from hgt.graph.split import split_facts
 from hgt.model.decoders import DistMult
 

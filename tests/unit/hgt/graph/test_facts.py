@@ -4,7 +4,7 @@ import pytest
 
 from hgt.config import GraphConfig, SplitConfig
 from hgt.errors import InputError
-from hgt.graph.facts import refuse_early
+from hgt.graph.extraction import refuse_early
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.leakage import audit_split
 from hgt.graph.split import split_facts

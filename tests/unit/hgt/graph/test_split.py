@@ -16,11 +16,10 @@ from hgt.config import GraphConfig, SplitConfig
 from hgt.errors import InputError
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import TEST, TRAIN, VAL, EdgeSplit, all_facts, split_facts
-from hgt.messages.message_graph import (
-    MAX_SEGMENT_EDGES,
-    GroupLimits,
+from hgt.messages.grouping import edge_list
+from hgt.messages.message_graph import MAX_SEGMENT_EDGES, GroupLimits
+from hgt.messages.training_messages import (
     build_message_graph,
-    edge_list,
     message_edge_types,
     training_message_graph,
 )

@@ -15,14 +15,15 @@ import torch
 from hgt.config import RunConfig
 from hgt.device.probe import DeviceProbe
 from hgt.embeddings import table as embeddings
-from hgt.embeddings.table import infer_layerwise
+from hgt.embeddings.inference import infer_layerwise
 from hgt.errors import InputError
-from hgt.evaluation.ranking import FactIndex, rank_facts, sample_facts
+from hgt.evaluation.fact_index import FactIndex
+from hgt.evaluation.ranking import rank_facts, sample_facts
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import TEST, VAL, split_facts
 from hgt.kernels.edges import ChunkedKernels, FusedKernels
 from hgt.kernels.nodes import CpuNodeKernels, NodeKernels
-from hgt.memory import moments as memory_moments
+from hgt.memory import evaluation_moments, moments
 from hgt.memory.plan import (
     MemoryPlan,
     memory_limit,
@@ -30,8 +31,9 @@ from hgt.memory.plan import (
     probe_for_plan,
     refuse_what_cannot_fit,
 )
-from hgt.messages.message_graph import EdgeList, edges_into, training_message_graph
+from hgt.messages.grouping import EdgeList, edges_into
 from hgt.messages.step_messages import DrawnEdges
+from hgt.messages.training_messages import training_message_graph
 from hgt.model import attention, layer, layer_pass
 from hgt.model.hgt_model import HGTModel
 from hgt.reading.edge_table import read_edge_table
@@ -239,8 +241,8 @@ def measure(case, device="cuda"):
         patch.setattr(attention, "edge_kernels", lambda _: KERNELS[device])
         for module in (layer, layer_pass):
             patch.setattr(module, "node_kernels", lambda _: NODE_KERNELS[device])
-        patch.setattr(memory_moments, "_READING_FACTOR", 1)  # Arrow's memory
-        patch.setattr(memory_moments, "_GAPS", 0.0)
+        patch.setattr(evaluation_moments, "_READING_FACTOR", 1)  # Arrow's memory
+        patch.setattr(moments, "_GAPS", 0.0)
         planned_rows = sampled_softmax.rows_at_a_time(device)
         patch.setattr(sampled_softmax, "rows_at_a_time", lambda _: planned_rows)
         live = live_peaks(graph, config, form, device, patch)

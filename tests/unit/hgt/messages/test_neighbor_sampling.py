@@ -11,14 +11,10 @@ from torch_geometric.nn import HGTConv
 from hgt.config import RunConfig
 from hgt.errors import InputError
 from hgt.graph.split import split_facts
-from hgt.messages.message_graph import (
-    MAX_SEGMENT_EDGES,
-    GroupLimits,
-    build_message_graph,
-    edge_list,
-    training_message_graph,
-)
+from hgt.messages.grouping import edge_list
+from hgt.messages.message_graph import MAX_SEGMENT_EDGES, GroupLimits
 from hgt.messages.neighbor_sampling import NeighborSampling
+from hgt.messages.training_messages import build_message_graph, training_message_graph
 from hgt.model.layer import HGTLayer
 from tests.bench.graphs import primekg_like
 from tests.unit.hgt.live_bytes import tensors_in

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hgt.graph.split import TRAIN
-from hgt.messages.message_graph import edge_list, training_message_graph
+from hgt.messages.grouping import edge_list
 from hgt.messages.step_messages import (
     AllEdges,
     DrawnEdges,
@@ -15,6 +15,7 @@ from hgt.messages.step_messages import (
     num_step_edges,
     step_messages,
 )
+from hgt.messages.training_messages import training_message_graph
 from hgt.training.step import removed_edges, train_step
 from hgt.training.step_form import StepForm
 from hgt.training.trainee import build_trainee

@@ -3,7 +3,7 @@
 import torch
 from torch_geometric.nn import HGTConv
 
-from hgt.messages.message_graph import build_message_graph
+from hgt.messages.training_messages import build_message_graph
 from hgt.model.layer import HGTLayer
 
 NUM_NODES = {"drug": 13, "gene": 40, "disease": 7, "lonely": 5}

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
-from hgt.embeddings.table import infer_layerwise
+from hgt.embeddings.inference import infer_layerwise
 from hgt.errors import InputError
 from hgt.graph.split import EdgeSplit, all_facts
-from hgt.messages.message_graph import message_edge_types, training_message_graph
+from hgt.messages.training_messages import message_edge_types, training_message_graph
 from hgt.model.hgt_model import HGTModel
 
 

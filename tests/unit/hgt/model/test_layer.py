@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hgt.kernels.dropout import draw_seeds, kept_elements
-from hgt.messages.message_graph import GroupLimits, edge_list
+from hgt.messages.grouping import edge_list
+from hgt.messages.message_graph import GroupLimits
 from hgt.model.layer import linear_by_rows
 from tests.unit.hgt.model.random_layers import (
     EDGE_TYPES,

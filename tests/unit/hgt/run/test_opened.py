@@ -9,7 +9,7 @@ import torch
 from hgt.errors import InputError
 from hgt.run.opened import open_run
 from tests.planned import made_up_plan
-from tests.unit.hgt.test_train import make_run
+from tests.unit.hgt.programs.test_training import make_run
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_a_heartbeat_that_is_removed(tmp_path, clock):
 
 
 def test_a_trainer_without_its_parent_stops_and_says_so(monkeypatch):
-    """A real one: test_train.py."""
+    """A real one: test_training.py."""
     monkeypatch.setattr(parent, "_parent", lambda: Parent(os.getppid() + 1, None))
     with pytest.raises(SystemExit, match="resume with `hgt train --resume`"):
         parent.stop_without_parent()

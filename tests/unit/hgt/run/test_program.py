@@ -7,16 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hgt import embed, evaluate
 from hgt.config import RunConfig
 from hgt.errors import InputError
+from hgt.programs import embedding, evaluation
 from hgt.run.checkpoint import Checkpoint, Progress
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
 from hgt.run.identity import Identity
 from hgt.run.program import run_program
 from tests.planned import made_up_plan
-from tests.unit.hgt.test_train import make_run
+from tests.unit.hgt.programs.test_training import make_run
 
 pytestmark = pytest.mark.usefixtures("keeping_signals")
 PHASES = {"step": 1000, "inference": 2000, "evaluation": 3000}
@@ -79,11 +79,11 @@ def test_the_phases_of_embedding_and_evaluation(tmp_path, small_kg, monkeypatch)
     graph = folder.load_graph()
     made_of = Identity.of(graph, folder.load_split(graph), folder.load_config()).as_dict()
     monkeypatch.setattr(
-        embed, "best_checkpoint", lambda path: Checkpoint({}, Progress(0), **made_of)
+        embedding, "best_checkpoint", lambda path: Checkpoint({}, Progress(0), **made_of)
     )
-    monkeypatch.setattr(embed.HGTModel, "load_state_dict", lambda model, state: None)
-    monkeypatch.setattr(embed, "infer_layerwise", too_much)
-    assert run_program("embed", [str(folder.path)], embed.embed_run) == 4
+    monkeypatch.setattr(embedding.HGTModel, "load_state_dict", lambda model, state: None)
+    monkeypatch.setattr(embedding, "infer_layerwise", too_much)
+    assert run_program("embed", [str(folder.path)], embedding.embed_run) == 4
     event = error_of(folder)
     assert (event["phase"], event["planned_bytes"]) == ("inference", 2000)
 
@@ -97,11 +97,11 @@ def test_the_phases_of_embedding_and_evaluation(tmp_path, small_kg, monkeypatch)
     )
     fields = ("nodes", "vectors", "edge_types", "relations", "origin")
     monkeypatch.setattr(
-        evaluate.Embeddings,
+        evaluation.Embeddings,
         "load",
         lambda path: SimpleNamespace(**dict(zip(fields, of_graph, strict=True))),
     )
-    monkeypatch.setattr(evaluate, "report_on", too_much)
-    assert run_program("evaluate", [str(folder.path)], evaluate.evaluate_run) == 4
+    monkeypatch.setattr(evaluation, "report_on", too_much)
+    assert run_program("evaluate", [str(folder.path)], evaluation.evaluate_run) == 4
     event = error_of(folder)
     assert (event["phase"], event["planned_bytes"]) == ("evaluation", 3000)

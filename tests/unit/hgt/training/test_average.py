@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from hgt.evaluation.ranking import FactIndex
+from hgt.evaluation.fact_index import FactIndex
 from hgt.graph.split import VAL
-from hgt.train import load_weights, weight_tensors
+from hgt.programs.weights import load_weights, weight_tensors
 from hgt.training.average import WeightAverage
 from hgt.training.steps import Steps
 from hgt.training.trainee import build_trainee
@@ -126,7 +126,7 @@ def test_validation_ranks_with_the_average(graph, split, make_config):
 
 
 def test_what_is_kept_is_loaded_again(graph, split, make_config):
-    """That a resumed training then equals one that was not interrupted is in `test_train.py`."""
+    """That a resumed training then equals one that was not interrupted is in `test_training.py`."""
     one, other = (
         build_trainee(make_config(average_decay=0.9, seed=seed), graph, split, CPU)
         for seed in (0, 7)

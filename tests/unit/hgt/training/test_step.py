@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hgt.graph.split import TRAIN, split_facts
-from hgt.messages.message_graph import (
+from hgt.messages.training_messages import (
     build_message_graph,
     message_edge_types,
     training_message_graph,

@@ -5,8 +5,9 @@ the test, so in training.
 import pytest
 import torch
 
-from hgt.graph.split import TRAIN, holdout_edge_types, split_facts
-from hgt.messages.message_graph import edge_list
+from hgt.graph.holdout import holdout_edge_types
+from hgt.graph.split import TRAIN, split_facts
+from hgt.messages.grouping import edge_list
 from hgt.training.step import removed_edges
 from hgt.training.trainee import build_trainee
 

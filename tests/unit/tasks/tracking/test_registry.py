@@ -18,7 +18,6 @@ import torch
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from hgt.config import RunConfig
-from hgt.embed import embed_run
 from hgt.embeddings.predictor import COLUMNS, Predictor
 from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
@@ -26,6 +25,7 @@ from hgt.graph.demo_graph import write_demo_graph
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import split_facts
 from hgt.model.hgt_model import HGTModel
+from hgt.programs.embedding import embed_run
 from hgt.reading.edge_table import read_edge_table
 from hgt.run.checkpoint import Checkpoint, Progress, save_checkpoint, state_tensors
 from hgt.run.folder import RunFolder

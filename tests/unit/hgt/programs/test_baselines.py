@@ -11,23 +11,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hgt import baselines
-from hgt.baselines import (
-    Baseline,
-    Comparison,
-    DegreeScores,
-    compare_run,
-    n3_weight,
-    shallow_trainee,
-    training_degrees,
-)
 from hgt.device.memory_use import DeviceMemory
 from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
-from hgt.evaluate import evaluate_run
-from hgt.evaluation.ranking import FactIndex, rank_facts
+from hgt.evaluation.fact_index import FactIndex
+from hgt.evaluation.ranking import rank_facts
 from hgt.graph.split import TEST, TRAIN, EdgeSplit
 from hgt.model.decoders import DistMult
+from hgt.programs import shallow_training
+from hgt.programs.baseline_table import Baseline, Comparison
+from hgt.programs.baselines import compare_run
+from hgt.programs.degree_scores import DegreeScores, training_degrees
+from hgt.programs.evaluation import evaluate_run
+from hgt.programs.shallow_training import n3_weight, shallow_trainee
 from hgt.run.events import EventWriter
 from hgt.run.folder import RunFolder
 from hgt.run.identity import Identity
@@ -233,7 +229,7 @@ def shallow_trainee_batches(folder, graph):
 def test_a_shallow_baseline_stops_when_its_time_is_up(evaluated_run, monkeypatch):
     clock = itertools.count(0.0, 5.0)
     # other threads keep theirs
-    monkeypatch.setattr(baselines, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(shallow_training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     folder, on_event = evaluated_run(
         baselines=["distmult"], baseline_time=0.25, num_epochs=50, patience=50
     )
@@ -246,7 +242,9 @@ def test_a_shallow_baseline_stops_when_its_time_is_up(evaluated_run, monkeypatch
 
 def test_a_shallow_baseline_trains_all_epochs_and_the_best_counts(evaluated_run, monkeypatch):
     values = iter([0.1, 0.3, 0.2, 0.1, 0.1, 0.1, 0.4, 0.2])
-    monkeypatch.setattr(baselines, "evaluate_val", lambda *a: SimpleNamespace(mrr=next(values)))
+    monkeypatch.setattr(
+        shallow_training, "evaluate_val", lambda *a: SimpleNamespace(mrr=next(values))
+    )
     folder, on_event = evaluated_run(
         baselines=["distmult"], num_epochs=8, patience=3, baseline_time=10.0
     )

@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from hgt import evaluate
 from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
-from hgt.evaluate import evaluate_run, evaluate_table, report_on
 from hgt.graph.split import TRAIN, EdgeSplit
+from hgt.programs import embedding_report
+from hgt.programs.embedding_report import report_on
+from hgt.programs.evaluation import evaluate_run
+from hgt.programs.table_evaluation import evaluate_table
 from hgt.run import opened
 from hgt.run.events import EventWriter
 from hgt.run.folder import RunFolder
@@ -185,8 +187,8 @@ def test_facts_are_ranked_on_the_given_device(embeddings, graph, split, config, 
     def rank(vectors, decoder, facts, index):
         seen.extend([vectors.device.type, decoder.relation.device.type, vectors.dtype])
 
-    monkeypatch.setattr(evaluate, "rank_facts", rank)
-    monkeypatch.setattr(evaluate, "classify_facts", lambda *arguments: rank(*arguments[:4]))
+    monkeypatch.setattr(embedding_report, "rank_facts", rank)
+    monkeypatch.setattr(embedding_report, "classify_facts", lambda *arguments: rank(*arguments[:4]))
     report = report_on(embeddings, graph, split, config, torch.device("meta"))
     assert seen == ["meta", "meta", torch.float32] * 2
     assert report.geometry.num_not_finite == 0

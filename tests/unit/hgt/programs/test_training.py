@@ -20,12 +20,12 @@ from hgt.config import RunConfig
 from hgt.errors import CheckpointError, HgtError
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import split_facts
+from hgt.programs.training import Training, train_run
 from hgt.reading.edge_table import read_edge_table
 from hgt.run.checkpoint import best_checkpoint, load_checkpoint, load_newest
 from hgt.run.events import EventReader, EventWriter, epochs_by_number
 from hgt.run.folder import RunFolder
 from hgt.run.program import run_program
-from hgt.train import Training, train_run
 from hgt.training.step_form import StepForm
 from tests.conftest import CHECKOUT, SMALL, wait_for
 from tests.planned import made_up_plan

@@ -16,7 +16,7 @@ from tasks.reporting import NO_ANSWER, say
 from tasks.tracking.tracker import Tracker
 
 _FENCE = "~" * 12  # which hardly stands in a name, as ``` may
-# around the node type in the name of hgt/evaluation/validation.py's check
+# around the node type in the name of hgt/evaluation/geometry_checks.py's check
 _AMONG, _NODES = "mean cosine among ", " nodes"
 
 

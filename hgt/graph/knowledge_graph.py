@@ -24,9 +24,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hgt.config import GraphConfig
-from hgt.errors import InputError, counted, printable
+from hgt.errors import InputError
 from hgt.graph.extraction import extract_facts
 from hgt.graph.facts import DroppedRows, EdgeType, edge_type_name
+from hgt.graph.graph_table import graph_table
 from hgt.input_file import check_file, read_json
 from hgt.reading.edge_table import EdgeTable
 
@@ -112,7 +113,7 @@ class KnowledgeGraph:
     def hash(self) -> str:
         """SHA-256 over nodes and facts: equal for equal graphs, whatever file or row order they
         came from, as long as those of its relations that stand in both orientations begin with the
-        same one (`hgt/graph/facts.py`).
+        same one (`hgt/graph/mirror_rows.py`).
         """
         digest = hashlib.sha256()
         for node_type, ids in self.node_ids.items():
@@ -271,34 +272,7 @@ class KnowledgeGraph:
 
         most: how many types and edge types to list, the largest; None: all
         """
-        lines = [f"{counted(self.total_nodes, 'node')} of {counted(len(self.node_types), 'type')}"]
-        lines += _largest(self.num_nodes, most, "types", "nodes")
-        lines += [
-            f"{counted(self.total_facts, 'fact')} of {counted(len(self.edge_types), 'edge type')}"
-        ]
-        read_as = {e: "symmetric" if e in self.symmetric else "directed" for e in self.edge_types}
-        lines += _largest(
-            {f"{edge_type_name(e)}  ({read_as[e]})": n for e, n in self.num_facts.items()},
-            most,
-            "edge types",
-            "facts",
-        )
-        lines.append("rows that are no fact of their own")
-        lines += [
-            f"  {n:>11,}  {reason.replace('_', ' ')}"
-            for reason, n in self.dropped.as_dict().items()
-        ]
-        return "\n".join(lines)
-
-
-def _largest(counts: dict[str, int], most: int | None, kind: str, unit: str) -> list[str]:
-    """A line for each of the largest counts, and one for all others. most: how many; None: all"""
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
-    lines = [f"  {n:>11,}  {printable(name)}" for name, n in ordered[:most]]
-    others = [n for _, n in ordered[most:]] if most is not None else []
-    return lines + (
-        [f"  {sum(others):>11,}  {unit} of {len(others):,} more {kind}"] if others else []
-    )
+        return graph_table(self.num_nodes, self.num_facts, self.symmetric, self.dropped, most)
 
 
 def _strings(values: Iterable[object] | Tensor) -> np.ndarray:

@@ -18,7 +18,7 @@ from hgt.evaluation.fact_index import FactIndex
 from hgt.evaluation.ranking import rank_facts
 from hgt.graph.split import TEST, TRAIN, EdgeSplit
 from hgt.model.decoders import DistMult
-from hgt.programs import shallow_training
+from hgt.programs import baselines, shallow_training
 from hgt.programs.baseline_table import Baseline, Comparison
 from hgt.programs.baselines import compare_run
 from hgt.programs.degree_scores import DegreeScores, training_degrees

@@ -9,77 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from hgt.config import CHECKS, REQUIRED_CHECKS, RunConfig, ValidationConfig
-from hgt.evaluation.edge_classification import classify_facts
-from hgt.evaluation.fact_index import FactIndex
-from hgt.evaluation.geometry import measure_geometry
-from hgt.evaluation.neighbourhoods import Neighbourhoods, measure_neighbourhoods
-from hgt.evaluation.ranking import RankingMetrics, RankingReport, rank_facts
-from hgt.evaluation.ranking_table import shortened
+from hgt.config import CHECKS, REQUIRED_CHECKS
 from hgt.evaluation.validation import Measured, validate
-from hgt.graph.split import split_facts
-from hgt.model.decoders import DistMult
+from tests.unit.hgt.evaluation.judged import (
+    CONFIG,
+    DIM,
+    NOWHERE,
+    NUM,
+    TYPES,
+    check_of,
+    failed,
+    judged,
+    noise,
+    placed,
+)
 
-CONFIG = ValidationConfig()
-TYPES = ("anatomy", "disease", "drug", "gene")
-NUM, DIM = 60, 128  # nodes per type; four dimensions are the types' own
-NOWHERE = Neighbourhoods(0, 240, "disease", None)
 COLLAPSE = {"mean_cosine", "components_90", "effective_rank", "dead_dimensions", "type_spread"}
-
-
-@pytest.fixture(scope="module")
-def world(make_graph):
-    """Node i of each type goes with node i of others: a graph that can be known perfectly."""
-    pairs = (
-        ("disease", "treated_by", "drug"),
-        ("disease", "linked_to", "gene"),
-        ("drug", "targets", "gene"),
-        ("anatomy", "shows", "gene"),
-    )
-    graph = make_graph(
-        [(h, f"{h}{i:02}", r, t, f"{t}{i:02}") for h, r, t in pairs for i in range(NUM)]
-    )
-    assert graph.node_types == list(TYPES)
-    return graph, split_facts(graph, RunConfig().split)
-
-
-def noise(n, dim, seed):
-    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed))
-
-
-def placed(own):
-    """Each type at a place of its own, in dimensions that the nodes' own parts leave free."""
-    places = 12 * torch.eye(4).repeat_interleave(NUM, 0)
-    return torch.cat([own, places], dim=1)
-
-
-@pytest.fixture(scope="module")
-def good():
-    """Nodes that go together share their own part."""
-    return placed(noise(NUM, DIM - 4, 0).repeat(4, 1))
-
-
-def judged(vectors, world, config=CONFIG):
-    graph, split = world
-    decoder = DistMult(len(graph.edge_types), vectors.shape[1])
-    decoder.relation.data = torch.ones_like(decoder.relation)
-    index = FactIndex(graph)
-    measured = Measured(
-        measure_geometry(vectors, graph.node_table()["node_type"].to_numpy(dtype=str), seed=0),
-        measure_neighbourhoods(vectors, graph, split, "disease", seed=0),
-        rank_facts(vectors, decoder, split.facts, index),
-        classify_facts(vectors, decoder, split.facts, index, seed=0),
-    )
-    return validate(measured, config)
-
-
-def failed(report):
-    return {c.key for c in report.checks if c.required and not c.passed}
-
-
-def check_of(report, key):
-    (check,) = [c for c in report.checks if c.key == key]
-    return check
 
 
 def test_good_embeddings_are_accepted(good, world):
@@ -216,22 +161,6 @@ def test_every_required_check_has_a_defect_of_its_own():
     assert set().union(*(expected for _, expected in DEFECTS)) == set(REQUIRED_CHECKS)
 
 
-def test_the_dead_type_is_named(good, world):
-    assert "anatomy" in check_of(judged(dead_type(good), world), "type_spread").meaning
-
-
-def test_a_large_row_is_told(good, world):
-    spoilt = good.clone()
-    spoilt[5] *= 101
-    assert check_of(judged(spoilt, world), "norm_ratio").verdict == "advice"
-    assert check_of(judged(good, world), "norm_ratio").verdict == "pass"
-
-
-def test_types_over_one_another_have_no_silhouette(good, world):
-    assert check_of(judged(good, world), "silhouette").verdict == "pass"
-    assert check_of(judged(shuffled(good), world), "silhouette").verdict == "advice"
-
-
 # --- Configuration --------------------------------------------------------------------------------
 
 
@@ -259,114 +188,6 @@ def test_required_checks_decide(good, world):
         replace(CONFIG, required_checks=("mrr", "disease_cosine"), min_disease_cosine=0.7),
     )
     assert failed(strict) == {"disease_cosine"}
-
-
-def metrics(mrr, chance):
-    return RankingMetrics(mrr, {1: mrr, 3: mrr, 10: mrr}, chance, 2)
-
-
-def ranks(typed):
-    return RankingReport(metrics(0.9, 0.1), metrics(typed, 0.1), {}, {})
-
-
-@pytest.mark.parametrize(("key", "field", "at", "beyond"), [
-    ("finite", "num_not_finite", 0, 1),
-    ("mean_cosine", "mean_cosine", 0.4999, 0.5),
-    ("components_90", "components_90", 15, 14),
-    ("effective_rank", "effective_rank", 10.0, 9.99),
-    ("distinct_rows", "distinct_share", 0.99, 0.9899),
-    ("dead_dimensions", "dead_dimensions", 0.05, 0.0501),
-    ("type_spread", "spread_by_type", {"a": 1.9, "b": 0.05}, {"a": 1.9, "b": 0.0499}),
-    ("tiny_norms", "tiny_norms", 0.01, 0.0101),
-    ("norm_ratio", "norm_ratio", 100.0, 100.1),
-    ("type_accuracy", "type_accuracy", 0.7, 0.6999),
-    ("plane_accuracy", "plane_type_accuracy", 0.75, 0.7499),
-    ("silhouette", "silhouette", 0.0, -0.0001),
-    ("disease_cosine", "mean_cosine_by_type", {"disease": 0.5}, {"disease": 0.4999}),
-    ("disease_cosine", "mean_cosine_by_type", {"disease": 0.8}, {"disease": 0.8001}),
-])  # fmt: skip
-def test_thresholds_of_the_geometry(good, world, key, field, at, beyond):
-    geometry = judged(good, world).geometry
-    for value, passed in ((at, True), (beyond, False)):
-        report = validate(
-            Measured(replace(geometry, **{field: value}), NOWHERE, ranks(0.5), None), CONFIG
-        )
-        assert check_of(report, key).passed == passed
-        assert failed(report) == ({key} & set(REQUIRED_CHECKS) if not passed else set())
-
-
-@pytest.mark.parametrize(
-    ("key", "at", "beyond"),
-    [
-        ("untrained_nodes", replace(NOWHERE, num_untrained=12), replace(NOWHERE, num_untrained=13)),
-        (
-            "similarity_correlation",
-            replace(NOWHERE, correlation=0.1),
-            replace(NOWHERE, correlation=0.0999),
-        ),
-    ],
-)
-def test_thresholds_of_the_neighbourhoods_advise(good, world, key, at, beyond):
-    geometry = judged(good, world).geometry
-    for value, verdict in ((at, "pass"), (beyond, "advice")):
-        assert (
-            check_of(validate(Measured(geometry, value, ranks(0.5), None), CONFIG), key).verdict
-            == verdict
-        )
-
-
-def test_ranking_threshold_is_on_typed_ranks(good, world):
-    geometry = judged(good, world).geometry
-    for typed, rejected in ((0.31, False), (0.29, True)):
-        assert (
-            "mrr" in failed(validate(Measured(geometry, NOWHERE, ranks(typed), None), CONFIG))
-        ) == rejected
-
-
-@pytest.mark.parametrize(("chance", "typed", "passed"), [
-    (0.4, 0.71, True), (0.4, 0.69, False),  # 3 x would be more than the best there is
-    (0.1, 0.31, True), (0.1, 0.29, False),
-    (1.0, 1.0, True),  # one candidate: nothing can be told, and nothing is asked
-])  # fmt: skip
-def test_of_few_candidates_no_more_is_asked_than_half_way_from_chance_to_all(
-    good, world, chance, typed, passed
-):
-    ranking = ranks(typed)
-    ranking = replace(ranking, typed=replace(ranking.typed, chance_mrr=chance))
-    assert (
-        check_of(
-            validate(Measured(judged(good, world).geometry, NOWHERE, ranking, None), CONFIG), "mrr"
-        ).passed
-        == passed
-    )
-
-
-def test_few_ranks_are_told(good, world):
-    geometry, ranking = judged(good, world).geometry, ranks(0.5)
-    for num_ranks, told in ((99, True), (100, False)):
-        few = replace(ranking, typed=replace(ranking.typed, num_ranks=num_ranks))
-        assert (
-            f"of {num_ranks} ranks alone"
-            in check_of(validate(Measured(geometry, NOWHERE, few, None), CONFIG), "mrr").meaning
-        ) == told
-
-
-# --- What cannot be measured, and the report ------------------------------------------------------
-
-
-def test_without_held_out_facts_nothing_is_ranked_and_nothing_breaks(good, world):
-    """But nothing says that the vectors know the graph, either."""
-    measured = Measured(judged(good, world).geometry, NOWHERE, None, None)
-    report = validate(measured, CONFIG)
-    assert failed(report) == {"mrr"}
-    check = check_of(report, "mrr")
-    assert (check.value, check.required, check.verdict) == (None, True, "FAIL")
-    assert validate(
-        measured,
-        replace(CONFIG, required_checks=tuple(c for c in CONFIG.required_checks if c != "mrr")),
-    ).accepted
-    assert report.as_dict()["ranking"] is report.as_dict()["classification"] is None
-    assert "nothing could be ranked" in report.table()
 
 
 def test_what_cannot_be_measured_decides_nothing_even_if_required(good, world):
@@ -418,17 +239,3 @@ def test_the_report_as_json_and_as_text(good, world):
     m, p = (r.by_edge_type["disease", "treated_by", "drug"] for r in (ranking, pairs))
     assert line.split()[-3:-1] == [f"{p.auroc:.4f}", f"{p.auprc:.4f}"]
     assert f"{m.mrr:.4f}" in line
-
-
-def test_a_table_of_thousands_of_edge_types_shows_the_largest_and_the_worst():
-    rows = [f"row {i}" for i in range(9_174)]
-    assert shortened(rows[:40], "edge types", "with most ranks", rows[:5]) == rows[:40]
-    shown = shortened(rows, "edge types", "with most ranks", ["row 3", *rows[:8_999:-1]])
-    assert shown[:34] == rows[:34]
-    assert (
-        shown[34].strip()
-        == "the 34 with most ranks of 9,174 edge types, and below the 5 worst of the others;"
-        " report/validation.json has all"
-    )
-    assert shown[35:] == ["row 9173", "row 9172", "row 9171", "row 9170", "row 9169"]
-    assert len(shortened(rows, "node types", "highest")) == 40

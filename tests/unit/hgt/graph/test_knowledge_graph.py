@@ -4,7 +4,6 @@ and back.
 
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,144 +15,12 @@ from torch_geometric.transforms import ToUndirected
 from hgt.config import GraphConfig
 from hgt.errors import InputError
 from hgt.graph.knowledge_graph import KnowledgeGraph
-from hgt.reading.edge_table import EdgeTable, read_edge_table
+from hgt.reading.edge_table import read_edge_table
 from tests.conftest import DATA
+from tests.unit.hgt.graph.rows import PPI, TREATS, graph_of, mirror, told
+from tests.unit.hgt.graph.test_subgraph import num_components
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True)
-
-
-def table_of(rows):
-    """An EdgeTable of (head type, head id, relation, tail type, tail id) rows, without a file."""
-    nodes = list(dict.fromkeys(n for x, a, _, y, b in rows for n in ((x, str(a)), (y, str(b)))))
-    types = list(dict.fromkeys(t for t, _ in nodes))
-    relations = list(dict.fromkeys(r for _, _, r, _, _ in rows))
-    ids = np.array([i for _, i in nodes], dtype=object)
-    head = np.array([nodes.index((x, str(a))) for x, a, _, _, _ in rows], dtype=np.int32)
-    tail = np.array([nodes.index((y, str(b))) for _, _, _, y, b in rows], dtype=np.int32)
-    relation = np.array([relations.index(r) for _, _, r, _, _ in rows], dtype=np.int32)
-    return EdgeTable(
-        types,
-        relations,
-        np.array([types.index(t) for t, _ in nodes], dtype=np.int32),
-        ids,
-        ids,
-        head,
-        relation,
-        tail,
-    )
-
-
-def graph_of(rows, **config):
-    return KnowledgeGraph.from_edge_table(table_of(rows), GraphConfig(**config))
-
-
-def told(graph):
-    """The facts as {(head type, head id, relation, tail type, tail id)}."""
-    return {
-        (h, graph.node_ids[h][a], r, t, graph.node_ids[t][b])
-        for (h, r, t), pairs in graph.edge_index.items()
-        for a, b in pairs.T.tolist()
-    }
-
-
-def mirror(row):
-    x, a, r, y, b = row
-    return (y, b, r, x, a)
-
-
-TREATS = [("drug", i, "treats", "disease", i % 3) for i in range(5)]
-
-
-def test_a_row_and_its_mirror_across_types_are_one_fact_in_the_first_direction():
-    graph = graph_of([*TREATS, *map(mirror, TREATS)])
-    assert graph.edge_types == [("drug", "treats", "disease")]
-    assert told(graph) == {(x, str(a), r, y, str(b)) for x, a, r, y, b in TREATS}
-    assert graph.dropped.as_dict() == {
-        "mirror": 5,
-        "duplicate": 0,
-        "self_loop": 0,
-        "filtered_type": 0,
-        "outside_sample": 0,
-    }
-
-
-def test_mirrors_that_stand_alone_are_facts_too():
-    # 2 of 6 rows have their mirror
-    graph = graph_of([*TREATS[:3], *map(mirror, TREATS[2:])], min_mirrored_share=0.3)
-    assert told(graph) == {(x, str(a), r, y, str(b)) for x, a, r, y, b in TREATS}
-    assert graph.dropped.mirror == 1
-
-
-def test_duplicates_and_self_loops_are_dropped_and_counted():
-    rows = [
-        *TREATS,
-        TREATS[0],
-        TREATS[0],
-        ("drug", 1, "like", "drug", 1),
-        mirror(TREATS[1]),
-        mirror(TREATS[1]),
-    ]
-    graph = graph_of(rows, min_mirrored_share=0.2)
-    assert graph.total_facts == 5
-    assert (graph.dropped.mirror, graph.dropped.duplicate, graph.dropped.self_loop) == (1, 3, 1)
-    assert graph.edge_types == [("drug", "treats", "disease")]
-
-
-def test_equal_ids_of_different_types_are_no_self_loop_and_one_relation_may_join_several_types():
-    graph = graph_of(
-        [
-            ("drug", 1, "linked", "disease", 1),
-            ("drug", 1, "linked", "gene", 1),
-            ("gene", 1, "linked", "disease", 1),
-        ]
-    )
-    assert graph.total_nodes == 3
-    assert graph.edge_types == [
-        ("drug", "linked", "disease"),
-        ("drug", "linked", "gene"),
-        ("gene", "linked", "disease"),
-    ]
-    assert graph.dropped.self_loop == 0
-
-
-PPI = [("gene", i, "ppi", "gene", i + 1) for i in range(20)]
-
-
-def test_a_relation_within_a_type_is_symmetric_when_nearly_all_rows_have_their_mirror():
-    graph = graph_of([*PPI, *map(mirror, PPI[:19])])  # 38 of 39 rows have a mirror
-    assert graph.symmetric == {("gene", "ppi", "gene")}
-    assert graph.total_facts == 20
-    assert graph.dropped.mirror == 19
-    assert (
-        graph.edge_index["gene", "ppi", "gene"][0] < graph.edge_index["gene", "ppi", "gene"][1]
-    ).all()
-    assert "gene - ppi - gene  (symmetric)" in graph.table()
-
-
-def test_otherwise_it_is_directed_and_a_mirror_is_another_fact():
-    graph = graph_of([*PPI, *map(mirror, PPI[:10])])
-    assert graph.symmetric == frozenset()
-    assert graph.total_facts == 30
-    assert graph.dropped.mirror == 0
-    assert "gene - ppi - gene  (directed)" in graph.table()
-
-
-def test_both_overrides_and_the_threshold():
-    half, whole = [*PPI, *map(mirror, PPI[:10])], [*PPI, *map(mirror, PPI)]
-    forced = graph_of(half, symmetric_relations=("ppi",))
-    assert (len(forced.symmetric), forced.total_facts, forced.dropped.mirror) == (1, 20, 10)
-    assert graph_of(half, min_mirrored_share=0.6).hash == forced.hash
-    kept = graph_of(whole, directed_relations=("ppi",))
-    assert (len(kept.symmetric), kept.total_facts, kept.dropped.mirror) == (0, 40, 0)
-    across = graph_of([*TREATS, *map(mirror, TREATS)], directed_relations=("treats",))
-    assert across.num_facts == {("disease", "treats", "drug"): 5, ("drug", "treats", "disease"): 5}
-    with pytest.raises(
-        InputError, match="symmetric_relations: treats has no rows within one node type"
-    ):
-        graph_of([*TREATS, *half], symmetric_relations=("treats",))
-    for name in ("symmetric_relations", "directed_relations"):
-        with pytest.raises(InputError, match=r"Unknown relation.*pppi.*the file has ppi"):
-            graph_of(half, **{name: ("pppi",)})
 
 
 TYPES, RELATIONS = ("drug", "disease", "gene"), ("r", "s")
@@ -238,69 +105,6 @@ def test_include_node_types_keeps_rows_between_them_only():
         match=r"1 connect a node with itself\. Give a file with edges between different nodes\.$",
     ):
         graph_of([("drug", 1, "r", "drug", 1)])
-
-
-def num_components(graph):
-    parent = {(t, i): (t, i) for t, ids in graph.node_ids.items() for i in ids}
-
-    def root(node):
-        while parent[node] != node:
-            node = parent[node]
-        return node
-
-    for x, a, _, y, b in told(graph):
-        parent[root((x, a))] = root((y, b))
-    return len({root(n) for n in parent})
-
-
-def mixed_rows(seed, num=600):
-    """Genes are many and joined most among themselves, so that a careless sample would be genes
-    only.
-    """
-    rng = np.random.default_rng(seed)
-    genes = [("gene", int(a), "ppi", "gene", int(b)) for a, b in rng.integers(200, size=(num, 2))]
-    others = [
-        ("drug", int(a), "targets", "gene", int(b))
-        for a, b in zip(rng.integers(30, size=80), rng.integers(200, size=80), strict=True)
-    ]
-    ills = [
-        ("disease", int(a), "linked", "gene", int(b))
-        for a, b in zip(rng.integers(30, size=80), rng.integers(200, size=80), strict=True)
-    ]
-    return [*genes, *others, *ills]
-
-
-@pytest.mark.parametrize("limit", [2, 10, 60, 150])
-@pytest.mark.parametrize("seed", range(3))
-def test_limit_nodes_takes_a_connected_sample_of_balanced_types(seed, limit):
-    graph = graph_of(mixed_rows(seed), limit_nodes=limit)
-    assert graph.total_nodes == limit
-    assert num_components(graph) == 1
-    assert len(graph.node_types) == (3 if limit >= 10 else 2)
-    if 10 <= limit <= 60:
-        # all genes' share of the nodes is 0.77
-        assert max(graph.num_nodes.values()) <= 0.65 * limit
-    assert graph.dropped.outside_sample > 0
-    assert graph.hash == graph_of(mixed_rows(seed), limit_nodes=limit).hash
-
-
-def test_limit_nodes_never_gives_one_type_only_though_the_hub_knows_its_own_type_only():
-    star = [("gene", 0, "ppi", "gene", i) for i in range(1, 30)]
-    rows = [
-        *star,
-        ("gene", 29, "ppi", "gene", 30),
-        ("gene", 30, "ppi", "gene", 31),
-        ("drug", 1, "targets", "gene", 31),
-    ]
-    for limit in range(2, 12):
-        assert graph_of(rows, limit_nodes=limit).node_types == ["drug", "gene"]
-
-
-def test_a_limit_that_is_too_small_and_one_that_is_none():
-    with pytest.raises(InputError, match="Nothing is left with limit_nodes 1"):
-        graph_of(TREATS, limit_nodes=1)
-    connected = [("drug", 0, "treats", "disease", i) for i in range(4)]
-    assert graph_of(connected, limit_nodes=1000).hash == graph_of(connected).hash
 
 
 def test_the_hash_tells_graphs_apart():

@@ -5,145 +5,24 @@ reached.
 import itertools
 import json
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from hgt.device.memory_use import DeviceMemory
 from hgt.embeddings.table import Embeddings
 from hgt.errors import InputError
-from hgt.evaluation.fact_index import FactIndex
-from hgt.evaluation.ranking import rank_facts
-from hgt.graph.split import TEST, TRAIN, EdgeSplit
-from hgt.model.decoders import DistMult
-from hgt.programs import baselines, shallow_training
+from hgt.graph.split import TRAIN, EdgeSplit
+from hgt.programs import shallow_training
 from hgt.programs.baseline_table import Baseline, Comparison
 from hgt.programs.baselines import compare_run
-from hgt.programs.degree_scores import DegreeScores, training_degrees
 from hgt.programs.evaluation import evaluate_run
-from hgt.programs.shallow_training import n3_weight, shallow_trainee
+from hgt.programs.shallow_training import shallow_trainee
 from hgt.run.events import EventWriter
 from hgt.run.folder import RunFolder
 from hgt.run.identity import Identity
-from hgt.run.opened import OpenRun
-from hgt.training.losses import micro_batch_loss
-from hgt.training.step import train_step
 
 CPU = torch.device("cpu")
-
-
-def test_a_candidates_degree_score_is_its_number_of_training_facts_on_that_side(graph, split):
-    degrees = training_degrees(graph, split)
-    expected = torch.zeros_like(degrees)
-    for head, relation, tail in split.of(TRAIN).T.tolist():
-        ends = (
-            [(head, tail), (tail, head)]
-            if graph.edge_types[relation] in graph.symmetric
-            else [(head, tail)]
-        )
-        for h, t in ends:
-            expected[t, 2 * relation] += 1
-            expected[h, 2 * relation + 1] += 1
-    assert torch.equal(degrees, expected)
-    decoder = DegreeScores()
-    for relation in (0, 3, len(graph.edge_types) - 1):
-        assert torch.equal(
-            decoder.tail_query(degrees[:4], relation) @ degrees.T,
-            degrees[:, 2 * relation].expand(4, -1),
-        )
-        assert torch.equal(
-            decoder.head_query(degrees[:4], relation) @ degrees.T,
-            degrees[:, 2 * relation + 1].expand(4, -1),
-        )
-
-
-def test_degrees_rank_better_than_random_vectors_and_these_like_chance(graph, split, config):
-    run = OpenRun(RunFolder(Path()), config, graph, split, None, CPU, DeviceMemory("cpu", {}))
-    names, index = ("degree", "random"), FactIndex(graph)
-    degree, random = (baselines._baseline(name, run, index, 0.0).mrr for name in names)
-    nothing = DistMult(len(graph.edge_types), 1)
-    chance = rank_facts(
-        torch.zeros(graph.total_nodes, 1), nothing, split.of(TEST), FactIndex(graph)
-    ).typed.chance_mrr
-    assert degree["typed"] > 1.5 * chance
-    assert random["typed"] == pytest.approx(chance, rel=0.6)
-    assert set(degree) == set(random) >= {"typed", "all nodes"}
-
-
-@pytest.mark.parametrize("kind", ["distmult", "complex"])
-@pytest.mark.parametrize(
-    "values",
-    [{}, {"num_negatives": 300, "accumulation_steps": 4}, {"dropout": 0.3, "edge_sample_size": 5}],
-)
-def test_a_shallow_step_is_the_plain_gradient_of_its_batch(graph, split, make_config, kind, values):
-    """Whether all nodes or a batch's rows are projected: the step's gradients equal those of the
-    loss written down directly.
-    """
-    trainee = shallow_trainee(kind, make_config(max_grad_norm=1e9, **values), graph, split, CPU)
-    batch, model, layout = trainee.batches.draw(0, 1), trainee.model, trainee.batches.layout
-    assert layout.contrast is None, "the link loss alone"
-    model.train()
-    torch.manual_seed(3)
-    table = model.encoder.encode(trainee.messages)
-    parts = [(m, table[m.nodes].split(layout.shared_and_own)) for m in batch.micro_batches]
-    losses = [
-        micro_batch_loss(*rows, m, layout, model.decoder, trainee.config.train, trainee.n3)
-        for m, rows in parts
-    ]
-    sum(part["total"] for part in losses).backward()
-    expected = [p.grad.clone() for p in model.parameters()]
-    torch.manual_seed(3)
-    told = train_step(trainee, batch)
-    assert told["total"].item() == pytest.approx(
-        sum(part["total"].item() for part in losses), rel=1e-5
-    )
-    for p, grad in zip(model.parameters(), expected, strict=True):
-        assert torch.allclose(p.grad, grad, atol=1e-6)
-
-
-def test_how_a_shallow_model_is_held_back_and_how_fast_it_learns(graph, split, config):
-    """Near what is best on three graphs, of 35,214, 1,000 and 26,574 nodes; and no more than was
-    tried.
-    """
-    tuned = {(35_214, 931_253): 0.03, (1_000, 10_000): 0.1, (26_574, 99_676): 0.1}
-    for sizes, best in tuned.items():
-        assert best <= n3_weight(*sizes) < 1.5 * best
-    assert n3_weight(1_000, 1_000) == 0.1
-    trainee = shallow_trainee("complex", config, graph, split, CPU)
-    assert trainee.n3 == n3_weight(graph.total_nodes, graph.total_facts)
-    assert trainee.config.train.learning_rate == pytest.approx(config.train.learning_rate * 10)
-
-
-def test_what_would_make_a_shallow_model_weaker_is_left_out(graph, split, make_config):
-    values = {
-        "contrastive_weight": 0.5,
-        "isotropy_weight": 10.0,
-        "num_neighbors": 8,
-        "num_negatives": 20,
-    }
-    train = shallow_trainee(
-        "complex", make_config(**values, softmax_correction=1.0), graph, split, CPU
-    ).config.train
-    assert train.contrastive_weight == train.isotropy_weight == train.softmax_correction == 0
-    assert train.num_neighbors is None
-    trainees = [
-        shallow_trainee("complex", make_config(**values, softmax_correction=c), graph, split, CPU)
-        for c in (0.0, 1.0)
-    ]
-    assert all(set(t.batches.layout.log_weights) == {0.0} for t in trainees), (
-        "sampled negatives count once each"
-    )
-
-
-def test_no_message_reaches_a_shallow_model(graph, split, config):
-    trainee = shallow_trainee("distmult", config, graph, split, CPU)
-    assert trainee.messages.num_edges == 0
-    trainee.model.eval()
-    assert torch.equal(
-        trainee.model.encoder.encode(trainee.messages), trainee.model.encoder.node_embedding
-    )
 
 
 @pytest.fixture

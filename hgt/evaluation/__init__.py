@@ -1,4 +1,5 @@
-"""In: embeddings, a decoder and the facts that were held out. Out: ranks, classification figures,
-geometry, and a `ValidationReport` whose checks accept or reject the embeddings. It knows neither
-how embeddings were trained nor the run folder that they lie in.
+"""Evaluation: ranks, classification figures, geometry, checks and verdict.
+
+In: embeddings, a decoder and the held-out facts. Out: a `ValidationReport` that accepts or rejects
+    the embeddings. This room knows neither the training of the embeddings nor their run folder.
 """

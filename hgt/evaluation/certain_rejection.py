@@ -1,9 +1,9 @@
-"""Which required checks a run cannot pass, whatever it learns: known from the graph and the split
-alone.
+"""Required checks that a run cannot pass, whatever it learns. The graph and the split alone show
+them.
 
-In: graph, split, configuration. Out: an InputError before anything is trained, or nothing. Knows
-the checks of `hgt/evaluation/validation.py` as far as they are bounded; what is only unlikely is
-trained and judged.
+In: graph, split, configuration. Out: an InputError before the training, or nothing. Knows the
+    bounds of the checks in `geometry_checks.py` and `graph_checks.py`. A run whose rejection is
+    only likely is trained and judged.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from hgt.graph.split import TEST, TRAIN, EdgeSplit
 
 
 def refuse_certain_rejection(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> None:
-    """Raises InputError, which names each required check that must fail, with figures and
-    remedy.
+    """Raise InputError where a required check must fail. The message names each such check, its
+    figures and the remedy.
     """
     if problems := certain_rejection(graph, split, config):
         raise InputError(
@@ -29,7 +29,7 @@ def refuse_certain_rejection(graph: KnowledgeGraph, split: EdgeSplit, config: Ru
 
 
 def certain_rejection(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> dict[str, str]:
-    """{required check: why it must fail}"""
+    """{required check: reason why it must fail}"""
     limits, nodes, dim = config.validation, graph.total_nodes, config.model.embedding_dim
     found = {}
     if not (split.part == TEST).any():
@@ -57,7 +57,7 @@ def certain_rejection(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig
 
 
 def num_untrained(graph: KnowledgeGraph, split: EdgeSplit) -> int:
-    """Nodes without any training fact."""
+    """Number of nodes without a training fact."""
     trained = torch.zeros(graph.total_nodes, dtype=torch.bool)
     trained[split.of(TRAIN)[::2].flatten()] = True
     return int((~trained).sum())

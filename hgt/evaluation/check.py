@@ -12,11 +12,13 @@ from hgt.config import ValidationConfig
 
 @dataclass(frozen=True)
 class Check:
-    """One figure against its threshold. `required` checks decide; the others advise.
+    """One figure and its threshold. Required checks decide; the others are advice.
 
-    key: what `required_checks` calls it; value: None where the graph or the table leaves nothing to
-        measure, which decides nothing but for the ranks: where they are required and nothing was
-        ranked, nothing says that the embeddings know the graph
+    key: the name of the check in `required_checks`.
+    value: the figure. None where the graph or the table leaves nothing to measure. Such a check
+        decides nothing, with one exception: without ranks, a required `mrr` fails, because nothing
+        shows that the embeddings know the graph.
+    threshold: as text, with its sign and unit.
     """
 
     key: str
@@ -43,6 +45,7 @@ def at_least(
     meaning: str,
     unit: str = "",
 ) -> Check:
+    """A check that passes from `threshold` upwards."""
     return check(
         config,
         key,
@@ -63,6 +66,7 @@ def at_most(
     meaning: str,
     unit: str = "",
 ) -> Check:
+    """A check that passes up to `threshold`."""
     return check(config, key, name, value, f"<= {threshold:g}{unit}", value <= threshold, meaning)
 
 
@@ -75,5 +79,6 @@ def check(
     passed: bool,
     meaning: str,
 ) -> Check:
+    """A check whose verdict is known. It is required only where its value could be measured."""
     required = key in config.required_checks and value is not None
     return Check(key, name, value, threshold, passed, required, meaning)

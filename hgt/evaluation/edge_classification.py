@@ -1,14 +1,14 @@
-"""Held-out facts against as many false ones: AUROC and AUPRC, the figures that drug repurposing
-papers report.
+"""Held-out facts against as many false facts: AUROC and AUPRC, as papers on drug repurposing
+report.
 
-In: embeddings, decoder, facts. Out: `ClassificationReport`. Every fact is paired twice with a
-negative: once its tail, once its head is replaced by a node of the right type, drawn evenly among
-those that make no known fact: the candidates of the typed ranking.
+In: embeddings, decoder, facts. Out: `ClassificationReport`. Each fact gets two negatives. One
+    replaces its tail and one its head by a random node of the right type. The replacement makes no
+    known fact, so negatives are the candidates of the typed ranking.
 
 TxGNN (Huang et al. 2024, `fix_dst` in its code) also draws one negative per held-out edge and
-direction, and takes `micro` over the pairs of all edge types and `macro` as the mean over edge
-types. It draws among the nodes that the held-out edges of that type end in, and leaves known facts
-among them; so figures are close to its protocol, but not the same.
+direction. Its `micro` covers the pairs of all edge types, and its `macro` is the mean over edge
+types. But it draws among the nodes at the ends of the type's held-out edges, and it keeps known
+facts among the negatives. So our figures are close to its protocol, but not the same.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ _VALUES_PER_CHUNK = 2_000_000  # embedding values of one end: 8 MB, four such at
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
-    """auroc, auprc: in [0, 1], 0.5 by chance; auprc is the average precision. num_pairs: positives,
-    and as many negatives
+    """AUROC and AUPRC of a set of pairs.
+
+    auroc: in [0, 1], 0.5 by chance.
+    auprc: average precision in [0, 1], 0.5 by chance.
+    num_pairs: number of positives. There are as many negatives.
     """
 
     auroc: float
@@ -42,8 +45,12 @@ class ClassificationMetrics:
 
 @dataclass(frozen=True)
 class ClassificationReport:
-    """micro: over the pairs of all edge types together; macro: mean over `by_edge_type`
-    num_without_negative: ends of facts that every node of the type is known to go with, left out
+    """The metrics of all pairs and of each edge type.
+
+    micro: over the pairs of all edge types.
+    macro: mean over `by_edge_type`.
+    num_without_negative: number of ends of facts without a negative. Every node of the type makes a
+        known fact there, so they are left out.
     """
 
     micro: ClassificationMetrics
@@ -60,11 +67,10 @@ def classify_facts(
     index: FactIndex,
     seed: int,
 ) -> ClassificationReport | None:
-    """None where no fact has a negative. Scores are computed on the embeddings' device; negatives
-    are drawn on the CPU.
+    """Score the facts and their negatives. None where no fact has a negative.
 
-    What is not finite never helps, as in the ranking: a fact's score counts as the lowest then, a
-    negative's as the highest.
+    Negatives are drawn on the CPU. Scores are computed on the device of the embeddings. A score
+    that is not finite never helps: a fact gets the lowest score, a negative the highest.
     """
     truth, false = draw_negatives(facts.cpu(), index, seed)
     if not truth.shape[1]:
@@ -91,8 +97,9 @@ def classify_facts(
 def draw_negatives(
     facts: Int[Tensor, "3 num_facts"], index: FactIndex, seed: int
 ) -> tuple[Int[Tensor, "3 num_pairs"], Int[Tensor, "3 num_pairs"]]:
-    """Facts and, in the same places, their negatives: edge type by edge type, first with other
-    tails, then with other heads.
+    """Facts, and their negatives in the same places.
+
+    Edge type by edge type: first with other tails, then with other heads.
     """
     truth, false = [facts[:, :0]], [facts[:, :0]]
     for relation in torch.unique(facts[1]).tolist():

@@ -10,7 +10,7 @@ from hgt.graph.known_facts import known_matrix
 
 
 class FactIndex:
-    """Which facts are known, to leave them out of the candidates. Built once for a graph."""
+    """The known facts of a graph, to leave them out of the candidates. Build it once per graph."""
 
     def __init__(self, graph: KnowledgeGraph):
         self.graph = graph

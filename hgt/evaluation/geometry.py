@@ -1,9 +1,9 @@
-"""The geometry of an embedding table: how far apart the vectors are, and in how many directions.
+"""The geometry of a table of embeddings: how far apart the vectors are, and in how many directions.
 
-In: vectors and their node types. Out: `Geometry`. Means over pairs are exact, over all pairs: the
-mean of all cosines is (|sum of unit vectors|^2 - n) / (n (n - 1)). The spectrum is that of the full
-covariance matrix, all components of it. Each figure is made for one defect and blind to the others:
-see the fields.
+In: vectors and their node types. Out: `Geometry`. Means over pairs are exact and cover all pairs:
+    the mean of all cosines is (|sum of unit vectors|^2 - n) / (n (n - 1)). The spectrum is that of
+    the full covariance matrix. Each figure detects one defect and misses the others; the fields say
+    which.
 """
 
 from __future__ import annotations
@@ -34,28 +34,33 @@ _MIN_FOR_SPREAD = 5
 
 @dataclass(frozen=True)
 class Geometry:
-    """num_not_finite: rows with NaN or infinity; every other figure is over the finite rows
-    mean_cosine: over all pairs of nodes; mean_cosine_by_type: over pairs within a type (types of 2
-        nodes and more)
-    explained_variance: share of the variance per PCA component, falling
-    components_90: how many of them reach 90 % of the variance (0 where there is none)
+    """Figures of a table. All but the first are over the rows that are finite.
+
+    num_not_finite: number of rows with NaN or infinity.
+    mean_cosine: over all pairs of nodes.
+    mean_cosine_by_type: over the pairs within a type, for types of 2 nodes and more.
+    explained_variance: share of the variance of each PCA component, falling.
+    components_90: number of components that reach 90 % of the variance; 0 where there is no
+        variance.
     effective_rank: exp of the entropy of `explained_variance` (Roy & Vetterli 2007, who take
-        singular values); 0 where there is none
-    distinct_share: different rows / rows. Rows of zeros and of types that are one row throughout
-        have figures of their own and are left out, unless none would remain
+        singular values); 0 where there is no variance.
+    distinct_share: number of different rows / number of rows. Rows of zeros, and types whose rows
+        are all equal, have figures of their own. They are left out unless no row remains.
     dead_dimensions: share of dimensions with less than a thousandth of the mean dimension's
-        variance
-    spread_by_type: (1 - mean cosine within the type) over the mean of that over types (types of 5
-        nodes and more); 0: a dead type
-    tiny_norms: share of rows with at most a thousandth of the median norm (of rows that are not
-        zero)
-    norm_ratio: the largest norm over that median; 1 where all rows are zero
-    type_accuracy: share of nodes whose nearest neighbour is of their type, in the space of those
-        `components_90`, mean over types (of 2 nodes and more)
-    plane_type_accuracy: the same in the plane of the first two components, as a PCA plot shows them
-    silhouette: mean over the sample, in the space of those `components_90` (Rousseeuw 1987); None
-        where there is only one type
-    plane: [sample, 2] the sampled nodes in that plane; plane_types: their types
+        variance.
+    spread_by_type: (1 - mean cosine within the type) / mean of the same over the types, for types
+        of 5 nodes and more. 0 is a dead type.
+    tiny_norms: share of rows whose norm is at most a thousandth of the median norm. The median is
+        that of rows that are not zero.
+    norm_ratio: the largest norm over that median; 1 where all rows are zero.
+    type_accuracy: share of nodes whose nearest neighbour has the same type, in the space of the
+        `components_90`. Mean over the types of 2 nodes and more.
+    plane_type_accuracy: the same in the plane of the first two components, as a PCA plot shows
+        them.
+    silhouette: mean over the sample in the space of the `components_90` (Rousseeuw 1987); None
+        where there is only one type.
+    plane: [sample, 2] the sampled nodes in that plane.
+    plane_types: [sample] their types.
     """
 
     num_not_finite: int
@@ -79,7 +84,12 @@ class Geometry:
 def measure_geometry(
     vectors: Float[Tensor, "num_nodes dim"], types: np.ndarray, seed: int
 ) -> Geometry:
-    """types: [num_nodes] strings. Raises InputError when fewer than two rows are finite."""
+    """Measure the geometry of a table of embeddings.
+
+    types: [num_nodes] node types as strings.
+
+    Raises InputError when fewer than two rows are finite.
+    """
     num_rows = len(vectors)
     vectors, types = _finite_rows(vectors, types)
     spectrum, directions, mean, by_dimension = _principal_components(vectors)
@@ -122,7 +132,7 @@ def measure_geometry(
 
 def mean_pairwise_cosine(vectors: Float[Tensor, "n dim"]) -> float:
     """Mean cosine over all pairs of different rows, in float64. A zero row has cosine 0 with every
-    other.
+    row.
     """
     total = torch.zeros(vectors.shape[1], dtype=torch.float64)
     own = 0.0  # a row's cosine with itself: 1, or 0 for a zero row
@@ -135,17 +145,15 @@ def mean_pairwise_cosine(vectors: Float[Tensor, "n dim"]) -> float:
 
 
 def components_for(share: np.ndarray, wanted: float) -> int:
-    """How many of the falling shares reach `wanted` together; 0 when there is no variance at
-    all.
-    """
+    """Number of falling shares whose sum reaches `wanted`; 0 when there is no variance."""
     if not share.any():
         return 0
     return int(np.searchsorted(np.cumsum(share), wanted - 1e-12) + 1)
 
 
 def effective_rank(share: np.ndarray) -> float:
-    """exp(-sum p log p) of shares that sum to 1: n where n of them are equal; 0 when there is no
-    variance at all.
+    """exp(-sum p log p) of shares that sum to 1. It is n for n equal shares, and 0 without
+    variance.
     """
     p = share[share > 0]
     return float(np.exp(-(p * np.log(p)).sum())) if len(p) else 0.0

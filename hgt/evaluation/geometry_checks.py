@@ -11,7 +11,7 @@ from hgt.evaluation.geometry import Geometry
 
 
 def collapse_checks(g: Geometry, config: ValidationConfig) -> list[Check]:
-    """All nodes alike, or in few directions."""
+    """Checks whether all vectors are alike, or lie in few directions."""
     least, spread, meaning = (
         config.min_type_spread,
         None,
@@ -59,7 +59,7 @@ def collapse_checks(g: Geometry, config: ValidationConfig) -> list[Check]:
 
 
 def row_checks(g: Geometry, config: ValidationConfig) -> list[Check]:
-    """Rows of no use."""
+    """Checks of single rows: finite, distinct, and of a usual length."""
     return [
         check(
             config,
@@ -99,7 +99,10 @@ def row_checks(g: Geometry, config: ValidationConfig) -> list[Check]:
 
 
 def type_checks(g: Geometry, node_type: str, config: ValidationConfig) -> list[Check]:
-    """Types told apart. node_type: the one that `disease_cosine` is of"""
+    """Checks whether the vectors separate the node types.
+
+    node_type: the type that `disease_cosine` is computed for.
+    """
     in_plane = min(
         config.min_plane_accuracy_over_chance / max(len(set(g.plane_types.tolist())), 1), 0.9
     )

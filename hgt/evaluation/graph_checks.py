@@ -18,7 +18,11 @@ _FEW_RANKS = 100
 def graph_checks(
     n: Neighbourhoods, ranking: RankingReport | None, config: ValidationConfig
 ) -> list[Check]:
-    """Checks whether the vectors know the graph. ranking: None where no fact was held out."""
+    """Checks whether the vectors know the graph.
+
+    n: neighbourhoods of the sampled nodes.
+    ranking: ranks of the test facts; None where no fact was held out.
+    """
     most = int(config.max_untrained_nodes * n.num_nodes)
     agree = (
         f"rank correlation of {n.node_type} pairs: nodes with the same neighbours have similar"

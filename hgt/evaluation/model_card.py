@@ -1,5 +1,4 @@
-"""The model card of a run (Mitchell et al. 2019, "Model Cards for Model Reporting"): what was
-trained, how good it is, where it ends.
+"""The model card of a run (Mitchell et al. 2019): its training, its quality and its limits.
 
 In: a run's configuration, graph and reports. Out: Markdown. Every figure comes from the reports.
 """
@@ -41,8 +40,11 @@ def model_card(
     report: dict[str, Any],
     comparison: dict[str, Any] | None,
 ) -> str:
-    """report: `report/validation.json`; comparison: `report/baselines.json`, None where the run has
-    none.
+    """The model card as Markdown.
+
+    run: id of the run.
+    report: content of `report/validation.json`.
+    comparison: content of `report/baselines.json`; None where the run has no such file.
     """
     ranking, classification = report["ranking"], report["classification"]
     lines = [

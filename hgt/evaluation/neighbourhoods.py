@@ -1,8 +1,8 @@
-"""Do the embeddings agree with the graph's neighbourhoods? What the graph's training facts say of
-nodes, beside their vectors.
+"""Agreement of the embeddings with the graph: do nodes with the same neighbours have similar
+    vectors?
 
-In: vectors, graph, split. Out: `Neighbourhoods`. Runs on the CPU; memory is bounded by the sampled
-pairs.
+In: vectors, graph, split. Out: `Neighbourhoods`. Neighbours come from training facts alone. Runs on
+    the CPU. The sample of pairs bounds the memory.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ _MIN_PAIRS = 20
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """num_untrained: nodes without any training fact; num_nodes: of all
-    node_type: whose nodes are compared; correlation: Spearman's, between the Jaccard similarity of
-        two nodes' neighbour sets and the cosine of their vectors; None where the graph has not the
-        type, or too few pairs of it that differ
+    """Neighbours and vectors of the nodes, compared.
+
+    num_untrained: number of nodes without a training fact.
+    num_nodes: number of all nodes.
+    node_type: the type whose nodes are compared.
+    correlation: Spearman correlation between the Jaccard similarity of two nodes' neighbour sets
+        and the cosine of their vectors. None where the graph lacks the type, or where too few of
+        its pairs differ.
     """
 
     num_untrained: int
@@ -46,8 +50,10 @@ def measure_neighbourhoods(
     node_type: str,
     seed: int,
 ) -> Neighbourhoods:
-    """Pairs are a seeded sample: up to 2,000 that share a neighbour with one of 256 nodes, and up
-    to 2,000 at random.
+    """Compare neighbour sets and vectors on a seeded sample of pairs.
+
+    The sample has up to 2,000 pairs that share a neighbour with one of 256 nodes, and up to 2,000
+    random pairs.
     """
     trained = np.zeros(graph.total_nodes, dtype=bool)
     trained[split.of(TRAIN)[[0, 2]].numpy()] = True
@@ -60,8 +66,10 @@ def measure_neighbourhoods(
 
 
 def sample_pairs(sets: scipy.sparse.csr_array, rng: np.random.Generator) -> np.ndarray:
-    """[2, num_pairs] different nodes; the first kind alone would lack dissimilar pairs, the second
-    similar ones.
+    """[2, num_pairs] pairs of different nodes.
+
+    Some share a neighbour, the others are random. The first kind alone has no dissimilar pairs, the
+    second kind alone has few similar ones.
     """
     num_nodes = sets.shape[0]
     anchors = np.sort(rng.choice(num_nodes, min(_ANCHORS, num_nodes), replace=False))

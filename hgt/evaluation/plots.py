@@ -1,5 +1,7 @@
-"""The run's two pictures: losses over epochs, and the embeddings in the plane of their first two
-PCA components.
+"""The two plots of a run: losses over epochs, and the embeddings in the plane of two PCA
+    components.
+
+In: `epoch` events, or a `Geometry`. Out: PNG files.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ LOSSES = ("loss", "link_loss", "contrastive_loss", "isotropy_loss")
 
 
 def plot_losses(epochs: list[dict[str, Any]], path: Path) -> None:
-    """epochs: the run's `epoch` events in order."""
+    """Plot the losses and the validation MRR over the epochs.
+
+    epochs: the run's `epoch` events in order.
+    """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     left = figure.subplots()
@@ -42,7 +47,7 @@ def plot_losses(epochs: list[dict[str, Any]], path: Path) -> None:
 
 
 def plot_plane(geometry: Geometry, path: Path) -> None:
-    """The sampled nodes in the plane of the first two components, coloured by type."""
+    """Plot the sampled nodes in the plane of the first two components, coloured by node type."""
     figure = Figure(figsize=(8, 6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

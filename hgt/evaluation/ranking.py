@@ -22,11 +22,12 @@ from hgt.seeds import Stream, generator
 
 @dataclass(frozen=True)
 class RankingMetrics:
-    """Means over both sides of a set of facts.
+    """Means over the ranks of both ends of a set of facts.
 
-    mrr: mean of 1 / rank, in (0, 1]; hits: {k: share of ranks <= k}; chance_mrr: the MRR expected
-        of random ranks
-    num_ranks: two per fact
+    mrr: mean of 1 / rank, in (0, 1].
+    hits: {k: share of ranks <= k}.
+    chance_mrr: expected MRR of random ranks.
+    num_ranks: number of ranks, two per fact.
     """
 
     mrr: float
@@ -37,9 +38,12 @@ class RankingMetrics:
 
 @dataclass(frozen=True)
 class RankingReport:
-    """`all_nodes`: ranked among every node; `typed`: among the nodes of the right type. Both over
-    all ranks (micro). by_edge_type, by_edge_type_all_nodes: each edge type alone, typed and among
-    every node
+    """Metrics of all facts and of each edge type.
+
+    all_nodes: candidates are all nodes; over all ranks (micro).
+    typed: candidates are the nodes of the right type; over all ranks (micro).
+    by_edge_type: `typed` of each edge type.
+    by_edge_type_all_nodes: `all_nodes` of each edge type.
     """
 
     all_nodes: RankingMetrics
@@ -49,12 +53,12 @@ class RankingReport:
 
     @property
     def typed_macro(self) -> RankingMetrics:
-        """Mean over edge types, each counting as much as any other."""
+        """Mean over edge types. All have the same weight."""
         return _macro(list(self.by_edge_type.values()))
 
     @property
     def all_nodes_macro(self) -> RankingMetrics:
-        """Mean over edge types, each counting as much as any other."""
+        """Mean over edge types. All have the same weight."""
         return _macro(list(self.by_edge_type_all_nodes.values()))
 
 
@@ -65,11 +69,13 @@ def rank_facts(
     facts: Int[Tensor, "3 num_facts"],
     index: FactIndex,
 ) -> RankingReport:
-    """Rank both ends of each fact (head, relation, tail; global numbers). A true end whose score is
-    not finite ranks last, and other nodes whose score is not a number count as better ones: what is
-    not finite never helps.
+    """Rank both ends of each fact.
 
-    Raises ValueError when there are no facts.
+    facts: [3, num_facts] head, relation and tail, with global node numbers.
+
+    A score that is not finite never helps. A true end with such a score ranks last. Another node
+    whose score is NaN counts as better than the true end. Raises ValueError when there are no
+    facts.
     """
     ranks = _rank_by_edge_type(embeddings, decoder, facts, index)
     every = list(ranks.values())
@@ -93,8 +99,8 @@ def rank_typed(
     facts: Int[Tensor, "3 num_facts"],
     index: FactIndex,
 ) -> RankingMetrics:
-    """`rank_facts(...).typed`, without the scores of nodes of other types, which are most of the
-    work (Hetionet: 71 %).
+    """`rank_facts(...).typed` in less time: it scores no nodes of other types, which are most of
+    the work (Hetionet: 71 %).
 
     Raises ValueError when there are no facts.
     """
@@ -104,10 +110,10 @@ def rank_typed(
 
 
 def sample_facts(facts: Int[Tensor, "3 num_facts"], limit: int, seed: int) -> Int[Tensor, "3 _"]:
-    """At most `limit` facts, a seeded sample in which every edge type keeps its share and at least
-    one.
+    """A seeded sample of at most `limit` facts. Each edge type keeps its share, and at least one
+    fact.
 
-    Only where `limit` is below the number of edge types are there more: one of each.
+    Where `limit` is below the number of edge types, the sample has one fact of each.
     """
     if facts.shape[1] <= limit:
         return facts

@@ -16,9 +16,10 @@ _MOST_ROWS, _WORST_ROWS = 40, 5  # of a table for people
 
 
 def ranking_lines(ranking: RankingReport, classification: ClassificationReport | None) -> list[str]:
-    """Ranks, and AUROC and AUPRC where candidates are of the right type. Edge types, those with the
-    most ranks first, are ranked among nodes of the right type; the last column is their MRR among
-    all nodes.
+    """The lines of the table of ranks, with AUROC and AUPRC.
+
+    Edge types come in the order of their number of ranks, largest first. Their figures are among
+    nodes of the right type. The last column is their MRR among all nodes.
     """
     micro, macro, pairs = (
         (classification.micro, classification.macro, classification.by_edge_type)
@@ -46,8 +47,13 @@ def ranking_lines(ranking: RankingReport, classification: ClassificationReport |
 
 
 def shortened(rows: list[str], what: str, first: str, worst: Sequence[str] = ()) -> list[str]:
-    """A long table's first rows and the five worst of the others, with a line that says so; every
-    figure is in the JSON report.
+    """The first rows of a long table, and the five worst of the others. A line in between says so.
+    The JSON report has every row.
+
+    rows: all rows, in order.
+    what: the plural noun of a row, for example "edge types".
+    first: how the first rows are chosen, for example "with most ranks".
+    worst: all rows, worst first.
     """
     if len(rows) <= _MOST_ROWS:
         return rows

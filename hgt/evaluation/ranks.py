@@ -27,8 +27,11 @@ COMPARED_PER_CHUNK = 4_000_000  # 16 MB: compared with true scores while they ar
 
 @dataclass(frozen=True)
 class Ranks:
-    """[2 num_facts] each, tails' and then heads': ranks and numbers of candidates, among all nodes
-    and within the type.
+    """Ranks of one relation's facts, and their numbers of candidates. Each array is [2 num_facts]:
+    first the ranks of the tails, then those of the heads.
+
+    all_ranks, all_candidates: among all nodes.
+    typed_ranks, typed_candidates: among the nodes of the right type.
     """
 
     all_ranks: np.ndarray
@@ -39,12 +42,15 @@ class Ranks:
 
 @dataclass(frozen=True)
 class _Side:
-    """One relation's facts, asked for one of their ends.
+    """One relation's facts, ranked at one of their ends.
 
-    given, wanted: [num_facts] global numbers of the two ends; given_start: global number of the
-        given type's node 0
-    span: the nodes of the wanted type; candidates: those that are scored, the span at least
-    known: [given type, wanted type], known facts; query: of given embeddings [n, dim]
+    given: [num_facts] global numbers of the known ends.
+    wanted: [num_facts] global numbers of the ends to rank.
+    given_start: global number of the first node of the given type.
+    span: nodes of the wanted type.
+    candidates: nodes to score. They include the span.
+    known: [given type, wanted type] known facts.
+    query: queries [n, dim] of given embeddings [n, dim].
     """
 
     given: np.ndarray
@@ -64,7 +70,11 @@ def rank_relation(
     index: FactIndex,
     typed_only: bool,
 ) -> Ranks:
-    """typed_only: what is told of all nodes is of the type's"""
+    """Ranks of all facts of one relation.
+
+    typed_only: score only nodes of the right type. Then the figures for all nodes are those of the
+        type.
+    """
     head_type, _, tail_type = index.graph.edge_types[relation]
     (head_start, heads), (tail_start, tails) = (
         (index.graph.offsets[t], index.graph.type_range(t)) for t in (head_type, tail_type)
@@ -103,9 +113,9 @@ def rank_relation(
 def _rank_side(embeddings: Tensor, side: _Side) -> tuple[np.ndarray, ...]:
     """The four arrays of `Ranks`, [num_facts] each.
 
-    Every other node adds the sign of its score minus the true one, a known one -1, as if it scored
-    lowest: over n nodes the signs add up to 2 (rank - 1) - n, where a tie adds half a place to the
-    rank.
+    Each candidate adds the sign of its score minus the true score. A known fact adds -1, as if it
+    had the lowest score. Over n nodes the signs add up to 2 (rank - 1) - n. A tie adds half a place
+    to the rank.
     """
     device, candidates = embeddings.device, embeddings[side.candidates]
     num_candidates, first = len(candidates), side.candidates.start
@@ -155,11 +165,12 @@ def _rank_side(embeddings: Tensor, side: _Side) -> tuple[np.ndarray, ...]:
 def _sums_of_signs(
     scores: Tensor, row: Tensor, true_place: Tensor, known_place: Tensor, span: slice
 ) -> Tensor:
-    """[2, num_facts] sums over all candidates and over those of the span; whole numbers, exact in
-    float32 up to 16 million nodes.
+    """[2, num_facts] sums of signs, over all candidates and over those of the span. They are whole
+    numbers, exact in float32 up to 16 million nodes.
 
-    scores: [num_queries, num_candidates], spent; row: of each fact; true_place, known_place: in the
-        flattened scores
+    scores: [num_queries, num_candidates]; this function overwrites them.
+    row: row of each fact in the scores.
+    true_place, known_place: places in the flattened scores.
     """
     flat, largest = scores.view(-1), torch.finfo(scores.dtype).max
     true = flat.index_select(0, true_place).unsqueeze(1)

@@ -23,8 +23,10 @@ from hgt.evaluation.ranking_table import ranking_lines, shortened
 
 @dataclass(frozen=True)
 class Measured:
-    """All that is known of a table. ranking, classification: None where there was nothing to rank,
-    or no negative to draw.
+    """All figures of a table of embeddings.
+
+    ranking: None where no fact was held out.
+    classification: None where no fact has a negative.
     """
 
     geometry: Geometry
@@ -35,7 +37,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """accepted: every required check passed."""
+    """The checks of a table, and the figures that they come from."""
 
     checks: tuple[Check, ...]
     measured: Measured
@@ -50,10 +52,11 @@ class ValidationReport:
 
     @property
     def accepted(self) -> bool:
+        """Whether every required check passed."""
         return all(c.passed for c in self.checks if c.required)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON; figures of every edge type and node type included."""
+        """The report for JSON, with the figures of every edge type and node type."""
         return {
             "accepted": self.accepted,
             "checks": [{**asdict(c), "verdict": c.verdict} for c in self.checks],
@@ -69,7 +72,7 @@ class ValidationReport:
         }
 
     def table(self) -> str:
-        """The report for people."""
+        """The report as a table for people."""
         lines = [f"{'check':<34}{'value':>10}  {'threshold':<18}{'verdict':<9}meaning"]
         for c in self.checks:
             value = (
@@ -130,7 +133,7 @@ def _classification_dict(report: ClassificationReport) -> dict[str, Any]:
 
 
 def validate(measured: Measured, config: ValidationConfig) -> ValidationReport:
-    """Hold the figures against the thresholds."""
+    """Compare the figures with the thresholds."""
     checks = [
         *row_checks(measured.geometry, config),
         *collapse_checks(measured.geometry, config),

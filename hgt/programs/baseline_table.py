@@ -14,8 +14,12 @@ from hgt.programs.mrr_by_scope import Mrr
 
 @dataclass(frozen=True)
 class Baseline:
-    """One baseline's MRR, and for a shallow model its training: steps, seconds of them, and why it
-    ended.
+    """One baseline's figures.
+
+    mrr: MRR on the test facts by scope.
+    num_steps: number of training steps; 0 for a baseline without training.
+    seconds: time of these steps.
+    ended: why the training ended.
     """
 
     name: str
@@ -27,14 +31,20 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Comparison:
-    """hgt: its MRR on the same facts; training_seconds: of HGT's steps"""
+    """HGT and its baselines on the same facts.
+
+    hgt: HGT's MRR by scope.
+    training_seconds: time of HGT's steps.
+    """
 
     hgt: Mrr
     training_seconds: float
     baselines: tuple[Baseline, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON. ratio: HGT's MRR over the baseline's, above 1 where HGT is ahead"""
+        """The comparison for JSON. `ratio` is HGT's MRR over the baseline's, above 1 where HGT is
+        ahead.
+        """
         told = [
             {**vars(b), "ratio": {scope: self.hgt[scope] / mrr for scope, mrr in b.mrr.items()}}
             for b in self.baselines
@@ -42,9 +52,7 @@ class Comparison:
         return {"hgt": self.hgt, "training_seconds": self.training_seconds, "baselines": told}
 
     def table(self) -> str:
-        """For people: MRR by scope, and how far HGT is ahead of (or behind) the best baseline
-        there.
-        """
+        """The table for people: MRR by scope, and its ratio to the best baseline there."""
         names = [b.name for b in self.baselines]
         lines = [
             f"{'MRR against baselines on the same facts':<50}{'HGT':>9}"
@@ -74,8 +82,8 @@ class Comparison:
         return "\n".join([*lines, self.verdict()])
 
     def verdict(self) -> str:
-        """One sentence: HGT against whichever baseline is best among nodes of the right type, among
-        all, and on each edge type.
+        """One sentence: HGT against the best baseline among nodes of the right type, among all
+        nodes, and on each edge type.
         """
         told = []
         for scope, title in (("typed", "nodes of the right type"), ("all nodes", "all nodes")):

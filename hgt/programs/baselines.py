@@ -29,7 +29,7 @@ from hgt.whole_file import written_whole
 
 
 def compare_run(folder: RunFolder, on_event: OnEvent) -> None:
-    """Write the comparison of an evaluated run; none where there was nothing to rank."""
+    """Write the comparison of an evaluated run. Write none where there was nothing to rank."""
     run = open_run(folder)
     hgt = hgt_mrr(folder, run.identity)
     if hgt is None:
@@ -50,7 +50,7 @@ def compare_run(folder: RunFolder, on_event: OnEvent) -> None:
 
 
 def _training_seconds(run: OpenRun) -> float:
-    """Of all of HGT's steps, wherever they were made."""
+    """Seconds of all of HGT's steps, on all devices together."""
     largest_edge_type = int(torch.bincount(run.split.of(TRAIN)[1]).max())
     sum_of_means = sum(
         epoch["step_seconds"]

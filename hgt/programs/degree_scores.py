@@ -15,10 +15,10 @@ from hgt.model.decoders import Decoder
 
 
 def training_degrees(graph: KnowledgeGraph, split: EdgeSplit) -> Float[Tensor, "num_nodes _"]:
-    """[num_nodes, 2 num_relations]: of each relation, in how many training facts a node is the
-    tail, and in how many the head.
+    """[num_nodes, 2 num_relations] degrees. Columns 2r and 2r + 1 count the training facts of
+    relation r in which the node is the tail, and the head.
 
-    A symmetric relation's facts have no direction: both ends count as both.
+    The facts of a symmetric relation have no direction: both ends count as both.
     """
     head, relation, tail = split.of(TRAIN)
     symmetric = torch.tensor([e in graph.symmetric for e in graph.edge_types])[relation]
@@ -34,10 +34,10 @@ def training_degrees(graph: KnowledgeGraph, split: EdgeSplit) -> Float[Tensor, "
 
 
 class DegreeScores(Decoder):
-    """On `training_degrees`: a candidate's score is its degree in the relation, on the side that is
-    asked for, whatever the other end.
+    """Scores of candidates from `training_degrees`. A candidate's score is its degree in the
+    relation, on the side to predict. The other end does not matter.
 
-    A `Decoder`, as that is what facts are ranked with; it learns nothing.
+    It is a `Decoder`, because facts are ranked with one. It learns nothing.
     """
 
     def __init__(self) -> None:

@@ -20,7 +20,11 @@ from hgt.run.program import OnEvent
 def embed_run(
     folder: RunFolder, on_event: OnEvent, csv: Path | None = None, overwrite: bool = False
 ) -> None:
-    """Write the embeddings of a trained run folder, and to `csv` what may be replaced there."""
+    """Write the embeddings of a trained run folder, and on request a CSV.
+
+    csv: path of the CSV; None for no CSV.
+    overwrite: replace a file at that path.
+    """
     run = open_run(folder)
     checkpoint = best_checkpoint(folder.checkpoints)
     run.identity.check(vars(checkpoint), folder.checkpoints)

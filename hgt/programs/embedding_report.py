@@ -27,7 +27,11 @@ def report_on(
     config: RunConfig,
     device: torch.device,
 ) -> ValidationReport:
-    """embeddings: rows in the graph's global order; device: where facts are scored."""
+    """Measure the embeddings and judge them.
+
+    embeddings: rows in the graph's global order.
+    device: the device that scores facts.
+    """
     vectors, seed = embeddings.vectors, config.split.seed
     geometry = measure_geometry(vectors, embeddings.nodes["node_type"].to_numpy(dtype=str), seed)
     neighbourhoods = measure_neighbourhoods(

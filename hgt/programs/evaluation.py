@@ -19,7 +19,10 @@ from hgt.whole_file import make_folder
 
 
 def evaluate_run(folder: RunFolder, on_event: OnEvent) -> None:
-    """Write the report of a run whose embeddings are there."""
+    """Write the report of a run whose embeddings exist.
+
+    Raises InputError when the embeddings do not belong to the run's graph, split or configuration.
+    """
     run = open_run(folder)
     audit = audit_split(run.graph, run.split, run.config.split, folder.split)
     on_event("audited", message=str(audit))

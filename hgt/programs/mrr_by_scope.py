@@ -21,7 +21,10 @@ Mrr = dict[str, float]  # {"all nodes", "typed" or an edge type's name: MRR}
 
 
 def mrr_of_test_facts(run: OpenRun, index: FactIndex, embeddings: Tensor, decoder: Decoder) -> Mrr:
-    """Of the test facts, ranked as HGT's are."""
+    """MRR of the run's test facts, ranked as HGT's are.
+
+    embeddings: [num_nodes, dim].
+    """
     with run.memory.phase("evaluation"):
         facts = run.split.of(TEST)
         report = rank_facts(embeddings.to(run.device), decoder.to(run.device), facts, index)
@@ -30,7 +33,7 @@ def mrr_of_test_facts(run: OpenRun, index: FactIndex, embeddings: Tensor, decode
 
 
 def hgt_mrr(folder: RunFolder, identity: Identity) -> Mrr | None:
-    """From the run's own report; None where nothing was ranked."""
+    """HGT's MRR from the run's report; None where nothing was ranked."""
     path = folder.report / "validation.json"
     report = read_report(path)
     identity.check(report, path)

@@ -49,11 +49,14 @@ def shallow_trainee(
     device: torch.device,
     accumulation_steps: int | None = None,
 ) -> Trainee:
-    """kind: distmult or complex. The run's batches, negatives, optimizer and dropout; the link
-    loss, and N3.
+    """A shallow model with the run's batches, negatives, optimizer and dropout, with the link loss
+    and N3.
 
-    What would make the baseline a weaker one is left out: the losses that serve the embeddings'
-    geometry, not the ranks that are compared, and the correction of the softmax, which costs them
+    kind: distmult or complex.
+    accumulation_steps: number of micro-batches per step; None for the configuration's.
+
+    Everything that would weaken the baseline is left out. First, the losses that serve the geometry
+    of the embeddings and not the ranks. Second, the correction of the softmax, which costs ranks
     (ComplEx on Hetionet: MRR 0.183, not 0.186, among all nodes 0.066, not 0.104).
     """
     train = replace(
@@ -76,18 +79,20 @@ def shallow_trainee(
 
 
 def n3_weight(num_nodes: int, num_facts: int) -> float:
-    """The fewer facts a node has, the more its vector is held back, up to what was best on sparse
+    """Weight of N3. The fewer facts a node has, the larger it is, up to the best value on sparse
     graphs.
     """
     return min(_N3 * num_nodes / num_facts, _MOST_N3)
 
 
 def train_shallow(name: str, run: OpenRun, index: FactIndex, limit_seconds: float) -> Baseline:
-    """Train all epochs, or until the time is up; the best epoch's figures count.
+    """Train all epochs, or until the time is up. The figures of the best epoch count.
 
-    Without early stopping: with N3 the validation MRR of a table of vectors falls for dozens of
-    epochs before it rises again, above what it was (demo graph, ComplEx: 0.41 after 3 epochs, 0.38
-    after 13, 0.45 after 38).
+    limit_seconds: time for the steps.
+
+    There is no early stopping. With N3 the validation MRR of a table of vectors falls for dozens of
+    epochs, then rises above its start (demo graph, ComplEx: 0.41 after 3 epochs, 0.38 after 13,
+    0.45 after 38).
     """
     parts = run.form.accumulation_steps if run.form else None
     trainee = shallow_trainee(name, run.config, run.graph, run.split, run.device, parts)
@@ -123,7 +128,7 @@ def train_shallow(name: str, run: OpenRun, index: FactIndex, limit_seconds: floa
 def _train_epoch(
     trainee: Trainee, epoch: int, limit_seconds: float, memory: DeviceMemory
 ) -> tuple[int, float]:
-    """Number of steps made, at least one, and their seconds."""
+    """One epoch, or a part of it. Returns the number of steps, at least one, and their seconds."""
     started, step, number = time.monotonic(), Steps(trainee, epoch), 0
     losses: dict[str, Tensor] = {}
     trainee.model.train()

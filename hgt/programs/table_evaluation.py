@@ -29,13 +29,19 @@ from hgt.reading.edge_table import read_edge_table
 def evaluate_table(
     path: Path, kg: Path, tell: Callable[[str], None] = lambda sentence: None
 ) -> ValidationReport:
-    """Hold any table of embeddings against the graph that it claims to describe.
+    """Judge any table of embeddings against the graph that it claims to describe.
 
-    A table that one of our runs wrote is judged on that run's held-out facts. For others the split
-    is the default one, and, where no relation embeddings lie beside the table, facts are scored by
-    the inner product of their two ends; `tell` is told so. Ranks on this machine's own device: the
-    table may come from another one. Raises InputError when the table and the graph do not fit,
-    OutOfMemory when the ranking does not fit the device.
+    path: the table.
+    kg: the graph's file.
+    tell: receives one sentence about each restriction.
+
+    A table of one of our runs is judged on that run's held-out facts. For any other table the split
+    is the default one. Without relation embeddings beside the table, the score of a fact is the
+    inner product of its two ends. Facts are ranked on this machine's own device, since the table
+    may come from another one.
+
+    Raises InputError when the table and the graph do not fit. Raises OutOfMemory when the ranking
+    does not fit the device.
     """
     embeddings = Embeddings.load(path)
     config = _config_of(embeddings, path)
@@ -82,8 +88,9 @@ def _config_of(embeddings: Embeddings, path: Path) -> RunConfig:
 def _check_split(
     embeddings: Embeddings, split: EdgeSplit, path: Path, tell: Callable[[str], None]
 ) -> None:
-    """What one of our runs wrote is judged on the facts that it held out, as far as the table says
-    which those are.
+    """Check that a table of ours was trained on the split that this version computes.
+
+    Older tables do not name their split. `tell` says so.
     """
     told = embeddings.origin.get("split_hash")
     if told is None:
@@ -107,7 +114,7 @@ def _check_split(
 def _in_graph_order(
     embeddings: Embeddings, graph: KnowledgeGraph, path: Path, tell: Callable[[str], None]
 ) -> Embeddings:
-    """Exactly the graph's nodes; `tell` is told of rows that are of others."""
+    """The embeddings with exactly the graph's nodes. `tell` reports rows of other nodes."""
     wanted = graph.node_table()
     keys = embeddings.nodes["node_type"] + "\x1f" + embeddings.nodes["node_id"]
     if keys.duplicated().any():
@@ -148,7 +155,9 @@ def _in_graph_order(
 
 
 def _nothing_in_common(graph: pd.DataFrame, table: pd.DataFrame, path: Path) -> str:
-    """With a node of each side, of one type where there is one that both have."""
+    """The message about a table without any node of the graph. It shows a node of each side, of one
+    type if both have one.
+    """
     sides = [graph, table]
     both = [t for t in graph["node_type"].unique() if t in set(table["node_type"])]
     if both:

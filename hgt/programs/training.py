@@ -38,7 +38,7 @@ from hgt.training.val_metrics import evaluate_val
 
 
 class Training:
-    """One training of a run folder: steps, checkpoints, events. `run()` does all of it."""
+    """One training of a run folder: steps, checkpoints and events. `run()` does all of it."""
 
     def __init__(self, folder: RunFolder, on_event: OnEvent):
         run = open_run(folder)
@@ -54,8 +54,8 @@ class Training:
         self.saved_at = time.monotonic()
 
     def run(self) -> None:
-        """Train to the last epoch, or until the validation MRR has not risen for `patience`
-        epochs.
+        """Train to the last epoch. Stop early after `patience` epochs without a better validation
+        MRR.
         """
         self._resume()
         self.on_event(
@@ -209,5 +209,5 @@ def _is_finite(value: float) -> bool:
 
 
 def train_run(folder: RunFolder, on_event: OnEvent) -> None:
-    """Train a run folder, from its newest valid checkpoint if it has one."""
+    """Train a run folder. Start from its newest valid checkpoint if there is one."""
     Training(folder, on_event).run()

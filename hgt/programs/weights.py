@@ -16,8 +16,10 @@ from hgt.training.trainee import Trainee
 
 
 def weight_tensors(trainee: Trainee) -> dict[str, Tensor]:
-    """A checkpoint's `model.*`, what the run would keep; and where that is an average, the
-    `training.*` that goes on.
+    """The weights for a checkpoint.
+
+    `model.*` is the model that the run keeps. Where that is an average, `training.*` is the model
+    in training.
     """
     if trainee.average is None:
         return state_tensors("model", trainee.model.state_dict())
@@ -27,7 +29,7 @@ def weight_tensors(trainee: Trainee) -> dict[str, Tensor]:
 
 
 def load_weights(trainee: Trainee, tensors: dict[str, Tensor]) -> None:
-    """What `weight_tensors` gave."""
+    """Load the tensors of `weight_tensors`."""
     if trainee.average is not None:
         trainee.average.load(state_of("model", tensors))
     load_model(trainee.model, "model" if trainee.average is None else "training", tensors)

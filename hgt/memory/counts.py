@@ -1,5 +1,6 @@
-"""The counts that the memory plan is computed from: how many nodes, edges and facts meet at once.
-Takes a graph and its configuration.
+"""Counts for the memory plan: numbers of nodes, edges and facts that live at the same time.
+
+In: a graph and its configuration. Out: `Counts`. Knows no bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from hgt.training.batch_sizes import BatchSizes, batch_sizes
 
 @dataclass(frozen=True)
 class MessageType:
-    """One message edge type's edges: how many, and how many nodes they come from and go to."""
+    """Edges of one message edge type.
+
+    sources: number of nodes that they start from.
+    targets: number of nodes that they end in.
+    edges: number of edges.
+    """
 
     sources: int
     targets: int
@@ -37,8 +43,12 @@ class MessageType:
 
 @dataclass(frozen=True)
 class Asked:
-    """One relation's ranked facts, asked for one of their ends: how many, from how many nodes, how
-    many facts of these nodes are known, and among how many candidates they are ranked.
+    """One relation's ranked facts, at one of their ends.
+
+    facts: number of facts.
+    nodes: number of different nodes at the known end.
+    known: number of known facts of these nodes.
+    candidates: number of candidates at the other end.
     """
 
     facts: int
@@ -49,7 +59,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Counts:
-    """All that the plan depends on. Sizes are numbers of things."""
+    """Everything that the plan depends on. Sizes are numbers of things."""
 
     device: str
     nodes: int
@@ -118,7 +128,7 @@ class Counts:
         return traits_of(self.device)
 
     def scaled(self, share: float) -> Counts:
-        """A graph with this share of the nodes and facts."""
+        """The counts of a graph with this share of the nodes and facts."""
         changed: dict[str, Any] = {
             n: max(1, int(getattr(self, n) * share)) for n in ("nodes", "largest_type", "facts")
         }
@@ -135,8 +145,8 @@ class Counts:
 def _degrees(
     graph: KnowledgeGraph, config: SplitConfig
 ) -> Iterator[tuple[int, Tensor, Tensor, float]]:
-    """For each message edge type: the global number of its first target, each source's and target's
-    number of edges, and the share of them that trains at most.
+    """For each message edge type: the global number of its first target, the degrees of its sources
+    and of its targets, and the largest share of its edges that can train.
     """
     held_out = least_held_out(graph, config)
     for edge_type, index in graph.edge_index.items():
@@ -153,17 +163,16 @@ def _degrees(
 
 
 def _drawn_share(degree: Tensor, share: float) -> Tensor:
-    """Of each node the chance that one of its edges is among this share of the edges, drawn at
-    random.
-    """
+    """For each node the chance that a random share of the edges has one of its edges."""
     return 1 - (1 - share) ** degree
 
 
 def _message_type(
     source: Tensor, target: Tensor, share: float, into: Tensor | None = None
 ) -> MessageType:
-    """Expected of a random share of the edges. into: the degrees of those targets alone that count;
-    all when not given
+    """The expected counts of a random share of the edges.
+
+    into: degrees of some targets; the counts cover only edges into these. None: all targets.
     """
     into = target if into is None else into
     of_sources = share * int(into.sum()) / max(int(target.sum()), 1)
@@ -189,8 +198,10 @@ def _chunk_types(
 
 
 def _asked(graph: KnowledgeGraph, share: float, typed_only: bool) -> tuple[Asked, ...]:
-    """Where this share of each relation's facts is ranked, among nodes of the type or all; of the
-    two sides the one with more scores.
+    """Counts for ranking a share of each relation's facts. Of the two ends it takes the one with
+    more scores.
+
+    typed_only: candidates are the nodes of the right type; otherwise all nodes.
     """
     asked = []
     for edge_type, index in graph.edge_index.items():

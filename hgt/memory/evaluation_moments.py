@@ -18,8 +18,8 @@ from hgt.training.step_form import StepForm
 
 
 def inference_bytes(c: Counts, b: MessageBytes) -> int:
-    """Layer by layer: inputs and outputs, keys and values, and a chunk's edges; or the embeddings,
-    beside the last keys and values.
+    """Bytes of layer-wise inference: inputs and outputs, keys and values, and a chunk's edges. Or
+    the embeddings beside the last keys and values.
     """
     on_cpu = c.traits.is_host
     chunk = MessageBytes(
@@ -47,7 +47,7 @@ def inference_bytes(c: Counts, b: MessageBytes) -> int:
 
 
 def validation_bytes(c: Counts, b: MessageBytes, form: StepForm) -> int:
-    """After an epoch: a forward pass, then ranks."""
+    """Bytes of the validation after an epoch: a forward pass, then ranks."""
     inputs = b.node if c.layers > 1 else 0
     attended = attended_bytes(b, form.keeps_projections)
     embeddings = c.nodes * c.dim * FLOAT
@@ -60,8 +60,8 @@ def validation_bytes(c: Counts, b: MessageBytes, form: StepForm) -> int:
 
 
 def test_bytes(c: Counts) -> int:
-    """In a program of its own, which knows nothing but embeddings; reading them takes host
-    memory.
+    """Bytes of the test. It is a program of its own and has only the embeddings. Reading them takes
+    host memory.
     """
     embeddings = (c.nodes + c.relations) * c.dim * FLOAT
     reading = _READING_FACTOR * embeddings if c.traits.is_host else 0
@@ -69,8 +69,8 @@ def test_bytes(c: Counts) -> int:
 
 
 def _ranking(c: Counts, asked: tuple[Asked, ...]) -> int:
-    """Scores, the signs that they are compared to (of two chunks, as one follows another), and the
-    places of known facts in them.
+    """Bytes of scores, of the signs that compare them, and of the places of known facts. Two chunks
+    of signs live at the same time, because one follows the other.
     """
     scores = (
         min(SCORES_PER_CHUNK, a.nodes * a.candidates)

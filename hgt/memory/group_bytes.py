@@ -18,8 +18,12 @@ FLOAT, INT, LONG = 4, 4, 8
 
 @dataclass(frozen=True)
 class Group:
-    """What `message_graph` makes a group of. rows, blocks: of its table; nodes: on the side that is
-    not transformed
+    """One group of edges, as `grouping.py` makes it.
+
+    rows: number of rows of its table.
+    blocks: number of blocks of its table.
+    nodes: number of nodes on the side that is not transformed.
+    edges: number of edges.
     """
 
     transforms_source: bool
@@ -32,7 +36,10 @@ class Group:
 def groups_of(
     types: tuple[MessageType, ...], limits: GroupLimits, nodes: int, drawn: bool
 ) -> list[Group]:
-    """As `message_graph` and, for drawn edges, `neighbor_sampling` cut and pack them."""
+    """The groups that `grouping.py` makes of these edges.
+
+    drawn: the edges are drawn for each step, so `neighbor_sampling.py` cuts them.
+    """
     pieces: list[Group] = []
     for t in types:
         parts = ceil(t.edges / limits.edges)
@@ -66,12 +73,15 @@ def groups_of(
 
 
 class GroupBytes:
-    """Sizes in bytes of what one group's edges take on the way.
+    """Sizes in bytes of the tensors of one group.
 
-    table: [H, table_rows, D]; matrices: one [D, D] for each block and head; weights: [edges, H];
-        targets: [edges] int64
-    edge_dot, add_table: what the kernels of these names take; sums, ordered_sums: what a weighted
-        sum takes beside its result, with edges in the group's order or in another
+    table: [num_heads, table_rows, head_dim].
+    matrices: one [head_dim, head_dim] for each block and head.
+    weights: [num_edges, num_heads].
+    targets: [num_edges] int64.
+    edge_dot, add_table: working memory of the kernels with these names.
+    sums: working memory of a weighted sum besides its result, with edges in the group's order.
+    ordered_sums: the same with edges in another order.
     """
 
     def __init__(self, c: Counts, g: Group):
@@ -104,7 +114,7 @@ class GroupBytes:
 
     @staticmethod
     def segments(g: Group) -> int:
-        """Rows and starts of one order of the edges; on the two sides together there are as many as
-        nodes and table rows.
+        """Rows and starts of one order of the edges. The two sides together have as many rows as
+        there are nodes and table rows.
         """
         return ((g.nodes + g.rows) // 2 + g.edges // MAX_SEGMENT_EDGES) * (LONG + INT)

@@ -16,7 +16,7 @@ from hgt.messages.message_graph import GroupLimits
 
 
 class MessageBytes:
-    """Sizes in bytes of what passing messages along some edges takes."""
+    """Sizes in bytes of the tensors that pass messages along some edges."""
 
     def __init__(
         self, c: Counts, types: tuple[MessageType, ...], limits: GroupLimits, drawn: bool = False
@@ -58,14 +58,14 @@ class MessageBytes:
             )
 
     def largest(self, moment: Callable[[GroupBytes, int], int]) -> int:
-        """Over all groups. A group begins while the table of the one before is still there, whose
-        size is the second argument.
+        """The largest moment over all groups, in bytes. When a group begins, the table of the
+        previous group still lives. Its size is the second argument of `moment`.
         """
         before = [0, *(g.table for g in self.groups)]
         return max(map(moment, self.groups, before), default=0)
 
     def scores(self) -> int:
-        """`Attention.scores`, without queries and keys."""
+        """Bytes of `Attention.scores`, without queries and keys."""
 
         def moment(g: GroupBytes, before: int) -> int:
             return max(before + 2 * g.table + g.matrices, g.table + g.targets, g.table + g.edge_dot)
@@ -73,7 +73,7 @@ class MessageBytes:
         return self.weights + self.per_head + self.transforms + self.largest(moment)
 
     def messages(self) -> int:
-        """`Attention.messages`, without values: scores, highest, total and messages."""
+        """Bytes of `Attention.messages` without values: scores, highest, total and messages."""
 
         def moment(g: GroupBytes, before: int) -> int:
             return g.targets + max(
@@ -85,8 +85,8 @@ class MessageBytes:
         return self.weights + 2 * self.per_head + self.node + self.transforms + self.largest(moment)
 
     def message_backward(self) -> int:
-        """`Attention.message_backward` beside node-sized tensors: rows and two tables; at a group's
-        end the gradient of its totals.
+        """Bytes of `Attention.message_backward` besides node-sized tensors: rows and two tables. At
+        a group's end there is also the gradient of its totals.
         """
 
         def moment(g: GroupBytes, before: int) -> int:
@@ -104,7 +104,7 @@ class MessageBytes:
         return 2 * self.transforms + self.largest(moment)
 
     def score_backward(self) -> int:
-        """`Attention.score_backward` beside node-sized tensors."""
+        """Bytes of `Attention.score_backward` besides node-sized tensors."""
 
         def moment(g: GroupBytes, before: int) -> int:
             return max(
@@ -116,7 +116,10 @@ class MessageBytes:
 
 
 def attended_bytes(b: MessageBytes, keeps: bool) -> int:
-    """What `attend_bytes` of a layer returns."""
+    """Bytes that `_attend` of a layer returns.
+
+    keeps: the layer keeps keys, queries and values for the backward pass.
+    """
     return (
         b.node
         + b.weights
@@ -126,7 +129,9 @@ def attended_bytes(b: MessageBytes, keeps: bool) -> int:
 
 
 def attend_bytes(b: MessageBytes, keeps: bool) -> int:
-    """`attend_bytes` of a layer: scores from queries and keys; messages from values."""
+    """Bytes of `_attend` of a layer at its worst moment: scores from queries and keys, or messages
+    from values.
+    """
     # one group's are among those of `scores` and `messages`
     tables = b.key_tables + b.value_tables if keeps else 0
     return max(2 * b.compute + b.scores(), (3 if keeps else 1) * b.compute + b.messages() + tables)

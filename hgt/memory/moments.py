@@ -15,7 +15,7 @@ from hgt.training.step_form import StepForm
 
 
 def worst_moments(c: Counts, form: StepForm) -> tuple[dict[str, int], dict[str, int]]:
-    """Bytes at the worst moment of each phase; and what the step's worst moment consists of."""
+    """{phase: bytes at its worst moment}, and {part: bytes} of the step's worst moment."""
     b = MessageBytes(c, c.message_types, form.limits)
     step = MessageBytes(c, c.step_types, form.limits, drawn=True) if c.draws_edges else b
     batch = batch_bytes(c, form) + step.removed
@@ -77,7 +77,7 @@ _GAPS = 0.2
 
 
 def _host_bytes(c: Counts) -> dict[str, int]:
-    """On the CPU the device's memory is the process's."""
+    """Bytes of the process. On the CPU they come out of the same memory."""
     return {
         "process": _PROCESS_BYTES,
         "graph, split and filters": c.nodes * _BYTES_PER_NODE + c.facts * _BYTES_PER_FACT,
@@ -85,5 +85,7 @@ def _host_bytes(c: Counts) -> dict[str, int]:
 
 
 def _drawing_bytes(c: Counts, b: MessageBytes, step: MessageBytes) -> int:
-    """Sources and facts of all edges by target, places in a draw, and the draw of the next step."""
+    """Bytes for drawing edges: sources and facts of all edges by target, places in a draw, and the
+    draw of the next step.
+    """
     return b.edges * 2 * INT + step.edges * (LONG + 2 * INT) + step.graph

@@ -1,8 +1,8 @@
-"""What a run will take, computed from counts before anything is allocated; and the largest form of
-the step that fits.
+"""The memory plan of a run, computed from counts before anything is allocated.
 
-In: a graph, the configuration, the device's limit. Out: a `MemoryPlan`. What may shrink without
-changing the result is a `StepForm`; `embedding_dim` is never touched.
+In: a graph, the configuration, the device's limit. Out: a `MemoryPlan` with the largest form of the
+    step that fits. A `StepForm` has all sizes that may shrink without a change of the result.
+    `embedding_dim` never changes.
 """
 
 from __future__ import annotations
@@ -37,9 +37,13 @@ _PLAN_ANEW = "Remove it, then resume: the run is planned anew."
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """phases: bytes at the worst moment of each; parts: what the step's worst moment consists of
-    limit_bytes: what the device may give; required_bytes: the largest phase; form: how steps are
-    worked off
+    """What a run takes on a device. All sizes are in bytes.
+
+    limit_bytes: memory that the device may give.
+    phases: {phase: bytes at its worst moment}.
+    parts: {part: bytes} of the step's worst moment.
+    form: chunk sizes, recomputation and micro-batches of a step.
+    required_bytes: bytes of the largest phase.
     """
 
     device: str
@@ -51,7 +55,9 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        """With a tenth of the limit left over: no allocator packs without gaps (8 % on an H100)."""
+        """Whether the plan leaves a tenth of the limit free. No allocator packs without gaps (8 %
+        on an H100).
+        """
         return self.required_bytes <= 0.9 * self.limit_bytes
 
     def save(self, path: Path) -> None:
@@ -61,7 +67,7 @@ class MemoryPlan:
 
     @classmethod
     def load(cls, path: Path) -> MemoryPlan:
-        """Read what `save` wrote. Raises InputError for a file that is missing or no such plan."""
+        """Read the plan. Raises InputError for a file that is missing or is no plan."""
         values: dict[str, Any] = read_json(path, dict, _PLAN_ANEW)
         try:
             plan = cls(**{**values, "form": StepForm.from_dict(values["form"])})
@@ -82,6 +88,7 @@ class MemoryPlan:
                 raise ValueError(f"{name} {quoted(sizes)}")
 
     def table(self) -> str:
+        """The plan as a table for people."""
         lines = [f"memory plan for {self.device}: {self.form}"]
         lines += [
             f"  {n / 2**20:>10,.0f} MiB  {name:<12}{_PHASES[name]}"
@@ -98,9 +105,10 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans one run for several devices, from counts alone: small, and needs the graph no more.
+    """Plans one run for several devices. It holds counts alone, so it is small and does not need
+    the graph.
 
-    counts: by type of device
+    counts: {type of device: counts}.
     """
 
     config: RunConfig
@@ -108,12 +116,15 @@ class Planner:
 
     @classmethod
     def of(cls, graph: KnowledgeGraph, config: RunConfig, *devices: str) -> Planner:
-        """devices: the types of all devices that the run may be planned for."""
+        """devices: types of all devices that the run may be planned for."""
         return cls(config, {device: Counts.of(graph, config, device) for device in {*devices}})
 
     def plan(self, probe: DeviceProbe, form: StepForm | None = None) -> MemoryPlan:
-        """The plan of one form, whether it fits or not; by default of the largest form that fits,
-        or the smallest where none does."""
+        """The plan for a device.
+
+        form: plan this form, whether it fits or not. None: the largest form that fits, or the
+            smallest one where none does.
+        """
         counts, candidate = self.counts[probe.type], form or StepForm.of(self.config)
         while True:
             plan = _plan(counts, candidate, probe)
@@ -124,9 +135,7 @@ class Planner:
 
 
 def plan_memory(graph: KnowledgeGraph, config: RunConfig, probe: DeviceProbe) -> MemoryPlan:
-    """The plan with the largest form that fits the limit; with the smallest form where none
-    does.
-    """
+    """The plan with the largest form that fits, or with the smallest form where none does."""
     return Planner.of(graph, config, probe.type).plan(probe)
 
 
@@ -142,10 +151,10 @@ def refuse_what_cannot_fit(
     probe: DeviceProbe,
     otherwise: str = "another device",
 ) -> None:
-    """Raises InputError with required and available bytes and the smallest change that would fit.
-    Never touches `embedding_dim`.
+    """Raise InputError for a plan that does not fit. The message has required and available bytes,
+    and the smallest changes that would fit. `embedding_dim` is never among these.
 
-    otherwise: what would help besides
+    otherwise: what else would help.
     """
     if plan.fits:
         return

@@ -14,8 +14,8 @@ from hgt.training.step_form import StepForm
 
 
 def batch_bytes(c: Counts, form: StepForm) -> int:
-    """`MicroBatch`es: nodes; weights, relations, order and filters of both sides; anchors, their
-    weights and filters.
+    """Bytes of all `MicroBatch`es: nodes; weights, relations, order and filters of both sides;
+    anchors with weights and filters.
     """
     parts = form.accumulation_steps
     anchors, pool = c.batch.contrast or (0, 0)
@@ -24,7 +24,7 @@ def batch_bytes(c: Counts, form: StepForm) -> int:
 
 
 def step_parts(c: Counts, b: MessageBytes, form: StepForm) -> dict[str, int]:
-    """The worst moment of a step, beyond weights, Adam, graph and batch."""
+    """{part: bytes} at the worst moment of a step, without weights, Adam, graph and batch."""
     attended = attended_bytes(b, form.keeps_projections)
     kept_per_layer = b.kept + (0 if form.recompute_layers else attended)
     # the dropped inputs are made again from it
@@ -49,8 +49,8 @@ def _forward(b: MessageBytes, form: StepForm, saved: int, attended: int) -> dict
 
 
 def _decoder(c: Counts, b: MessageBytes, form: StepForm, saved: int) -> list[dict[str, int]]:
-    """The loss of a micro-batch; and where all nodes are projected, the way back through the
-    projection.
+    """The loss of a micro-batch. Where all nodes are projected first, also the backward pass
+    through the projection.
     """
     rows, facts, width = (
         c.batch.rows(form.accumulation_steps),
@@ -94,8 +94,10 @@ def _decoder(c: Counts, b: MessageBytes, form: StepForm, saved: int) -> list[dic
 def _backward(
     c: Counts, b: MessageBytes, form: StepForm, saved: int, attended: int, gradients: int
 ) -> dict[str, int]:
-    """Of a layer. The incoming gradient becomes that of the layer's input. gradients: of
-    parameters
+    """The backward pass of a layer. The incoming gradient becomes that of the layer's input.
+
+    saved: bytes kept for the backward pass.
+    gradients: bytes of the gradients of parameters.
     """
     keeps = form.keeps_projections
     half = b.compute if b.compute < b.node else 0  # the gradient of the sums in half precision

@@ -1,6 +1,7 @@
-"""The edges that messages pass along, laid out once so that every step works on few sorted groups.
+"""The edges that messages pass along, grouped and sorted once, so that each step works on few
+tables.
 
-In: a graph and the training facts. Out: a `MessageGraph` of all edges, or for each step one of
-drawn edges. The room does not know the layer that passes the messages, nor which facts a step
-masks.
+In: a graph and the training facts. Out: a `MessageGraph` of all edges, or one of drawn edges for
+    each step. This room knows neither the layer that passes the messages nor the facts that a step
+    masks.
 """

@@ -26,7 +26,7 @@ _BLOCK_ROWS = (16, 32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class EdgeList:
-    """Edges as three parallel columns, relations ascending; nodes in global numbering."""
+    """Edges as three parallel columns. Relations ascend, node numbers are global."""
 
     relation: Int[Tensor, " num_edges"]
     source: Int[Tensor, " num_edges"]
@@ -36,12 +36,13 @@ class EdgeList:
         return EdgeList(self.relation.cpu(), self.source.cpu(), self.target.cpu())
 
     def sorted_by_target(self) -> EdgeList:
+        """The edges in the order of their targets; equal targets keep their order."""
         order = torch.argsort(self.target, stable=True)
         return EdgeList(self.relation[order], self.source[order], self.target[order])
 
 
 def edge_list(graph: MessageGraph) -> EdgeList:
-    """The edges of all groups in the graph's own order (relations do not ascend)."""
+    """All edges in the graph's own order, in which relations do not ascend."""
     empty = torch.zeros(0, dtype=torch.int64)
     columns = (
         [f(g) for g in graph.groups]
@@ -51,10 +52,10 @@ def edge_list(graph: MessageGraph) -> EdgeList:
 
 
 def edges_into(graph: MessageGraph, edges: EdgeList, start: int, stop: int) -> MessageGraph:
-    """The graph of the edges into nodes start..stop, with these targets numbered from 0; sources
-    keep their numbers.
+    """The message graph of the edges into the nodes start..stop. These targets get numbers from 0;
+    sources keep their numbers.
 
-    edges: all of the graph's, sorted by target, on the CPU, as is the result.
+    edges: all edges of the graph, sorted by target, on the CPU. The result is on the CPU, too.
     """
     first, last = torch.searchsorted(edges.target, torch.tensor([start, stop])).tolist()
     order = torch.argsort(edges.relation[first:last], stable=True) + first
@@ -67,8 +68,9 @@ def edges_into(graph: MessageGraph, edges: EdgeList, start: int, stop: int) -> M
 def group_edges(
     edges: EdgeList, limits: GroupLimits
 ) -> tuple[tuple[EdgeGroup, ...], Int[Tensor, " num_edges"]]:
-    """Edges (relations ascending) as groups within the limits; and where each of the groups' edges
-    stood before.
+    """The groups of these edges within the limits, and the previous place of each of their edges.
+
+    edges: relations ascend.
     """
     return group_pieces(edges, list(_pieces(edges, limits)), limits)
 
@@ -76,8 +78,8 @@ def group_edges(
 def group_pieces(
     edges: EdgeList, pieces: list[Piece], limits: GroupLimits
 ) -> tuple[tuple[EdgeGroup, ...], Int[Tensor, " num_edges"]]:
-    """Pieces that hold every edge once, packed into groups; and where each of the groups' edges
-    stood before.
+    """The groups of these pieces, and the previous place of each of their edges. The pieces have
+    every edge once.
     """
     block_rows = block_rows_of([len(p.nodes) for p in pieces])
     groups, orders, at = [], [], 0
@@ -91,8 +93,11 @@ def group_pieces(
 
 @dataclass(frozen=True)
 class Piece:
-    """One relation's edges with some of its transformed nodes. edges: their places; place: each
-    edge's node in `nodes`.
+    """Edges of one relation between some of its transformed nodes and any others.
+
+    nodes: the transformed nodes.
+    edges: places of the edges.
+    place: place of each edge's node in `nodes`.
     """
 
     relation: int
@@ -103,7 +108,7 @@ class Piece:
 
 
 def _pieces(edges: EdgeList, limits: GroupLimits) -> Iterator[Piece]:
-    """Each relation, cut between transformed nodes where it exceeds the limits."""
+    """Cut each relation between transformed nodes where it exceeds the limits."""
     relations, counts = torch.unique_consecutive(edges.relation, return_counts=True)
     start = 0
     for relation, count in zip(relations.tolist(), counts.tolist(), strict=True):
@@ -129,7 +134,7 @@ def _pieces(edges: EdgeList, limits: GroupLimits) -> Iterator[Piece]:
 
 
 def block_rows_of(sizes: list[int]) -> int:
-    """Rows per block: large for few large products, small so that padding stays below a fourth of
+    """Number of rows per block: large for few large products, but padding stays below a quarter of
     the rows.
     """
     total = sum(sizes)
@@ -138,7 +143,7 @@ def block_rows_of(sizes: list[int]) -> int:
 
 
 def _packed(pieces: list[Piece], limits: GroupLimits, block_rows: int) -> Iterator[list[Piece]]:
-    """Pieces transformed on the same side, together as long as they stay within the limits."""
+    """Pack pieces that are transformed on the same side, as long as they stay within the limits."""
     for side in (True, False):
         members: list[Piece] = []
         rows = edges = 0

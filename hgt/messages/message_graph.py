@@ -25,11 +25,10 @@ _PRODUCT_ROWS = 16_384
 
 @dataclass(frozen=True)
 class GroupLimits:
-    """How much is worked on at a time: rows of a table of transformed keys, queries or values, and
-    edges.
+    """The largest size of a group. Sizes change memory and time, never the result.
 
-    A table has `hidden_dim` floats per row; edges have one float per head. Sizes change memory and
-    time, never the result.
+    rows: rows of a table of transformed keys, queries or values, with `hidden_dim` floats each.
+    edges: edges, with one float per head each.
     """
 
     rows: int = 65_536
@@ -38,13 +37,14 @@ class GroupLimits:
 
 @dataclass(frozen=True)
 class SortedEdges:
-    """A group's edges in the order of the rows that they sum into.
+    """A group's edges in the order of the rows that they are summed into.
 
-    rows: [num_segments] the row that each segment of edges sums into, ascending; a row without
-        edges has none, a hub several
-    ptr: [num_segments + 1] where the segments start
-    row, other: [num_edges] the row of each edge, and the row on the opposite side
-    order: [num_edges] place of the edge in the group's own order (None: that order itself)
+    rows: [num_segments] the row of each segment of edges, ascending. A row without edges has no
+        segment, a hub has several.
+    ptr: [num_segments + 1] first edge of each segment.
+    row: [num_edges] the row of each edge.
+    other: [num_edges] the row of each edge on the opposite side.
+    order: [num_edges] place of each edge in the group's own order; None for that order itself.
     """
 
     rows: Int[Tensor, " num_segments"]
@@ -56,20 +56,21 @@ class SortedEdges:
 
 @dataclass(frozen=True)
 class EdgeGroup:
-    """Edges of one or several message edge types that are worked on together, in the order of their
+    """Edges of one or several message edge types that are processed together, in the order of their
     targets.
 
-    Each relation's keys and values are transformed on one side only, that with fewer nodes in the
-    relation. The transformed rows of a group stand in one table, in blocks of `block_rows` rows of
-    one relation; a relation's last block is padded. A group holds relations transformed on one
-    side: at the sources (`transforms_source`) or at the targets.
+    Keys and values of a relation are transformed on one side only: the side with fewer nodes in the
+        relation. The transformed rows of a group are one table, in blocks of `block_rows` rows of
+        one relation. The last block of a relation is padded. All relations of a group are
+        transformed on the same side.
 
-    edges: the group's range in the graph's concatenated edges; relation: [num_blocks] which
-        relation matrices
-    nodes: [num_blocks * block_rows] global number of the node behind each table row (any node for
-        padding: it has no edges)
-    by_target, by_source: rows on the transformed side are rows of the table, rows on the other side
-        are global node numbers
+    transforms_source: that side is the sources; otherwise the targets.
+    edges: the group's range among all edges of the graph.
+    relation: [num_blocks] number of the relation's matrices.
+    nodes: [num_blocks * block_rows] global number of the node of each table row. Padding rows have
+        any node, because they have no edges.
+    by_target, by_source: the edges sorted by either side. Rows on the transformed side are rows of
+        the table. Rows on the other side are global node numbers.
     """
 
     transforms_source: bool
@@ -82,8 +83,8 @@ class EdgeGroup:
 
     @functools.cached_property
     def relation_rows(self) -> tuple[tuple[int, slice], ...]:
-        """Each relation's table rows, at most 16,384 at a time. Waits for the device: for the CPU
-        alone.
+        """Each relation's table rows, at most 16,384 at a time. It waits for the device, so only
+        the CPU uses it.
         """
         relations, counts = torch.unique_consecutive(self.relation, return_counts=True)
         stops = (self.block_rows * torch.cumsum(counts, 0)).tolist()
@@ -96,35 +97,35 @@ class EdgeGroup:
 
     @property
     def by_node(self) -> SortedEdges:
-        """By the side that is not transformed: `row` is a global node number, `other` a row of the
-        table.
+        """The edges sorted by the side that is not transformed. `row` is a global node number,
+        `other` a row of the table.
         """
         return self.by_target if self.transforms_source else self.by_source
 
     def targets(self) -> Int[Tensor, " num_edges"]:
-        """Global number of each edge's target, int64."""
+        """[num_edges] global number of each edge's target, int64."""
         row = self.by_target.row
         return row.long() if self.transforms_source else self.nodes.index_select(0, row)
 
     def sources(self) -> Int[Tensor, " num_edges"]:
-        """Global number of each edge's source, int64."""
+        """[num_edges] global number of each edge's source, int64."""
         other = self.by_target.other
         return self.nodes.index_select(0, other) if self.transforms_source else other.long()
 
     def relations(self) -> Int[Tensor, " num_edges"]:
-        """The relation matrices of each edge, int64."""
+        """[num_edges] number of each edge's relation matrices, int64."""
         table_row = self.by_target.other if self.transforms_source else self.by_target.row
         return self.relation.index_select(0, table_row // self.block_rows)
 
 
 @dataclass(frozen=True)
 class MessageGraph:
-    """All message edge types over one global node numbering.
+    """All message edges over one global node numbering.
 
-    node_ranges: {node type: (start, stop)}; edge_types: every relation matrix's edge type, with
-        edges or without
-    fact: [num_edges] the training fact that each edge tells, or None when the edges came from
-        outside
+    node_ranges: {node type: (start, stop)} global numbers.
+    edge_types: the edge type of each relation matrix, also of those without edges.
+    groups: all edges.
+    fact: [num_edges] number of each edge's training fact; None when the edges are not from a split.
     """
 
     node_ranges: dict[str, tuple[int, int]]
@@ -134,7 +135,7 @@ class MessageGraph:
 
     @property
     def ranges(self) -> tuple[tuple[int, int], ...]:
-        """Global numbers of each type's nodes."""
+        """(start, stop) of each node type's global numbers."""
         return tuple(self.node_ranges.values())
 
     @property
@@ -146,6 +147,8 @@ class MessageGraph:
         return self.groups[-1].edges[1] if self.groups else 0
 
     def to(self, device: torch.device | str) -> MessageGraph:
+        """The graph with all tensors on the device."""
+
         def moved(value: object) -> object:
             if isinstance(value, Tensor):
                 return value.to(device)

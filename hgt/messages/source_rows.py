@@ -27,8 +27,8 @@ class SourceRows:
     """The rows on the source side of a group that can have edges.
 
     rows: [S] ascending.
-    num_rows: of that whole side.
-    num_segments: enough for every draw.
+    num_rows: number of all rows on that side.
+    num_segments: number of segments, enough for every draw.
     """
 
     rows: np.ndarray
@@ -70,9 +70,9 @@ def source_side(
     row: np.ndarray,
     edge: np.ndarray,
 ) -> tuple[np.ndarray, list[SourceRows]]:
-    """Where edges stand on the source side, and each group's rows on that side.
+    """Places of the edges on the source side, and each group's rows on that side.
 
-    The first is [A] int32, the value of `by_target.other` for each edge when it is drawn.
+    The first is [A] int32: the value of `by_target.other` for each edge when it is drawn.
 
     row, edge: [E] of the draw that was laid out, in the groups' order.
     """

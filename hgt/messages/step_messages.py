@@ -1,9 +1,8 @@
-"""Where the messages of a step come from: all training edges, or a few drawn for the step.
+"""The edges that pass messages in a step: all training edges, or a few drawn for the step.
 
-In: the training facts, the parameter `num_neighbors` and a device. Out: for each batch the edges
-that its messages pass along. The step, the batches and the memory plan ask here and nowhere else
-whether edges are drawn. It does not know which facts a batch supervises: those are masked in the
-step.
+In: the training facts, the parameter `num_neighbors` and a device. Out: the message edges of each
+    batch. Only this module knows whether edges are drawn; the step, the batches and the memory plan
+    ask it. It does not know the facts that a batch supervises. The step masks those.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from hgt.messages.training_messages import training_message_graph
 
 @runtime_checkable
 class StepMessages(Protocol):
-    """The source of the message edges of steps."""
+    """The source of the message edges of each step."""
 
     @property
     def all_edges(self) -> MessageGraph:
@@ -34,12 +33,12 @@ class StepMessages(Protocol):
         """The edges of one step; the same for every call."""
 
     def on_device(self, edges: MessageGraph) -> MessageGraph:
-        """What `draw` gave, as the step works on it."""
+        """The edges from `draw`, on the step's device."""
 
 
 @dataclass(frozen=True)
 class AllEdges:
-    """Messages of every step pass along all training edges, which stay on the device."""
+    """Each step passes messages along all training edges. They stay on the device."""
 
     all_edges: MessageGraph
 
@@ -52,9 +51,9 @@ class AllEdges:
 
 @dataclass(frozen=True)
 class DrawnEdges:
-    """Messages of a step pass along edges that are drawn for it.
+    """Each step passes messages along edges that are drawn for it.
 
-    all_edges: on the CPU, to spare the device's memory between evaluations.
+    all_edges: on the CPU, to save device memory between evaluations.
     """
 
     all_edges: MessageGraph
@@ -65,7 +64,7 @@ class DrawnEdges:
         return self.sampling.draw(seed, epoch, batch)
 
     def on_device(self, edges: MessageGraph) -> MessageGraph:
-        """Without the facts that the edges belong to: these never leave the CPU."""
+        """The edges on the device, without their facts. These stay on the CPU."""
         return replace(edges, fact=None).to(self.device)
 
 
@@ -76,10 +75,10 @@ def step_messages(
     limits: GroupLimits,
     device: torch.device,
 ) -> StepMessages:
-    """The source that the configuration asks for.
+    """The source of edges that the configuration chooses.
 
-    num_neighbors: most edges of one type into a node in a step; None for all.
-    limits: of the groups of edges that are worked on at a time.
+    num_neighbors: most edges of one type into a node in a step; None for all edges.
+    limits: largest size of a group of edges.
     """
     all_edges = training_message_graph(graph, split, limits)
     if num_neighbors is None:
@@ -95,14 +94,14 @@ def no_messages(graph: KnowledgeGraph) -> MessageGraph:
 
 
 def draws_edges(num_neighbors: int | None) -> bool:
-    """Whether each step draws its edges. The memory plan asks before any are laid out."""
+    """Whether each step draws its edges. The memory plan needs the answer before any edges exist."""
     return num_neighbors is not None
 
 
 def num_step_edges(in_degrees: Tensor, num_neighbors: int | None) -> int:
-    """Edges of one message edge type in a step.
+    """Number of edges of one message edge type in a step.
 
-    in_degrees: of the type's targets; they may be expected values.
+    in_degrees: degrees of the type's targets; they may be expected values.
     """
     most = math.inf if num_neighbors is None else num_neighbors
     return math.ceil(in_degrees.clamp(max=most).sum())

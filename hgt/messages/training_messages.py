@@ -19,9 +19,7 @@ from hgt.messages.message_graph import GroupLimits, MessageGraph
 
 
 def message_edge_types(graph: KnowledgeGraph) -> tuple[EdgeType, ...]:
-    """Every edge type and its reverse `rev_<relation>`. A symmetric edge type is its own
-    reverse.
-    """
+    """Every edge type and its reverse `rev_<relation>`. A symmetric edge type is its own reverse."""
     reverse = [
         (t, f"rev_{r}", h) for h, r, t in graph.edge_types if (h, r, t) not in graph.symmetric
     ]
@@ -31,7 +29,9 @@ def message_edge_types(graph: KnowledgeGraph) -> tuple[EdgeType, ...]:
 def training_message_graph(
     graph: KnowledgeGraph, split: EdgeSplit, limits: GroupLimits | None = None
 ) -> MessageGraph:
-    """Training facts in both directions. Held-out facts are in it in neither: they would tell."""
+    """The message graph of the training facts, in both directions. It has no held-out fact, because
+    that would be a leak.
+    """
     head, relation, tail = split.of(TRAIN)
     types = message_edge_types(graph)
     place = {e: i for i, e in enumerate(types)}
@@ -65,7 +65,13 @@ def build_message_graph(
     facts: Sequence[Tensor] | None = None,
     limits: GroupLimits | None = None,
 ) -> MessageGraph:
-    """Group and sort every relation's (source, target) pairs, numbered within their types."""
+    """Group and sort the edges of every relation.
+
+    num_nodes: {node type: number of nodes}.
+    edge_types: all relations; each has matrices of its own.
+    edges: {edge type: (sources, targets)}, numbered within their types.
+    facts: for each of these edge types the facts of its edges.
+    """
     ranges, start = {}, 0
     for node_type, n in num_nodes.items():
         ranges[node_type] = (start, start + n)

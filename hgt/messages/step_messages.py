@@ -94,7 +94,7 @@ def no_messages(graph: KnowledgeGraph) -> MessageGraph:
 
 
 def draws_edges(num_neighbors: int | None) -> bool:
-    """Whether each step draws its edges. The memory plan needs the answer before any edges exist."""
+    """Whether each step draws its edges. The memory plan needs to know before any edges exist."""
     return num_neighbors is not None
 
 

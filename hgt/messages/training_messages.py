@@ -19,7 +19,7 @@ from hgt.messages.message_graph import GroupLimits, MessageGraph
 
 
 def message_edge_types(graph: KnowledgeGraph) -> tuple[EdgeType, ...]:
-    """Every edge type and its reverse `rev_<relation>`. A symmetric edge type is its own reverse."""
+    """All edge types and their reverses `rev_<relation>`. A symmetric one is its own reverse."""
     reverse = [
         (t, f"rev_{r}", h) for h, r, t in graph.edge_types if (h, r, t) not in graph.symmetric
     ]

@@ -1,8 +1,7 @@
-"""Do two trainings of one graph, on two devices, come to the same embeddings? Their figures beside
-each other (`hgt compare`).
+"""Do two trainings of one graph on two devices reach the same embeddings? (`hgt compare`)
 
-In: two run folders that were trained and evaluated. Out: an `Agreement`. The band of 0.05 is
-what another seed may change.
+In: two run folders that were trained and evaluated. Out: an `Agreement`. The band of 0.05 is the
+    difference that another seed can make.
 """
 
 from __future__ import annotations
@@ -27,8 +26,11 @@ _NOTHING = "tells of no training. Compare runs that were trained to their end."
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training took. seconds: of an epoch, its validation included, mean over epochs;
-    peak_bytes: of the device or the process
+    """The cost of a training.
+
+    seconds: mean time of an epoch with its validation.
+    peak_bytes: peak memory of the device or the process.
+    num_epochs: number of epochs.
     """
 
     seconds: float
@@ -46,8 +48,8 @@ class FigureOfTwo:
 
     @property
     def difference(self) -> float | None:
-        """Absolute for what lies within -1 and 1 (shares, cosines, MRR), relative to the larger one
-        beyond; None if one is missing.
+        """Absolute for values between -1 and 1 (shares, cosines, MRR), otherwise relative to the
+        larger value. None if one is missing.
         """
         if self.first is None or self.second is None:
             return None
@@ -55,7 +57,7 @@ class FigureOfTwo:
 
     @property
     def is_within(self) -> bool:
-        """A count may differ by one, whatever that is of it."""
+        """Whether the difference is within the band. A count may always differ by one."""
         if self.difference is None:
             return self.first is None and self.second is None
         counts = isinstance(self.first, int) and isinstance(self.second, int)
@@ -64,7 +66,10 @@ class FigureOfTwo:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of two trainings; devices: as they were asked for."""
+    """The figures of two trainings.
+
+    devices: names of the two devices, as the user gave them.
+    """
 
     devices: tuple[str, str]
     costs: tuple[Cost, Cost]
@@ -76,7 +81,7 @@ class Agreement:
         return tuple(f.name for f in self.figures if not f.is_within)
 
     def table(self) -> str:
-        """For people."""
+        """The table for people."""
         a, b = self.costs
         titles = [f"{d[:10]:>12}" for d in self.devices]
         lines = [f"{'two trainings with one seed':<50}" + "".join(titles) + f"{'ratio':>12}"]
@@ -105,8 +110,8 @@ class Agreement:
 
 
 def compare_runs(first: RunFolder, second: RunFolder, devices: tuple[str, str]) -> Agreement:
-    """Raises InputError when one of them was not evaluated, or when they are of different graphs or
-    configurations.
+    """Compare two runs. Raises InputError when one of them was not evaluated, or when their graphs
+    or configurations differ.
     """
     configs = [folder.load_config() for folder in (first, second)]
     if (
@@ -135,8 +140,8 @@ def _cost(folder: RunFolder) -> Cost:
 
 
 def _figures(folder: RunFolder) -> dict[str, float | int | None]:
-    """Losses of the last epoch, every check, ranks over all edge types, AUROC and AUPRC, cosines
-    within types.
+    """Losses of the last epoch, every check, ranks over all edge types, AUROC and AUPRC, and
+    cosines within types.
     """
     path = folder.report / "validation.json"
     report = read_report(path)

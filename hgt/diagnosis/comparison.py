@@ -28,8 +28,10 @@ ROWS_OF_PLAIN_PRODUCT = 40_003
 
 @dataclass(frozen=True)
 class Comparison:
-    """seconds: {device: a step's, once warm}; plain_product: the difference of one product over
-    40,003 rows, for information.
+    """The differences between two devices.
+
+    seconds: {device: seconds per step}, after the first steps.
+    plain_product: relative difference of one product over 40,003 rows, for information.
     """
 
     differences: tuple[Difference, ...]
@@ -38,9 +40,7 @@ class Comparison:
 
     @property
     def first_wrong(self) -> Difference | None:
-        """What went wrong first, in the order of the step: what follows may only be its
-        consequence.
-        """
+        """The first wrong quantity in the order of the step. Later ones may be its consequences."""
         return next((d for d in self.differences if not d.agrees), None)
 
     def table(self) -> str:
@@ -70,11 +70,13 @@ def compare_devices(
     workload: Workload | None = None,
     device_step: Step | None = None,
 ) -> Comparison:
-    """The step on both devices, in three cases. Raises DeviceRefused where it cannot be run,
-    OutOfMemory where there is too little.
+    """Run the step on both devices, in three cases.
 
-    device_step: what the device does; without it what the trainer does there, which on CUDA records
-        the second step and replays it
+    say: receives one sentence about the progress.
+    device_step: the device's function for a step; None for the trainer's, which records the second
+        step on CUDA and replays it.
+
+    Raises DeviceRefused where the step fails, OutOfMemory where memory is too small.
     """
     workload = workload or Workload()
     config = workload.config()
@@ -106,7 +108,7 @@ def compare_devices(
 
 
 def differences_of(case: str, expected: StepResult, found: StepResult) -> list[Difference]:
-    """One line per quantity: its largest difference."""
+    """The largest difference of each quantity."""
     names = expected.gradients.keys() | found.gradients.keys()
     gradients = {
         n: _difference_of(found.gradients.get(n), expected.gradients.get(n)) for n in sorted(names)
@@ -148,8 +150,8 @@ def _difference_of(found: Tensor | None, expected: Tensor | None) -> float:
 
 
 def dirty_memory(device: torch.device) -> None:
-    """Fill half a GiB with NaN and huge numbers and let it go, so that whoever reads memory before
-    writing it shows.
+    """Fill half a GiB with NaN and huge numbers and free it. Code that reads memory before it
+    writes it then shows.
     """
     values = (float("nan"), 1e30, -1e30, float("nan"))
     blocks = [
@@ -159,8 +161,8 @@ def dirty_memory(device: torch.device) -> None:
 
 
 def plain_product_difference(reference: torch.device, device: torch.device) -> float:
-    """One matrix product that reduces over more rows than MPS can on M1 and M2: shows whether torch
-    has the defect here.
+    """Relative difference of one matrix product over more rows than MPS can reduce on M1 and M2. It
+    shows whether torch has the defect here.
     """
     draws = torch.Generator().manual_seed(torch_seed(0, Stream.EXAMINED_PRODUCT))
     left, right = (torch.randn(ROWS_OF_PLAIN_PRODUCT, 64, generator=draws) for _ in range(2))

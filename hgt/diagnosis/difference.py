@@ -30,7 +30,13 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Difference:
-    """value: relative to the norm; where: the parameter or loss that differs most."""
+    """A difference between two devices.
+
+    case: the case in which it was measured.
+    quantity: a key of `TOLERANCES`.
+    value: relative to the norm of the reference.
+    where: the parameter or loss with the largest difference.
+    """
 
     case: str
     quantity: str
@@ -47,12 +53,13 @@ class Difference:
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """|found - expected| / |expected|, in double precision; NaN where anything is."""
+    """|found - expected| / |expected| in float64; NaN where a value is NaN."""
     norm = float(torch.linalg.vector_norm(expected, dtype=torch.float64))
     return _over(float(torch.linalg.vector_norm(found.double() - expected.double())), norm)
 
 
 def relative(found: float, expected: float) -> float:
+    """|found - expected| / |expected| of two numbers."""
     return _over(abs(found - expected), abs(expected))
 
 

@@ -25,8 +25,11 @@ from hgt.errors import DeviceRefused
 
 
 def examine(wanted: str | None, say: Callable[[str], None]) -> None:
-    """Print what there is, and compare the accelerator with the CPU. Raises DeviceRefused, or
-    InputError for a device that is not there.
+    """Print the machine, and compare its accelerator with its CPU.
+
+    wanted: type of the device; None for the best one.
+
+    Raises DeviceRefused where the accelerator is wrong, InputError for a device that is not there.
     """
     probe = probe_device(wanted)
     machine = this_machine(probe)
@@ -51,6 +54,7 @@ def examine(wanted: str | None, say: Callable[[str], None]) -> None:
 
 
 def this_machine(probe: DeviceProbe) -> Machine:
+    """Device, chip, versions and environment of this machine."""
     macos = platform.mac_ver()[0]
     version = torch.__version__.split("+")[0].split(".")
     return Machine(
@@ -120,6 +124,7 @@ def _known_issues(machine: Machine) -> str:
 
 
 def refusal(device: str, wrong: Difference, machine: Machine) -> str:
+    """The message about a device that computes something else than the CPU."""
     where = f" (largest in {wrong.where})" if wrong.where else ""
     known = [issue.text() for issue in issues_of(machine) if issue.explains_gradients]
     cause = (

@@ -29,8 +29,14 @@ Step = Callable[[Trainee, Batch], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of three steps, on the CPU. update_error: {parameter: how far Adam's step is from that of the
-    CPU's Adam, relative to it}.
+    """Results of three steps, on the CPU.
+
+    embeddings: [num_nodes, dim] before the first step.
+    losses, next_losses, third_losses: losses of the three steps.
+    gradients: {parameter: gradient} of the first step.
+    update_error: {parameter: relative difference between Adam's first step on the device and on the
+        CPU}.
+    seconds: time of the third step.
     """
 
     embeddings: Tensor
@@ -45,7 +51,10 @@ class StepResult:
 def run_steps(
     config: RunConfig, graph: KnowledgeGraph, device: torch.device, given_step: Step | None = None
 ) -> StepResult:
-    """A new model's embeddings and its first three steps, the trainer's own when none is given."""
+    """The embeddings of a new model, and its first three steps.
+
+    given_step: the function for a step; None for the trainer's own.
+    """
     trainee = build_trainee(config, graph, split_facts(graph, config.split), device)
     step = Steps(trainee) if given_step is None else functools.partial(given_step, trainee)
     model, draw = trainee.model, trainee.batches.draw
@@ -68,18 +77,20 @@ def run_steps(
 
 
 def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
-    """Without the gradient's norm: the gradients are compared themselves."""
+    """The losses as numbers, without the norm of the gradient: the gradients are compared
+    themselves.
+    """
     return {name: value.item() for name, value in losses.items() if name != "grad_norm"}
 
 
 def update_errors(
     trainee: Trainee, before: dict[str, Tensor], gradients: dict[str, Tensor]
 ) -> dict[str, float]:
-    """Each parameter's step, against the same optimizer's on the CPU given the device's own
-    gradients.
+    """{parameter: relative difference between the device's step and the step of the CPU's
+    optimizer}. Both use the device's gradients.
 
-    Steps from two gradients cannot be compared: where a gradient is near 0, Adam makes a whole step
-    of its rounding error.
+    Steps from different gradients cannot be compared. Where a gradient is near 0, Adam turns its
+    rounding error into a whole step.
     """
     after = {name: parameter.detach().cpu() for name, parameter in trainee.model.named_parameters()}
     again, cpu = copy.deepcopy(trainee.model).to("cpu"), torch.device("cpu")

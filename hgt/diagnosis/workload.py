@@ -20,10 +20,11 @@ from hgt.seeds import Stream, generator
 
 @dataclass(frozen=True)
 class Workload:
-    """first, other: numbers of genes, diseases and drugs of two graphs; parameters: what differs
-    from a run's defaults.
+    """The sizes and parameters of a comparison. There are more than 32,767 genes, because from
+    there on MPS's products are wrong on M1 and M2 (pytorch 177116).
 
-    Genes outnumber 32,767, from where on MPS's products are wrong on M1 and M2 (pytorch 177116).
+    first, other: numbers of genes, diseases and drugs of the two graphs.
+    parameters: parameters that differ from a run's defaults.
     """
 
     first: tuple[int, int, int] = (34_000, 3_000, 1_500)
@@ -39,8 +40,8 @@ class Workload:
 
 
 def synthetic_graph(num_genes: int, num_diseases: int, num_drugs: int, seed: int) -> KnowledgeGraph:
-    """Every gene has an edge to another (so one relation alone has all of them on both sides); some
-    diseases and drugs are hubs.
+    """A graph of random facts. Every gene has an edge to another gene, so one relation has all
+    genes on both sides. Some diseases and drugs are hubs.
     """
     rng = generator(seed, Stream.EXAMINED_GRAPH)
     sizes = {"gene/protein": num_genes, "disease": num_diseases, "drug": num_drugs}

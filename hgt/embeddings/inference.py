@@ -20,10 +20,10 @@ from hgt.model.length_bound import MOST_BETWEEN_LAYERS, bounded
 def infer_layerwise(
     encoder: HGTEncoder, graph: MessageGraph, node_batch_size: int
 ) -> Float[Tensor, "num_nodes dim"]:
-    """The encoder's output for all nodes, one layer at a time and `node_batch_size` nodes at a
-    time; dropout is off.
+    """[num_nodes, dim] embeddings of all nodes, one layer and `node_batch_size` nodes at a time.
+    Dropout is off.
 
-    Besides the keys and values of one layer it holds only one chunk's edges and messages.
+    Besides keys and values of one layer, memory holds the edges and messages of one chunk only.
     """
     encoder.eval()
     edges = edge_list(graph).cpu().sorted_by_target()

@@ -36,10 +36,14 @@ _UNREADABLE = (pa.ArrowException, OSError, KeyError, TypeError, ValueError)
 
 @dataclass(frozen=True)
 class Embeddings:
-    """vectors: [num_nodes, dim] float32 on the CPU, in the order of `nodes` (node_type, node_id,
-    node_name)
-    relations: [num_relations, dim], the decoder's, in the order of `edge_types`
-    origin: how they came about (graph hash, decoder, parameters), for whoever checks them later
+    """The embeddings of nodes and relations.
+
+    nodes: node_type, node_id and node_name, one row per node.
+    vectors: [num_nodes, dim] float32 on the CPU, in the order of `nodes`.
+    edge_types: all edge types with relation embeddings; empty where the table has none.
+    relations: [num_relations, dim] the decoder's embeddings, in the order of `edge_types`.
+    origin: hashes of the graph and split, decoder and parameters, for later checks; empty for other
+        tables.
     """
 
     nodes: pd.DataFrame
@@ -49,11 +53,10 @@ class Embeddings:
     origin: dict[str, Any]
 
     def decoder(self, edge_types: list[EdgeType]) -> Decoder:
-        """Scores facts of these edge types with the table's own relation embeddings.
+        """A decoder that scores facts of these edge types with the table's relation embeddings.
+        Without these, scores are inner products.
 
-        A table without any scores by a plain inner product.
-
-        Raises InputError when it has some, but not of every edge type.
+        Raises InputError when the table has relation embeddings, but not of every edge type.
         """
         name = self.origin.get("decoder", "distmult") if self.edge_types else "distmult"
         decoder = DECODERS[name](len(edge_types), self.vectors.shape[1])
@@ -100,10 +103,12 @@ class Embeddings:
             safetensors.torch.save_file(tensors, path, metadata={"origin": origin})
 
     def save_csv(self, path: Path, overwrite: bool = False, record: Path | None = None) -> None:
-        """Write a CSV and, as it has no room for the relations and the origin, these beside it.
+        """Write a CSV. A CSV has no room for relations and origin, so these become a file beside
+        it.
 
-        overwrite, record: which files may be replaced (`hgt/output_file.py`) Raises InputError for
-            a file that is there and may not be replaced, or that cannot be written.
+        overwrite, record: which files may be replaced (`hgt/output_file.py`).
+
+        Raises InputError for a file that may not be replaced, or that cannot be written.
         """
         columns = {c: self.nodes[c].to_numpy() for c in self.nodes}
         columns |= {f"dim_{i}": column for i, column in enumerate(self.vectors.numpy().T)}
@@ -135,11 +140,11 @@ class Embeddings:
 
     @classmethod
     def load(cls, path: Path) -> Embeddings:
-        """Read `embeddings.parquet` or a CSV of the same columns; relations and origin from its
-        `<name>.relations.parquet` or a `relations.parquet` beside it, if any.
+        """Read `embeddings.parquet`, or a CSV of the same columns. Relations and origin come from
+        `<name>.relations.parquet` or `relations.parquet` beside it, if there is one.
 
-        Raises InputError when the file is missing, unreadable, or has not the columns of an
-        embedding table, or when the relations beside it are unreadable or another run's.
+        Raises InputError when the file is missing, unreadable or lacks columns of a table of
+        embeddings, and when the relations beside it are unreadable or another run's.
         """
         check_table(path)
         try:
@@ -191,7 +196,7 @@ class Embeddings:
 
 
 def _read_csv(path: Path) -> pa.Table:
-    """Node columns as the strings that they are: an id "007" or a name "null" stays itself."""
+    """The CSV with its node columns as strings: an id "007" or a name "null" stays itself."""
     return pyarrow.csv.read_csv(
         path,
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
@@ -225,8 +230,8 @@ def _load_relations(
 
 
 def _origin(table: pa.Table) -> dict[str, Any]:
-    """What our own tables say of themselves; empty for others. Raises ValueError for what none of
-    ours says.
+    """The origin in a table's metadata; empty for tables of others. Raises ValueError for metadata
+    that no version of ours writes.
     """
     origin: dict[str, Any] = parsed_json(
         (table.schema.metadata or {}).get(_METADATA_KEY, b"{}"), dict
@@ -255,7 +260,9 @@ def _as_lists(matrix: Tensor) -> pa.FixedSizeListArray:
 
 
 def _from_lists(column: pa.ChunkedArray) -> Tensor:
-    """Raises ValueError unless every row is a list of as many numbers."""
+    """[num_rows, dim] float32. Raises ValueError unless every row is a list of the same number of
+    numbers.
+    """
     if not (
         pa.types.is_fixed_size_list(column.type)
         or pa.types.is_list(column.type)

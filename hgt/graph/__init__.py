@@ -1,5 +1,6 @@
-"""In: the rows of an `EdgeTable`. Out: a `KnowledgeGraph` of nodes and undirected facts, and its
-`EdgeSplit` into training, validation and test, audited for leakage. Also here: a connected sample
-of a graph, the similarity of nodes, and the synthetic demo graph. It knows no message passing and
-no device.
+"""The graph: nodes, undirected facts, and their split into training, validation and test.
+
+In: the rows of an `EdgeTable`. Out: a `KnowledgeGraph`, and an `EdgeSplit` that was audited for
+    leakage. Also here: a connected sample of a graph, the similarity of nodes, and the synthetic
+    demo graph. This room knows no message passing and no device.
 """

@@ -1,9 +1,8 @@
-"""A synthetic graph in PrimeKG's form, for trying the product out and for benchmarks at sizes that
-cannot be had here.
+"""A synthetic graph in PrimeKG's form, to try out the product, and for benchmarks at large sizes.
 
-Nodes have communities and power-law propensities; most facts join nodes of one community. As in
-PrimeKG, every fact is written in both directions and ids are integers that mean different nodes in
-different types.
+In: sizes and a seed. Out: a file. Nodes have communities and power-law propensities, and most facts
+    connect nodes of one community. As in PrimeKG, each fact has a row in both directions, and an
+    integer id means different nodes in different types.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ _SHOWN = 5  # nodes in a note
 
 
 def refuse_early(kg: Path, config: GraphConfig) -> None:
-    """InputError for what the file's beginning shows; for all that a graph of it would be refused
-    for, where the file is small.
+    """Raise InputError for faults in the beginning of the file. For a small file these are all
+    faults that its graph would have.
 
-    Imports little: to be called before what takes seconds to import or to start.
+    It imports little, so that it can run before slow imports and starts.
     """
     table = read_beginning(kg)
     if table is not None:
@@ -32,8 +32,9 @@ def refuse_early(kg: Path, config: GraphConfig) -> None:
 
 
 def extract_facts(table: EdgeTable, config: GraphConfig) -> Facts:
-    """The facts among the rows; raises InputError for an unknown type or relation, or when nothing
-    is left.
+    """The facts among the rows.
+
+    Raises InputError for an unknown type or relation, or when no fact remains.
     """
     _refuse_relations(table, config)
     keep = _rows_of_included_types(table, config.include_node_types)
@@ -83,8 +84,10 @@ def extract_facts(table: EdgeTable, config: GraphConfig) -> Facts:
 
 
 def _only_loops(table: EdgeTable, loops: np.ndarray, rows: np.ndarray) -> list[str]:
-    """A sentence about the nodes whose rows all connect them with themselves. loops: mask; rows:
-    numbers of the others
+    """A sentence about the nodes whose rows connect them only with themselves.
+
+    loops: mask over the rows.
+    rows: numbers of the other rows.
     """
     nodes = np.unique(table.head[loops])
     nodes = nodes[~_touched(table, rows)[nodes]]
@@ -101,8 +104,9 @@ def _only_loops(table: EdgeTable, loops: np.ndarray, rows: np.ndarray) -> list[s
 
 
 def _small_sample(table: EdgeTable, rows: np.ndarray, chosen: np.ndarray, limit: int) -> list[str]:
-    """A sentence that says why `limit_nodes` gives fewer nodes than it could. chosen: mask over the
-    nodes
+    """A sentence that explains why `limit_nodes` gives fewer nodes than its value.
+
+    chosen: mask over the nodes.
     """
     total, found = int(_touched(table, rows).sum()), int(chosen.sum())
     if found >= min(limit, total):
@@ -116,7 +120,7 @@ def _small_sample(table: EdgeTable, rows: np.ndarray, chosen: np.ndarray, limit:
 
 
 def _touched(table: EdgeTable, rows: np.ndarray) -> np.ndarray:
-    """Mask [num_nodes]: the nodes of these rows."""
+    """[num_nodes] mask of the nodes of these rows."""
     touched = np.zeros(len(table.node_id), dtype=bool)
     touched[table.head[rows]] = True
     touched[table.tail[rows]] = True
@@ -168,8 +172,8 @@ def _rows_of_included_types(table: EdgeTable, include: tuple[str, ...] | None) -
 def _number_nodes(
     table: EdgeTable, rows: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
-    """Ids and names of the nodes that the rows touch, by type and sorted by id, and each node's
-    number in its type.
+    """Ids and names of the nodes in the rows, by type and sorted by id, and the number of each node
+    in its type.
     """
     used = _touched(table, rows)
     number = np.full(len(used), -1, dtype=np.int64)

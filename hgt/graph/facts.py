@@ -16,13 +16,13 @@ EdgeType = tuple[str, str, str]
 
 
 def edge_type_name(edge_type: Iterable[str]) -> str:
-    """As people read it: on one line."""
+    """The edge type on one line, for people."""
     return printable(" - ".join(edge_type))
 
 
 @dataclass(frozen=True)
 class DroppedRows:
-    """Rows of the file that are no fact of their own, by reason."""
+    """Numbers of rows that are no fact of their own, by reason."""
 
     mirror: int = 0  # the other direction of a fact that is there
     duplicate: int = 0  # a repetition of a row that is there
@@ -36,10 +36,12 @@ class DroppedRows:
 
 @dataclass(frozen=True)
 class Facts:
-    """node_ids, node_names: per type, sorted by id. edge_index: per edge type [2, num_facts] int64,
-    numbered in types.
+    """The facts of a file, before they become tensors.
 
-    notes: sentences about nodes that a reader of the file would miss
+    node_ids, node_names: {node type: strings}, sorted by id.
+    edge_index: {edge type: [2, num_facts] int64}, numbered within the types.
+    symmetric: edge types whose facts have no direction.
+    notes: sentences about nodes that a reader of the file would miss.
     """
 
     node_ids: dict[str, np.ndarray]

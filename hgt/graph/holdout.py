@@ -1,6 +1,6 @@
 """The edge types that a holdout split holds out.
 
-In: a `KnowledgeGraph` and a `SplitConfig`. Out: edge types. Knows no facts' parts.
+In: a `KnowledgeGraph` and a `SplitConfig`. Out: edge types. It does not know the part of any fact.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ _PARTNER, _PARTNER_OF_ITSELF = "drug", "disease"  # a drug's own partner is the 
 
 
 def holdout_edge_types(graph: KnowledgeGraph, config: SplitConfig) -> tuple[EdgeType, ...]:
-    """The edge types of which a holdout split holds out every fact of its held-out nodes; none for
-    a random split.
+    """The edge types whose facts a holdout split holds out for its held-out nodes. None for a
+    random split.
 
-    All between its node type and drug (disease where the type is drug itself), or those of
-    `holdout_relations`. Raises InputError when the graph has no such type, relation or facts.
+    By default these are all edge types between the node type and drug, or disease where the node
+    type is drug itself. `holdout_relations` names others. Raises InputError when the graph has no
+    such type, relation or facts.
     """
     held, named = config.holdout_type, config.holdout_relations
     if held is None:
@@ -48,8 +49,9 @@ def holdout_edge_types(graph: KnowledgeGraph, config: SplitConfig) -> tuple[Edge
 
 
 def least_held_out(graph: KnowledgeGraph, config: SplitConfig) -> dict[EdgeType, float]:
-    """Of each edge type the share of the facts that certainly does not train. Raises InputError as
-    `holdout_edge_types` does.
+    """{edge type: share of its facts that certainly do not train}.
+
+    Raises InputError as `holdout_edge_types` does.
     """
     by_node = holdout_edge_types(graph, config)
     others = config.val_fraction + (0.0 if by_node else config.test_fraction)

@@ -1,8 +1,9 @@
-"""The knowledge graph: nodes keyed by (type, id), facts keyed by (head type, relation, tail type).
+"""The knowledge graph: nodes with the key (type, id), facts with the key (head type, relation, tail
+    type).
 
-In: an `EdgeTable`. Out: a `KnowledgeGraph`, with a report of every row that did not become a fact.
-Knows nothing of splits or training. A **fact** is one statement of the file; its mirror row, if it
-has one, is the same fact.
+In: an `EdgeTable`. Out: a `KnowledgeGraph`, and the number of rows that are no fact of their own.
+    Knows no split and no training. A **fact** is one statement of the file. Its mirror row, if
+    there is one, is the same fact.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KnowledgeGraph:
-    """Nodes and facts. Nodes of a type are numbered from 0 in the order of their ids.
+    """Nodes and facts. The nodes of a type have numbers from 0 in the order of their ids.
 
-    node_ids, node_names: {node type: strings, one per node}
-    edge_index: {edge type: [2, num_facts] int64, heads above tails, numbered within their types}
-    symmetric: edge types within one type whose facts have no direction; each pair is stored once,
-        smaller number first
-    notes: sentences about the file's nodes that are left out; not saved
+    node_ids, node_names: {node type: [num_nodes] strings}.
+    edge_index: {edge type: [2, num_facts] int64}, heads above tails, numbered within their types.
+    symmetric: edge types within one node type whose facts have no direction. Each pair is stored
+        once, with the smaller number first.
+    dropped: numbers of rows that are no fact of their own.
+    notes: sentences about the file's nodes that are left out. They are not saved.
     """
 
     node_ids: dict[str, np.ndarray]
@@ -73,7 +75,7 @@ class KnowledgeGraph:
 
     @cached_property
     def symmetric_numbers(self) -> list[int]:
-        """Places of the symmetric ones among `edge_types`."""
+        """Numbers of the symmetric edge types."""
         return [i for i, e in enumerate(self.edge_types) if e in self.symmetric]
 
     @cached_property
@@ -94,13 +96,14 @@ class KnowledgeGraph:
 
     @cached_property
     def offsets(self) -> dict[str, int]:
-        """The global number of each type's node 0; types follow one another in the order of
-        `node_types`.
+        """{node type: global number of its first node}. The types follow one another in the order
+        of `node_types`.
         """
         starts = np.cumsum([0, *self.num_nodes.values()])
         return dict(zip(self.node_types, starts.tolist(), strict=False))
 
     def type_range(self, node_type: str) -> slice:
+        """The global numbers of a type's nodes."""
         start = self.offsets[node_type]
         return slice(start, start + self.num_nodes[node_type])
 
@@ -111,9 +114,9 @@ class KnowledgeGraph:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over nodes and facts: equal for equal graphs, whatever file or row order they
-        came from, as long as those of its relations that stand in both orientations begin with the
-        same one (`hgt/graph/mirror_rows.py`).
+        """SHA-256 of nodes and facts. Equal graphs have equal hashes, from any file and any order
+        of rows. One exception: a relation in both orientations must begin with the same one
+        (`hgt/graph/mirror_rows.py`).
         """
         digest = hashlib.sha256()
         for node_type, ids in self.node_ids.items():
@@ -127,10 +130,10 @@ class KnowledgeGraph:
 
     @classmethod
     def from_edge_table(cls, table: EdgeTable, config: GraphConfig) -> KnowledgeGraph:
-        """Filter, merge mirrors, drop duplicates and self-loops, and number what is left.
+        """Filter the rows, merge mirrors, drop duplicates and self-loops, and number the nodes.
 
-        Raises InputError for an unknown type or relation in the configuration, or when nothing is
-        left.
+        Raises InputError for an unknown type or relation in the configuration, or when no fact
+        remains.
         """
         facts = extract_facts(table, config)
         index = {e: torch.from_numpy(pairs) for e, pairs in facts.edge_index.items()}
@@ -139,8 +142,8 @@ class KnowledgeGraph:
         )
 
     def save(self, folder: Path) -> None:
-        """Write `nodes.parquet`, `facts.safetensors` and `graph.json`; `graph.json` comes last and
-        marks it whole.
+        """Write `nodes.parquet`, `facts.safetensors` and `graph.json`. `graph.json` comes last: it
+        marks the folder as whole.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.node_table().to_parquet(folder / "nodes.parquet", index=False)
@@ -159,9 +162,7 @@ class KnowledgeGraph:
 
     @classmethod
     def load(cls, folder: Path) -> KnowledgeGraph:
-        """Read what `save` wrote. Raises InputError when the folder holds no whole graph or its
-        hash differs.
-        """
+        """Read a saved graph. Raises InputError for a folder that is not whole, or was changed."""
         description = read_json(folder / "graph.json", dict, "Start the run anew.")
         for name in ("nodes.parquet", "facts.safetensors"):
             check_file(folder / name, "Start the run anew.")
@@ -210,7 +211,7 @@ class KnowledgeGraph:
         )
 
     def to_hetero_data(self) -> HeteroData:
-        """PyG's form: `data[node_type].num_nodes / .node_id / .node_name`,
+        """The graph as PyG's `HeteroData`: `data[node_type].num_nodes / .node_id / .node_name`,
         `data[edge_type].edge_index / .symmetric`.
         """
         from torch_geometric.data import HeteroData
@@ -227,12 +228,12 @@ class KnowledgeGraph:
 
     @classmethod
     def from_hetero_data(cls, data: HeteroData) -> KnowledgeGraph:
-        """The way back. Data that did not come from us gets ids "0", "1", ... and directed edge
-        types.
+        """The graph of PyG's `HeteroData`. Data from elsewhere gets ids "0", "1", ... and directed
+        edge types.
 
-        Raises InputError when a node type has neither `num_nodes` nor features to tell its size,
-        when an edge type has no `edge_index` or one that points outside, or when reverse edges were
-        added (`ToUndirected`).
+        Raises InputError when a node type has neither `num_nodes` nor features, when an edge type
+        has no `edge_index` or one that points outside, and when reverse edges were added
+        (`ToUndirected`).
         """
         ids, names = {}, {}
         for node_type in data.node_types:
@@ -267,10 +268,10 @@ class KnowledgeGraph:
         return cls(ids, names, index, symmetric)
 
     def table(self, most: int | None = None) -> str:
-        """What was read, for people: nodes per type, facts per edge type and how it was read,
-        dropped rows by reason.
+        """The size of the graph as a table: nodes by type, facts by edge type, dropped rows by
+            reason.
 
-        most: how many types and edge types to list, the largest; None: all
+        most: number of node types, and of edge types, that are listed; None: all. Largest first.
         """
         return graph_table(self.num_nodes, self.num_facts, self.symmetric, self.dropped, most)
 

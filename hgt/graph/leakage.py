@@ -1,9 +1,9 @@
-"""The audit of a split: does any fact that is held out also train, in whatever form?
+"""The leakage audit of a split: does any held-out fact also train, in another form?
 
-In: a graph and its `EdgeSplit`. Out: an `Audit`, or an error. Knows nothing of how a split is made:
-it looks at every fact and every side. One statement stands in a graph in several forms: repeated,
-mirrored, read in the other direction, or implied by a symmetric relation. All of them must be on
-one side (Toutanova and Chen 2015). Sorts once: seconds for millions of facts.
+In: a graph and its `EdgeSplit`. Out: an `Audit`, or an error. It does not know how the split was
+    made, and looks at every fact. A graph can have one statement in several forms: repeated,
+    mirrored, reversed, or implied by a symmetric relation. All of them must be in one part
+    (Toutanova and Chen 2015). It sorts once, which takes seconds for millions of facts.
 """
 
 from __future__ import annotations
@@ -36,9 +36,13 @@ _WORST = 5  # edge types named in a warning
 
 @dataclass(frozen=True)
 class Audit:
-    """A split without leaks. num_facts: {part: facts}; zero_shot: what a holdout split holds out,
-    in words; empty for a random split twins: a sentence about edge types whose held-out pairs
-    nearly all train under another relation, for people to judge
+    """A split without leaks.
+
+    num_facts: {part: number of facts}.
+    num_edge_types: number of edge types.
+    zero_shot: the held-out nodes of a holdout split, in words; empty for a random split.
+    twins: sentences about edge types whose held-out pairs nearly all train under another relation.
+        People have to judge these.
     """
 
     num_facts: dict[int, int]
@@ -58,11 +62,12 @@ class Audit:
 def audit_split(
     graph: KnowledgeGraph, split: EdgeSplit, config: SplitConfig, path: Path | None = None
 ) -> Audit:
-    """Look for facts that leak from one side to another. path: the file that the split was read
-    from; None for one just made.
+    """Look for facts that leak from one part to another.
 
-    Raises InputError for leaks in a split that was read, HgtError (a defect of ours) for one just
-    made; both with counts and an example.
+    path: the file of the split; None for a new split.
+
+    Raises InputError for leaks in a split from a file, HgtError (a defect of ours) for leaks in a
+    new one. Both messages have counts and an example.
     """
     head, relation, tail = split.facts.numpy()
     part = split.part.numpy()
@@ -96,8 +101,8 @@ def audit_split(
 def _statement(
     graph: KnowledgeGraph, head: np.ndarray, relation: np.ndarray, tail: np.ndarray
 ) -> np.ndarray:
-    """[num_facts] int64, equal for facts of one relation between the same two nodes, in whichever
-    direction and edge type.
+    """[num_facts] int64. Facts of one relation between the same two nodes have the same number, in
+    any direction and edge type.
     """
     place = {e: i for i, e in enumerate(graph.edge_types)}
     canonical = np.array(
@@ -155,8 +160,8 @@ def _told(graph: KnowledgeGraph, split: EdgeSplit, held: np.ndarray, seen: np.nd
 def _held_out_nodes_in_training(
     graph: KnowledgeGraph, split: EdgeSplit, config: SplitConfig
 ) -> list[str]:
-    """A sentence when a fact that a holdout split must hold out is on another side than its
-    held-out node.
+    """A sentence about held-out facts that are in another part than their held-out node. Empty
+    where there are none.
     """
     edge_types = holdout_edge_types(graph, config)
     if not edge_types:
@@ -192,8 +197,8 @@ def _zero_shot(graph: KnowledgeGraph, split: EdgeSplit, config: SplitConfig) -> 
 
 
 def _twins(graph: KnowledgeGraph, split: EdgeSplit) -> list[str]:
-    """One sentence about the edge types of whose held-out facts at least `_SAME_PAIRS` have their
-    pair of nodes in training under another relation, if there are any.
+    """One sentence about the edge types that nearly share their held-out pairs with another
+    relation: at least `_SAME_PAIRS` of them train there. Empty where there are none.
     """
     found = sorted(_shared_pairs(graph, split), key=lambda twin: -twin[0])
     if not found:
@@ -218,8 +223,8 @@ def _twins(graph: KnowledgeGraph, split: EdgeSplit) -> list[str]:
 
 
 def _shared_pairs(graph: KnowledgeGraph, split: EdgeSplit) -> list[tuple[float, int, int]]:
-    """(share, edge type, other): of the pairs that an edge type holds out, the share that trains as
-    the other, from `_SAME_PAIRS` up.
+    """(share, edge type, other edge type): of the pairs that the first holds out, the share that
+    trains as the other. Only shares from `_SAME_PAIRS` up.
     """
     head, relation, tail = split.facts.numpy()
     held, num_types = split.part.numpy() != TRAIN, len(graph.edge_types)

@@ -18,7 +18,7 @@ def facts_by_type(
     table: EdgeTable, rows: np.ndarray, number: np.ndarray, config: GraphConfig
 ) -> Iterator[tuple[EdgeType, np.ndarray, bool, tuple[int, int]]]:
     """Yield (edge type, facts [2, n], symmetric, (mirror rows, duplicate rows)) for every edge type
-    among the rows.
+    in the rows.
     """
     num_types = len(table.node_types)
     head, tail, relation = table.head[rows], table.tail[rows], table.relation[rows].astype(np.int64)
@@ -67,9 +67,10 @@ def facts_by_type(
 def _across_types(
     pairs: np.ndarray, mirrored: np.ndarray, relation: str, config: GraphConfig
 ) -> tuple[np.ndarray, bool, tuple[int, int]] | None:
-    """Rows of one relation in both orientations, turned the same way. A row and its mirror are one
-    fact when nearly all distinct rows have their mirror (or the configuration says so); None when
-    the orientations are two edge types.
+    """Merge the rows of one relation in both orientations, turned the same way.
+
+    A row and its mirror are one fact when nearly all distinct rows have their mirror, or when the
+    configuration says so. None when the two orientations are two edge types.
     """
     one, other = _distinct_pairs(pairs), _distinct_pairs(mirrored)
     facts = _distinct_pairs(np.concatenate([one, other], axis=1))
@@ -81,8 +82,10 @@ def _across_types(
 
 
 def _are_mirrors(num_mirrors: int, num_rows: int, relation: str, config: GraphConfig) -> bool:
-    """Whether a row's mirror says the same. num_mirrors: pairs that stand in both directions;
-    num_rows: distinct rows
+    """Whether a row and its mirror state the same fact.
+
+    num_mirrors: pairs in both directions.
+    num_rows: distinct rows.
     """
     if relation in config.directed_relations:
         return False
@@ -95,8 +98,8 @@ def _are_mirrors(num_mirrors: int, num_rows: int, relation: str, config: GraphCo
 def _within_one_type(
     pairs: np.ndarray, relation: str, config: GraphConfig
 ) -> tuple[np.ndarray, bool, tuple[int, int]]:
-    """Symmetric when nearly all distinct rows have their mirror (or the configuration says so),
-    else directed.
+    """Merge the rows between nodes of one type. The relation is symmetric when nearly all distinct
+    rows have their mirror, or when the configuration says so. Otherwise it is directed.
     """
     rows = _distinct_pairs(pairs)
     duplicates = pairs.shape[1] - rows.shape[1]
@@ -108,7 +111,7 @@ def _within_one_type(
 
 
 def _distinct_pairs(pairs: np.ndarray) -> np.ndarray:
-    """[2, n] sorted by first and then second number, each pair once."""
+    """[2, n] each pair once, sorted by the first and then the second number."""
     width = int(pairs.max()) + 1
     keys = np.unique(pairs[0] * width + pairs[1])
     return np.stack([keys // width, keys % width])

@@ -1,6 +1,6 @@
 """Mirrors: pairs of facts in both directions, (a, relation, b) and (b, relation, a).
 
-In: facts by number. Out: each fact's mirror. It does not know what becomes of them.
+In: facts by number. Out: each fact's mirror. Knows no training.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from hgt.graph.knowledge_graph import KnowledgeGraph
 def mirror_facts(
     graph: KnowledgeGraph, facts: Int[np.ndarray, "3 num_facts"]
 ) -> Int[np.ndarray, " n"]:
-    """[num_facts + 1] the number of each fact's mirror; num_facts where there is none.
+    """[num_facts + 1] the number of each fact's mirror; num_facts for facts without one.
 
-    Empty where no fact has one. The split holds the two out together, so no fact that is ranked has
-    its mirror among the messages. A fact of a symmetric relation is its own mirror: its messages
-    pass in both directions.
+    Empty where no fact has a mirror. The split keeps the two in the same part, so a ranked fact
+    never has its mirror among the messages. A fact of a symmetric relation is its own mirror: its
+    messages pass in both directions.
     """
     there, num_facts = set(graph.edge_types), facts.shape[1]
     names = sorted(

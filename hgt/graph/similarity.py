@@ -1,7 +1,7 @@
-"""Which nodes of one type are alike: Jaccard similarity of their sets of neighbours in the training
-facts.
+"""Similar nodes of one type: Jaccard similarity of their sets of neighbours in the training facts.
 
-Sparse products on the CPU, a block of rows at a time, instead of a loop over all pairs in Python.
+In: graph and split. Out: sparse matrices. The CPU multiplies sparse blocks of rows instead of
+    looping over all pairs in Python.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _ROWS = 1_024
 def neighbour_sets(
     graph: KnowledgeGraph, split: EdgeSplit, node_type: str
 ) -> scipy.sparse.csr_array:
-    """[nodes of the type, all nodes] with a 1 for every neighbour over training facts, whatever the
-    relation.
+    """[nodes of the type, all nodes] 1 for every neighbour in the training facts, over all
+    relations.
     """
     head, _, tail = split.of(TRAIN).numpy()
     mine = graph.type_range(node_type)

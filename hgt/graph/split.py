@@ -1,12 +1,12 @@
-"""Which facts train, which steer early stopping (val) and which the final figures are computed on
-(test).
+"""The split: facts for training, for early stopping (validation), and for the final figures (test).
 
-In: a `KnowledgeGraph`. Out: an `EdgeSplit` over its facts in their global order. The unit is the
-unordered pair within an edge type, so that a fact, its mirror row and its reverse are always on the
-same side (the field's commonest leak). A holdout split goes by node: all facts of a
-held-out node with drugs are on one side, so that what ranks them never saw one of them. A share of
-every other edge type's facts steers early stopping besides: held-out nodes have too few facts to do
-it alone.
+In: a `KnowledgeGraph`. Out: an `EdgeSplit` of its facts in their global order. The unit is the
+    unordered pair within an edge type. So a fact, its mirror row and its reverse are always in the
+    same part; the opposite is the field's most common leak.
+
+A holdout split goes by node: all facts of a held-out node with drugs are in one part. So the model
+    ranks them without any of them in training. Held-out nodes have too few facts for early
+    stopping, so a share of every other edge type's facts validates as well.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ _FEWEST_TO_SPLIT = 3  # nodes of which the largest fractions hold out one each
 
 @dataclass(frozen=True)
 class EdgeSplit:
-    """facts: [3, num_facts] int64 (head, edge type, tail), global node numbers, edge types in the
-    graph's order part: [num_facts] TRAIN, VAL or TEST
-    unsplit: edge types of which nothing is held out; all of theirs train
-    node_part: [num_nodes] the part of each node's held-out facts in a holdout split, TRAIN for all
-        others; None for a random split
+    """The part of each fact.
+
+    facts: [3, num_facts] int64: head, edge type, tail. Global node numbers; edge types in the
+        graph's order.
+    part: [num_facts] TRAIN, VAL or TEST.
+    unsplit: edge types without held-out facts. All their facts train.
+    node_part: [num_nodes] in a holdout split, the part of each node's held-out facts; TRAIN for
+        nodes that are not held out. None for a random split.
     """
 
     facts: Int[Tensor, "3 num_facts"]
@@ -51,20 +54,20 @@ class EdgeSplit:
     node_part: UInt8[Tensor, " num_nodes"] | None = None
 
     def of(self, part: int) -> Int[Tensor, "3 _"]:
-        """The facts of one part, in the order of `facts`."""
+        """[3, n] the facts of one part, in the order of `facts`."""
         return self.facts[:, self.part == part]
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all parts: equal for equal splits of one graph."""
+        """SHA-256 of all parts. Equal splits of one graph have equal hashes."""
         digest = hashlib.sha256(self.part.contiguous().numpy().tobytes())
         if self.node_part is not None:
             digest.update(b"nodes" + self.node_part.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, path: Path, graph: KnowledgeGraph) -> None:
-        """Write the file, and beside it (`split.json`) which split it is: another's file in its
-        place is noticed.
+        """Write the file, and beside it the hashes of graph and split (`split.json`). These show
+        when another split's file takes its place.
         """
         tensors = {"part": self.part} | (
             {} if self.node_part is None else {"node_part": self.node_part}
@@ -77,8 +80,8 @@ class EdgeSplit:
 
     @classmethod
     def load(cls, path: Path, graph: KnowledgeGraph) -> EdgeSplit:
-        """Raises InputError when the split belongs to another graph, or is not the one that the run
-        began with.
+        """Read a saved split. Raises InputError when it belongs to another graph, or when the run
+        began with another split.
         """
         check_file(path, _START_ANEW)
         try:
@@ -127,10 +130,10 @@ class EdgeSplit:
 
 
 def split_facts(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
-    """The split that the configuration asks for, seeded.
+    """The seeded split of the configuration.
 
-    Raises InputError for a holdout split of an unknown node type, of one without facts or nodes
-    enough to hold out, or that leaves no facts to train on or for validation.
+    Raises InputError for a holdout split of an unknown node type, of a type without enough facts or
+    nodes, or that leaves no facts for training or validation.
     """
     if config.holdout_type is not None:
         return _by_node(graph, config)
@@ -238,7 +241,7 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
 
 
 def all_facts(graph: KnowledgeGraph) -> Int[Tensor, "3 num_facts"]:
-    """Every fact as (head, edge type, tail), edge type by edge type."""
+    """[3, num_facts] every fact as (head, edge type, tail), edge type by edge type."""
     columns = []
     for number, edge_type in enumerate(graph.edge_types):
         head, tail = graph.global_facts(edge_type)
@@ -247,10 +250,10 @@ def all_facts(graph: KnowledgeGraph) -> Int[Tensor, "3 num_facts"]:
 
 
 def _units(directions: list[np.ndarray], within_one_type: bool) -> tuple[np.ndarray, int]:
-    """The number of each fact's unordered pair, and how many there are.
+    """The number of each fact's unordered pair, and the number of pairs.
 
-    directions: [2, n] pairs, and where the relation has a second edge type the other way round,
-        that one's pairs too
+    directions: [2, n] pairs of the edge type. Where a second edge type has the opposite direction,
+        its pairs follow.
     """
     ends = np.concatenate([directions[0], *(pairs[::-1] for pairs in directions[1:])], axis=1)
     if within_one_type:

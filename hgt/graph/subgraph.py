@@ -1,7 +1,8 @@
-"""A connected, type-balanced sample of a graph's nodes, for `limit_nodes`.
+"""A connected sample of a graph's nodes with balanced types, for `limit_nodes`.
 
-The first n rows of PrimeKG connect genes alone. This grows one connected set
-instead, always from the type that is furthest below its share.
+In: edges and node types. Out: a mask over the nodes. The first n rows of PrimeKG connect genes
+    alone. So the sample grows as one connected set instead, and its next node always comes from the
+    type that is furthest below its share.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import scipy.sparse.csgraph
 def connected_sample(
     head: np.ndarray, tail: np.ndarray, node_type: np.ndarray, limit: int
 ) -> np.ndarray:
-    """Boolean mask over the nodes: at most `limit` of them, connected, as evenly spread over the
-    types as edges allow.
+    """[num_nodes] mask of at most `limit` connected nodes, as balanced over the types as the edges
+    allow.
 
-    head, tail: [num_rows] node numbers; node_type: [num_nodes] type codes. Deterministic. Shares:
-        every type gets an equal one; what a small type cannot use goes to the others. Takes from
-        the largest component that has more than one type, and then never nodes of one type only.
+    head, tail: [num_rows] node numbers.
+    node_type: [num_nodes] type codes.
+    limit: number of nodes.
+
+    Deterministic. Every type gets an equal share. The types share what a small type cannot use. The
+    sample comes from the largest component with more than one type, and then it never has nodes of
+    one type only.
     """
     num_nodes = len(node_type)
     ones = np.ones(2 * len(head), dtype=np.int8)

@@ -1,5 +1,4 @@
-"""`hgt doctor`: what this machine has, what is known to be bad about it, and whether its
-accelerator computes what its CPU computes.
+"""`hgt doctor`: this machine, its known issues, and a comparison of its accelerator with its CPU.
 
 In: a device's name. Out: lines for people, or a `DeviceRefused`.
 """

@@ -1,7 +1,7 @@
-"""Which facts the embeddings suggest: a node and a relation, answered with ranked nodes.
+"""Predictions of facts: a node and a relation as the question, ranked nodes as the answer.
 
-In: a table of embeddings and the graph that it was trained on. Knows nothing of training or of
-MLflow.
+In: a table of embeddings and the graph of its training. Out: tables of nodes. Knows no training and
+    no MLflow.
 """
 
 from __future__ import annotations
@@ -27,15 +27,19 @@ COLUMNS = ("rank", "score", "known", "tail_type", "tail_id", "tail_name")
 
 @dataclass(frozen=True)
 class Predictor:
-    """embeddings: rows in the graph's global order, with their relations"""
+    """Answers questions with a table of embeddings.
+
+    embeddings: rows in the graph's global order, with their relations.
+    """
 
     embeddings: Embeddings
     graph: KnowledgeGraph
 
     @classmethod
     def load(cls, embeddings: Path, graph: Path) -> Predictor:
-        """From an `embeddings.parquet` with its `relations.parquet` beside it, and a graph folder.
-        Raises InputError.
+        """Read `embeddings.parquet`, with its `relations.parquet` beside it, and a graph folder.
+
+        Raises InputError when they do not belong together.
         """
         table, kg = Embeddings.load(embeddings), KnowledgeGraph.load(graph)
         if table.origin.get("graph_hash") != kg.hash:
@@ -57,15 +61,17 @@ class Predictor:
         head_type: str | None = None,
         include_known: bool = False,
     ) -> pd.DataFrame:
-        """The k nodes with which `head` most likely stands in `relation`, best first, in the
-        columns `COLUMNS`.
+        """The k most likely tails of `head` in `relation`, best first, with the columns `COLUMNS`.
 
-        head: a node's id, or its name where no id is like it; head_type: tells nodes of one id or
-            name apart. A relation towards several types gives k of each. `rev_<relation>` asks for
-            heads instead: from a disease for drugs, say. known: whether the graph states the fact
-            already; such tails are left out unless `include_known`. Scores compare tails of one
-            relation, nothing else. Raises InputError for a node or relation that the graph lacks, a
-            node that is not unique, or a k below 1.
+        head: id of a node, or its name where no node has it as id.
+        relation: name of a relation. `rev_<relation>` asks for heads instead, for example for the
+            drugs of a disease. A relation to several node types gives k tails of each.
+        k: number of tails.
+        head_type: separates nodes with the same id or name.
+        include_known: also return tails whose fact the graph has. The column `known` marks these.
+
+        Scores compare the tails of one relation, and nothing else. Raises InputError for a node or
+        relation that the graph lacks, a node that is not unique, or a k below 1.
         """
         if k < 1:
             raise InputError(f"k = {k}: asks for no tails. Give at least 1.")
@@ -79,7 +85,7 @@ class Predictor:
         )
 
     def _node(self, given: str, node_type: str | None) -> tuple[str, int]:
-        """Its type and its number within it."""
+        """The node's type, and its number within the type."""
         if node_type is not None and node_type not in self.graph.node_types:
             raise InputError(
                 f"head_type {node_type!r}: the graph has no such type. It has"

@@ -1,5 +1,6 @@
-"""In: a file or folder in PrimeKG's columns, as users have them: CSV in any dialect, packed or not,
-Parquet, parts. Out: an `EdgeTable`, its rows as integer codes, and how many lines and rows there
-were. What cannot be read without guessing is refused by name. It knows no graph: whether two rows
-are one fact is decided in `hgt.graph`.
+"""Reading: rows in PrimeKG's columns, from the files that users have.
+
+In: a file or folder: CSV in any dialect, packed or not, Parquet, or parts. Out: an `EdgeTable` of
+    integer codes, and the numbers of lines and rows. Files that cannot be read without guessing are
+    refused by name. This room knows no graph: `hgt.graph` decides whether two rows are one fact.
 """

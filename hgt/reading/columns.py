@@ -1,4 +1,7 @@
-"""The columns of a table that are read, and how they are found among a file's names."""
+"""The columns to read, and their places among a file's names.
+
+In: the names in a file. Out: places, or an InputError.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,11 @@ CODES = pa.dictionary(pa.int32(), pa.string())
 
 @dataclass(frozen=True)
 class Columns:
-    """Names in lower case. required: all must be there; optional: read when there."""
+    """A set of columns, in lower case.
+
+    required: the file must have them.
+    optional: read where the file has them.
+    """
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
@@ -27,9 +34,9 @@ class Columns:
         return self.num_in(names) == len(self.required)
 
     def find(self, path: Path, names: Sequence[str], where: str) -> dict[str, int]:
-        """The place of each column that is there. Blanks around a name and its case do not count.
+        """The place of each column in the file. Case and surrounding blanks do not matter.
 
-        Raises InputError when a required one is missing, or one stands there more than once.
+        Raises InputError when a required column is missing, or when a column is repeated.
         """
         plain = [_plain(n) for n in names]
         missing = [c for c in self.required if c not in plain]
@@ -54,9 +61,9 @@ def _plain(name: str) -> str:
 
 
 def first_there(wanted: Sequence[Columns], names: Sequence[str]) -> Columns:
-    """The first set of columns that is among the names; the first of all when none is.
+    """The first set of columns among the names; the first of all sets when there is none.
 
-    A file with several columns of the first set is meant to be one of that kind.
+    A file with several columns of the first set counts as a file of that kind.
     """
     if wanted[0].num_in(names) > 1:
         return wanted[0]

@@ -41,14 +41,14 @@ class Dialect:
         return self.columns[column] if column < len(self.columns) else str(column + 1)
 
     def unescaped(self, text: bytes) -> bytes:
-        """The text with quotes within values as "", if this dialect writes them otherwise."""
+        """The text with quotes within values as "", if this dialect writes them in another way."""
         return (
             text if self.backslash_line is None or b"\\" not in text else without_backslashes(text)
         )
 
     def cells(self, line: bytes) -> list[bytes] | None:
-        """The fields of one line by itself; None where a quote stays open or text follows a closed
-        one.
+        """The fields of one line. None where a quote stays open, or where text follows a closed
+        quote.
         """
         place, cells = 0, []
         while True:
@@ -67,7 +67,7 @@ class Dialect:
         return None if cells is None else len(cells)
 
     def looks_like_row(self, line: bytes) -> bool:
-        """Whether a line by itself has the header's columns, and none that is required is empty."""
+        """Whether the line alone has the header's columns, with no required one empty."""
         cells = self.cells(line)
         return (
             cells is not None

@@ -1,9 +1,9 @@
-"""Quotes in CSV text: which rows lie on more than one line, and which quotes were never meant.
+"""Quotes in CSV text: rows on several lines, and quotes that no value opens.
 
-In: lines of UTF-8 text that begin with a row. Out: the whole rows among them, with their lines
-counted. A quote opens a value only at the beginning of a field (RFC 4180); anywhere else it is a
-character. A block whose quotes all open and close on one line, as in nearly every file, is checked
-by numpy; Python reads those lines alone whose quotes do not.
+In: lines of UTF-8 text that begin with a row. Out: the whole rows among them, with the number of
+    their lines. A quote opens a value only at the beginning of a field (RFC 4180). Anywhere else it
+    is a character. In nearly every file, all quotes open and close on one line; numpy checks such a
+    block. Python reads only the other lines.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class BackslashQuotes(Exception):
 
 
 class QuotedText:
-    """Lines of text that begin with a row. ends: [num_lines] the offset of each line's end
-    character
+    """Lines of text that begin with a row.
+
+    ends: [num_lines] offset of each line's last character.
     """
 
     def __init__(self, path: Path, text: bytes, first_line: int, dialect: Dialect):

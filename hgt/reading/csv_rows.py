@@ -23,10 +23,11 @@ def whole_rows(
 ) -> Iterator[TextBlock]:
     """Cut the text into blocks of whole rows.
 
-    blocks: the text below the header; first_line: the number of its first line in the file
+    blocks: the text below the header.
+    first_line: number of its first line in the file.
 
-    Raises InputError for a quote that takes in rows, that nothing closes or that is closed within a
-    value, and BackslashQuotes.
+    Raises InputError for a quote that contains rows, that nothing closes, or that closes within a
+    value. Raises BackslashQuotes when the text must be read again.
     """
     line, checked, rest = first_line, b"", b""
     for block in blocks:
@@ -54,8 +55,6 @@ def whole_rows(
 
 
 def _end_of_lines(text: bytes) -> int:
-    """Where the last whole line ends; a carriage return at the very end may be half of a line
-    end.
-    """
+    """End of the last whole line. A carriage return at the very end may be half of a line end."""
     end = text.rfind(b"\n") + 1
     return end or text.rfind(b"\r", 0, max(len(text) - 1, 0)) + 1

@@ -1,8 +1,8 @@
-"""The rows of CSV text as columns of codes, and its header.
+"""The header and the rows of CSV text, as columns of codes.
 
-In: a path. Out: the names in the header, then record batches of dictionary-encoded strings, with
-the lines of the file counted. Commas, tabs, semicolons or vertical bars separate columns; the
-header tells.
+In: a path. Out: the names in the header, then record batches of dictionary-encoded strings, and the
+    number of lines. Commas, tabs, semicolons or vertical bars separate columns; the header shows
+    which.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 @dataclass(frozen=True)
 class CsvText:
-    """A file of CSV text whose header was read. Iterate over `batches` once.
+    """A file of CSV text with a known header. Iterate over `batches` once.
 
-    wanted: the set of columns that was found; columns: those of it to read; places: their places in
-        a row
-    header_lines, header_bytes: up to the first row
+    wanted: the set of columns that was found.
+    columns: columns of it to read.
+    places: places of these columns in a row.
+    header_lines, header_bytes: size of the text before the first row.
     """
 
     path: Path
@@ -53,9 +54,12 @@ class CsvText:
 
     @classmethod
     def open(cls, path: Path, wanted: Sequence[Columns]) -> CsvText:
-        """Read the header. wanted: sets of columns; the first that is there counts.
+        """Read the header.
 
-        Raises InputError that names what is wrong with it."""
+        wanted: sets of columns; the first one in the header counts.
+
+        Raises InputError that names the fault of the header.
+        """
         start = next(utf8_blocks(path, _HEADER_BYTES), b"")
         if not start.strip():
             raise InputError(
@@ -101,10 +105,11 @@ class CsvText:
         return replace(self, dialect=replace(self.dialect, backslash_line=line))
 
     def batches(self, counts: FileCounts) -> Iterator[pa.RecordBatch]:
-        """The rows in order, in batches; their lines are added to `counts`.
+        """The rows in order, in batches. Adds their lines to `counts`.
 
-        Raises InputError for a row of another length, bytes that are no UTF-8, or a quote that
-        takes in rows; BackslashQuotes when the file has to be read anew, `with_backslashes`.
+        Raises InputError for a row of another length, for bytes that are not UTF-8, and for a quote
+        that contains rows. Raises BackslashQuotes when the file must be read again,
+        `with_backslashes`.
         """
         counts.lines = self.header_lines
         counts.header = 1
@@ -118,7 +123,7 @@ class CsvText:
             yield batch
 
     def _refuse_header_again(self, batch: pa.RecordBatch, rows_before: int) -> None:
-        """Raises InputError for a row that is the header: two files were joined."""
+        """Raise InputError for a row that repeats the header: two files were joined."""
         again = np.ones(len(batch), dtype=bool)
         for name in self.wanted.required:
             column = batch.column(name)
@@ -230,9 +235,7 @@ def _line_of_row(block: TextBlock, row: int) -> int:
 
 
 def _split_header(path: Path, text: str, wanted: Sequence[Columns]) -> tuple[str, list[str]]:
-    """The delimiter that the header shows, and its names. Raises InputError when there are no
-    columns.
-    """
+    """The header's delimiter and names. Raises InputError when there are no columns."""
     quoted = _BLANKS_BEFORE_QUOTE.sub(r'\1"', text)
     csv.field_size_limit(_HEADER_BYTES)  # of its own it refuses 128 KiB
     split = {d: next(csv.reader(io.StringIO(quoted), delimiter=d)) for d in (*_DELIMITERS, " ")}

@@ -1,8 +1,8 @@
-"""The files that hold a graph's edges: one table, the parts of one in a folder, or PrimeKG's nodes
+"""The files with a graph's edges: one table, the parts of a table in a folder, or PrimeKG's nodes
 and edges.
 
-In: a path. Out: record batches with the columns of `EDGES`, and what each file holds. Raises
-InputError for everything else, named for what it is.
+In: a path. Out: record batches with the columns of `EDGES`, and the content of each file.
+    Everything else is an InputError that names its kind.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ Rows = CsvText | ParquetRows
 
 @dataclass(frozen=True)
 class EdgeFiles:
-    """Files whose headers were read. parts: in the order of their names; nodes: the other half of
-    PrimeKG's pair
+    """Files with known headers.
+
+    parts: the tables of edges, in the order of their names.
+    nodes: the table of nodes of PrimeKG's pair.
     """
 
     path: Path
@@ -51,7 +53,7 @@ class EdgeFiles:
 
     @classmethod
     def open(cls, path: Path) -> EdgeFiles:
-        """Raises InputError when there is no such file, or it holds no table of edges."""
+        """Raises InputError when there is no such file, or when it has no table of edges."""
         refuse_url(path)
         with explained(path):
             if path.is_dir():
@@ -110,12 +112,12 @@ class EdgeFiles:
 
     @property
     def paths(self) -> list[Path]:
-        """All that is read."""
+        """The paths of all files."""
         return [rows.path for rows in (*self.parts, *((self.nodes,) if self.nodes else ()))]
 
     @property
     def nothing(self) -> str:
-        """How an empty cell looks in these files."""
+        """The form of an empty cell in these files."""
         return (
             'null or ""'
             if any(isinstance(rows, ParquetRows) for rows in (*self.parts, self.nodes))
@@ -125,8 +127,8 @@ class EdgeFiles:
     def read(
         self, max_bytes: int = sys.maxsize
     ) -> tuple[list[pa.RecordBatch], list[FileCounts], bool]:
-        """The rows in batches, with the columns of `EDGES` that are there, up to about `max_bytes`;
-        each file's counts; whether that was all.
+        """The rows in batches, up to about `max_bytes`, with the columns of `EDGES` that the files
+        have; the counts of each file; whether these are all rows.
         """
         batches: list[pa.RecordBatch] = []
         counts: list[FileCounts] = []
@@ -194,7 +196,7 @@ def _nodes_beside(path: Path) -> Path:
 
 
 def _named(folder: Path, half: str) -> list[Path]:
-    """The files of a folder that are named as a half of PrimeKG's pair."""
+    """Files of a folder whose names are those of a half of PrimeKG's pair."""
     return sorted(
         p for p in folder.iterdir() if re.fullmatch(half + _HALF, p.name.lower()) and p.is_file()
     )
@@ -210,10 +212,10 @@ def _one_of(candidates: list[Path]) -> Path:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """The files in a folder and those below it, in the order of their paths, without what Spark and
-    others hide (_SUCCESS, .crc).
+    """The files in a folder and below it, in the order of their paths. Files that Spark and others
+    hide are left out (_SUCCESS, .crc).
 
-    Raises InputError when there are more than any table has parts: the folder is another.
+    Raises InputError for more files than any table has parts: it is another folder.
     """
     files: list[Path] = []
     for where, folders, names in os.walk(folder):

@@ -1,12 +1,12 @@
 """The rows of a PrimeKG-like file as integer codes.
 
 In: the path of a table with `x_type, x_id, relation, y_type, y_id` (names optional): CSV text or
-Parquet, packed or in parts, or PrimeKG's folder of nodes and edges.
-Out: an `EdgeTable`. Knows columns and their faults; knows nothing of files (`edge_files.py` does),
-nor of mirrors, duplicates or splits (`graph.py` does).
+    Parquet, packed or in parts, or PrimeKG's folder of nodes and edges. Out: an `EdgeTable`. Knows
+    columns and their faults. Knows neither files (`edge_files.py`) nor mirrors, duplicates and
+    splits (`hgt.graph`).
 
-Strings are dictionary-encoded block by block, so that 8.1 M rows take a few integers each and never
-8.1 M strings.
+Strings are dictionary-encoded block by block. So 8.1 M rows take a few integers each, and never 8.1
+M strings.
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ _FIRST_LOOK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class EdgeTable:
-    """Rows of the file, in file order.
+    """The rows of a file, in its order.
 
-    node_types, relations: the distinct strings, in order of first appearance
-    node_type: [num_nodes] index into node_types
-    node_id, node_name: [num_nodes] strings; a node without a name has its id as name
-    head, relation, tail: [num_rows] int32 codes
-    counts: of each file that was read, its lines and rows; empty for a table that was made
-        otherwise
+    node_types, relations: the distinct strings, in order of first appearance.
+    node_type: [num_nodes] index into node_types.
+    node_id, node_name: [num_nodes] strings. A node without a name has its id as name.
+    head, relation, tail: [num_rows] int32 codes.
+    counts: lines and rows of each file; empty for a table that comes from no file.
     """
 
     node_types: list[str]
@@ -56,8 +55,7 @@ class EdgeTable:
 
 
 def read_beginning(path: Path) -> EdgeTable | None:
-    """The table of a small file; None where a few MB are not all of it, once they have shown no
-    fault.
+    """The table of a small file. None for a larger file whose first few MB show no fault.
 
     Raises InputError as `read_edge_table` does.
     """
@@ -70,9 +68,9 @@ def read_beginning(path: Path) -> EdgeTable | None:
 def read_edge_table(path: Path) -> EdgeTable:
     """Read the file once, in blocks.
 
-    Raises InputError when it is missing, empty, not a table, lacks a column, holds bytes that are
-    not UTF-8 or a quote that takes in rows, or has an empty id, type or relation (with the row
-    numbers), and when other rows were read than it has.
+    Raises InputError when the file is missing, empty or no table, when it lacks a column, has bytes
+    that are not UTF-8, a quote that contains rows, or an empty id, type or relation (with row
+    numbers), and when the number of rows that were read is wrong.
     """
     files = EdgeFiles.open(path)
     batches, counts, _ = files.read()
@@ -86,8 +84,9 @@ def read_edge_table(path: Path) -> EdgeTable:
 
 
 def _encode(path: Path, blocks: list[pa.RecordBatch], nothing: str) -> EdgeTable:
-    """Join the blocks' own dictionaries into one code per type, relation and node. nothing: how an
-    empty cell is written
+    """Join the dictionaries of all blocks into one code per type, relation and node.
+
+    nothing: the form of an empty cell in these files.
     """
     num_rows = sum(len(block) for block in blocks)
     if num_rows == 0:

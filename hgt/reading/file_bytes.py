@@ -1,8 +1,7 @@
-"""The bytes of a file: unpacked whatever packed them, and UTF-8 whatever encoded them.
+"""The bytes of a file, unpacked and as UTF-8.
 
-In: a path. Out: blocks of bytes. Knows packings and encodings by their first bytes, never by the
-file's name; knows nothing of rows. Reads gzip, bzip2, xz, Zstandard, a zip of one file, UTF-16,
-UTF-32.
+In: a path. Out: blocks of bytes. The first bytes show packing and encoding; the file's name never
+    does. Reads gzip, bzip2, xz, Zstandard, a zip of one file, UTF-16 and UTF-32. Knows no rows.
 """
 
 from __future__ import annotations
@@ -46,14 +45,14 @@ _SIDECARS = ("__MACOSX/", ".DS_Store")  # what a Mac packs beside a file
 
 
 def packing(path: Path) -> str | None:
-    """The name of what packed the file; None for a file that is not packed."""
+    """The name of the packing; None for a file that is not packed."""
     with path.open("rb") as file:
         start = file.read(16)
     return next((name for name, magic in _PACKINGS.items() if magic.match(start)), None)
 
 
 def first_bytes(path: Path, num_bytes: int) -> bytes:
-    """The unpacked beginning of the file, as it is encoded there."""
+    """The first unpacked bytes of the file, in its own encoding."""
     with explained(path), _unpacked(path) as file:
         return file.read(num_bytes)
 
@@ -61,8 +60,8 @@ def first_bytes(path: Path, num_bytes: int) -> bytes:
 def utf8_blocks(path: Path, block_bytes: int) -> Iterator[bytes]:
     """The file's text in blocks of UTF-8, without a byte order mark.
 
-    Raises InputError for damaged data, and for bytes that are not of the file's own UTF-16 or
-    UTF-32; whether UTF-8 is valid is left to who reads the values.
+    Raises InputError for damaged data, and for invalid UTF-16 or UTF-32. The reader of the values
+    checks UTF-8.
     """
     with explained(path), _unpacked(path) as file:
         block = file.read(max(block_bytes, _SAMPLE_BYTES))
@@ -81,9 +80,7 @@ def utf8_blocks(path: Path, block_bytes: int) -> Iterator[bytes]:
 
 
 def encoding_of(start: bytes) -> str | None:
-    """The encoding that the first bytes tell, by a mark or by the zeros of ASCII text; None:
-    UTF-8.
-    """
+    """The encoding that a mark or the zeros of ASCII text show; None for UTF-8."""
     for mark, name in _ENCODINGS.items():
         if start.startswith(mark):
             return name
@@ -182,7 +179,7 @@ def _is_sidecar(name: str) -> bool:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what reading bytes may raise into an InputError."""
+    """Turn errors of reading bytes into an InputError."""
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile) as error:

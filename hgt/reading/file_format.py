@@ -1,5 +1,4 @@
-"""What a file is when it is not a table that is read here, by its first bytes, with the command
-that helps.
+"""Files of other formats, known by their first bytes, and the command that converts them.
 
 In: a path and the first bytes. Out: nothing, or an InputError of one sentence.
 """
@@ -67,8 +66,8 @@ _DOWNLOADS = {"s3": "aws s3 cp", "gs": "gcloud storage cp", "hdfs": "hdfs dfs -g
 
 
 def refuse_url(path: Path) -> None:
-    """Raises InputError for an address of the web or of a store; `Path` has made one slash of
-    two.
+    """Raise InputError for an address of the web or of a store. `Path` has turned its two slashes
+    into one.
     """
     found = _URL.search(str(path))
     if found is None:
@@ -88,9 +87,10 @@ def refuse_url(path: Path) -> None:
 
 
 def refuse_other_formats(path: Path, start: bytes, members: list[str] | None = None) -> None:
-    """Raises InputError when the file is of a kind that is not read here.
+    """Raise InputError when the file has another format.
 
-    start: the first bytes, unpacked; members: the names inside, of a zip archive
+    start: the first bytes, unpacked.
+    members: names of the files in a zip archive; None for other files.
     """
     if members is not None:
         if any(name.startswith("xl/") for name in members):

@@ -34,11 +34,11 @@ _is_number = re.compile(_NUMBER).match
 def spelled_once(
     path: Path, node_types: list[str], node_type: np.ndarray, node_id: np.ndarray
 ) -> np.ndarray:
-    """The ids [num_nodes], with whole floats and decimals as integers in the types whose ids are
-    numbers.
+    """[num_nodes] ids. In types whose ids are all numbers, whole floats and decimals become
+    integers.
 
-    Several nodes may then have one id: they are one node. Raises InputError when ids of a type
-    differ only in how a number is spelled and the type's ids are text.
+    Several nodes may then have one id: they are one node. Raises InputError when two ids of a type
+        differ only in the spelling of a number and the type's ids are text.
     """
     ids = pa.array(node_id, pa.string())
     odd = _matches(ids, _NUMBER) & ~_matches(ids, _INTEGER)
@@ -70,12 +70,12 @@ def _as_integer(text: str) -> str:
 
 
 def whole_number(text: str) -> str:
-    """An index that a program wrote as a float, as the integer that it is; other text as it is."""
+    """A whole float as an integer; other text unchanged."""
     return _as_integer(text) if _is_number(text) else text
 
 
 def _refuse_spellings(path: Path, node_type: str, ids: np.ndarray) -> None:
-    """Raises InputError when two ids of a type are the same whole number."""
+    """Raise InputError when two ids of a type are the same whole number."""
     numbers = ids[_matches(pa.array(ids, pa.string()), f"{_NUMBER}|{_ZEROS_FIRST}")]
     spelled: dict[Decimal, str] = {}
     pairs = []

@@ -1,7 +1,7 @@
-"""PrimeKG's nodes.csv: the types, ids and names that the numbers in its edges.csv stand for.
+"""PrimeKG's nodes.csv: types, ids and names of the numbers in its edges.csv.
 
-In: record batches of both. Out: record batches with the columns of `EDGES`. PrimeKG is published as
-one kg.csv, and as this pair (Chandak et al. 2023, Harvard Dataverse IXA7BM).
+In: record batches of both. Out: record batches with the columns of `EDGES`. PrimeKG exists as one
+    kg.csv, and as this pair (Chandak et al. 2023, Harvard Dataverse IXA7BM).
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ INDEXED_EDGES = Columns(("x_index", "y_index", "relation"))
 
 @dataclass(frozen=True)
 class NodeTable:
-    """place: row of each node_index; values: {"id": ..., "type": ..., "name": ...} [num_nodes]
-    strings, "name" if there
+    """The table of nodes.
+
+    place: {node_index: row}.
+    values: {"id", "type" and, where there are names, "name": [num_nodes] strings}.
     """
 
     path: Path
@@ -32,8 +34,8 @@ class NodeTable:
 
     @classmethod
     def of(cls, path: Path, batches: list[pa.RecordBatch]) -> NodeTable:
-        """Raises InputError for a node_index that is empty or stands there twice, and an empty id
-        or type.
+        """Raises InputError for a node_index that is empty or repeated, and for an empty id or
+        type.
         """
         if not sum(len(batch) for batch in batches):
             raise InputError(f"{path}: has a header line but no rows. Give the table of nodes.")
@@ -63,8 +65,9 @@ class NodeTable:
         )
 
     def edges(self, path: Path, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows of a batch of `INDEXED_EDGES` with types, ids and names. path: named in
-        errors
+        """A batch of `INDEXED_EDGES` with types, ids and names.
+
+        path: the file of the batch, for messages.
         """
         columns = {"relation": batch.column("relation")}
         for side in ("x", "y"):
@@ -90,7 +93,7 @@ class NodeTable:
 
 
 def _refuse_two_names(path: Path, columns: dict[str, list[str]]) -> None:
-    """Raises InputError for two rows of one type and id that differ in their names."""
+    """Raise InputError for two rows of one type and id with different names."""
     if "node_name" not in columns:
         return
     known: dict[tuple[str, str], str] = {}

@@ -1,7 +1,7 @@
 """The rows of Parquet files as columns of codes.
 
-In: the path of a file, or of the parts that a folder holds. Out: record batches of
-dictionary-encoded strings. Numbers are read as the integers that they are; what is null is empty.
+In: the path of a file, or of the parts in a folder. Out: record batches of dictionary-encoded
+    strings. Whole numbers become integers. Null becomes an empty string.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class ParquetRows:
-    """A Parquet file whose schema was read.
+    """A Parquet file with a known schema.
 
-    wanted: the set of columns that was found; columns: those of it to read; spelled: their names in
-        the file
-    constants: columns that the names of the folders above the file give, as Spark and Hive write
-        them
+    wanted: the set of columns that was found.
+    columns: columns of it to read.
+    spelled: {column: its name in the file}.
+    constants: {column: value} from the names of folders above the file, as Spark and Hive write
+        them.
+    num_rows: number of rows.
     """
 
     path: Path
@@ -46,8 +48,10 @@ class ParquetRows:
 
     @classmethod
     def open(cls, path: Path, wanted: Sequence[Columns], folder: Path | None = None) -> ParquetRows:
-        """Read the schema. wanted: sets of columns; the first that is there counts. folder: of
-        which the file is a part
+        """Read the schema.
+
+        wanted: sets of columns; the first one in the file counts.
+        folder: the folder of which the file is a part.
 
         Raises InputError when the data is damaged or a column is missing.
         """
@@ -65,9 +69,7 @@ class ParquetRows:
         return cls(path, columns, tuple(found), spelled, constants, num_rows)
 
     def batches(self, counts: FileCounts) -> Iterator[pa.RecordBatch]:
-        """The rows in order. Raises InputError for damaged data, and for columns that hold no
-        ids.
-        """
+        """The rows in order. Raises InputError for damaged data and for columns without ids."""
         stored = [c for c in self.columns if self.spelled[c] not in self.constants]
         try:
             with pyarrow.parquet.ParquetFile(self.path) as file:
@@ -90,9 +92,7 @@ class ParquetRows:
             ) from error
 
     def _codes(self, name: str, column: pa.Array) -> pa.DictionaryArray:
-        """A column of strings or numbers as codes of strings; what is null (or a float's NaN) is
-        empty.
-        """
+        """A column of strings or numbers as codes of strings. Null and NaN become empty strings."""
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         if pa.types.is_null(column.type) or pa.types.is_float16(column.type):
@@ -125,7 +125,7 @@ class ParquetRows:
 
 
 def _whole(value: float | Decimal) -> str:
-    """The integer that a float or decimal is; others as they are written."""
+    """A whole float or decimal as an integer; others unchanged."""
     is_whole = (
         value.is_integer() if isinstance(value, float) else value == value.to_integral_value()
     )

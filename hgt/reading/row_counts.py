@@ -1,4 +1,7 @@
-"""How many lines a file has, and how many rows were read of it."""
+"""Numbers of lines and rows of a file.
+
+In: blocks of text and their rows. Out: counts, and an InputError where they contradict each other.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from hgt.reading.text_block import TextBlock
 
 @dataclass
 class FileCounts:
-    """Lines of a text file by what they are; of Parquet, which has none, `lines` is None.
+    """Numbers of lines by kind. `lines` is None for Parquet, which has no lines.
 
-    breaks: line ends within quoted values
+    breaks: line ends within quoted values.
     """
 
     path: Path
@@ -24,9 +27,7 @@ class FileCounts:
     breaks: int = 0
 
     def add(self, block: TextBlock, num_rows: int) -> None:
-        """num_rows: read of the block. Raises InputError when its lines make another number of
-        rows.
-        """
+        """Add a block. Raises InputError when its lines do not give `num_rows` rows."""
         assert self.lines is not None
         blank = 0 if num_rows == block.lines - block.breaks else block.blank_lines
         told = block.lines - block.breaks - blank

@@ -11,8 +11,10 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class TextBlock:
-    """Whole rows. spans: (start, end) in `text` of the rows on several lines; breaks: the line ends
-    within those.
+    """A block of whole rows.
+
+    spans: (start, end) in `text` of each row on several lines.
+    breaks: number of line ends within these rows.
     """
 
     text: bytes
@@ -23,8 +25,8 @@ class TextBlock:
 
     @cached_property
     def blank_lines(self) -> int:
-        """Lines of nothing that are no part of a value. Takes long: most blocks have none, which
-        their rows tell.
+        """Number of empty lines outside of values. It is slow. Most blocks have none, which their
+        number of rows shows.
         """
         return num_blank(self.text) - sum(num_blank(self.text[a:b]) for a, b in self.spans)
 

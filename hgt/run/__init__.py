@@ -1,4 +1,5 @@
-"""In: a run folder. Out: the run, opened once (`open_run`), its events, its checkpoints, and how
-the programs that work on it begin and end. Everything that a run made carries the hashes of the
-graph, split and configuration that it was made from. It knows no Prefect and no MLflow.
+"""A run: its folder, events and checkpoints, and the beginning and end of the programs on it.
+
+In: a run folder. Out: the run, opened once (`open_run`). Everything that a run made has the hashes
+    of its graph, split and configuration. This room knows no Prefect and no MLflow.
 """

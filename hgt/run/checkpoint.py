@@ -1,9 +1,10 @@
-"""A checkpoint: one safetensors file with weights and optimizer, and in its header where the
-training stands.
+"""A checkpoint: one safetensors file with the weights, the optimizer, and the progress in its
+    header.
 
-Written to a temporary name, synced, and renamed: a file with a checkpoint's name is whole. It is
-also checked against a SHA-256 of all that it holds, so that a damaged one is passed over for the
-one before. No pickle is involved.
+In: tensors and the progress, or a folder. Out: a file, or a `Checkpoint`. The file is written under
+    a temporary name, synced and renamed. So a file with the name of a checkpoint is whole. Its
+    SHA-256 covers its whole content: a damaged file is skipped, and the previous one is used. There
+    is no pickle.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ _OTHER_VERSION = (
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands. Random numbers are functions of (seed, epoch, batch), so this is the
-    random state too.
+    """The progress of a training. Random numbers are functions of (seed, epoch, batch), so this is
+    the random state as well.
 
-    epoch: completed epochs; batch: completed batches of the next one; sums: loss sums over those
-        batches
-    history: the `epoch` events so far, in order
+    seed: the configuration's seed.
+    epoch: number of completed epochs.
+    batch: number of completed batches of the next epoch.
+    sums: {loss: sum over these batches}.
+    best_mrr: best validation MRR so far.
+    best_epoch: its epoch.
+    history: the `epoch` events so far, in order.
     """
 
     seed: int
@@ -55,8 +60,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: `model.<name>`, `optimizer.<number>.<name>` and, where the model is an average,
-    `training.<name>`; all on the CPU.
+    """The content of a checkpoint.
+
+    tensors: `model.<name>` and `optimizer.<number>.<name>`, on the CPU. Where the model is an
+        average, also `training.<name>`.
     """
 
     tensors: dict[str, Tensor]
@@ -71,10 +78,12 @@ def checkpoint_name(progress: Progress) -> str:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write atomically, then remove what is neither this one and the one before nor the best of
-    either: a later one was passed over as damaged, a temporary file is a killed trainer's.
+    """Write a checkpoint, then remove old ones. The new one, the one before it, and the best epochs
+    of both stay. Later checkpoints go, because they were skipped as damaged. So do temporary files
+    of killed trainers.
 
-    Raises OSError or SafetensorError (disk full, say) with the older checkpoints intact.
+    Raises OSError or SafetensorError, for example for a full disk. The older checkpoints are then
+    untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / checkpoint_name(checkpoint.progress)
@@ -105,11 +114,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 def load_newest(
     folder: Path, graph_hash: str, config_fingerprint: str, split_hash: str | None = None
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The newest readable checkpoint, or None; and a sentence about each unreadable one that was
-    passed over.
+    """The newest readable checkpoint, or None, and one sentence about each unreadable checkpoint
+    that was skipped.
 
-    Raises CheckpointError when it belongs to another graph, configuration or, where one is given,
-    split.
+    Raises CheckpointError when it belongs to another graph, configuration or split. split_hash
+    None: any split.
     """
     skipped = []
     for path in _newest_first(folder):
@@ -161,11 +170,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def best_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint of the epoch with the best validation MRR, as the newest readable one names
-    it.
+    """The checkpoint of the epoch with the best validation MRR. The newest readable checkpoint
+    names it.
 
-    Raises CheckpointError when the folder holds none, or when the best is damaged: another epoch's
-    would be worse without a word.
+    Raises CheckpointError when the folder has no readable checkpoint, or when the best one is
+    damaged. Another epoch would be worse, and nobody would notice.
     """
     for path in _newest_first(folder):
         try:
@@ -211,8 +220,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
 
 
 def load_model(model: torch.nn.Module, part: str, tensors: Mapping[str, Tensor]) -> None:
-    """Take a part of a checkpoint's tensors. Raises CheckpointError when they are not this
-    model's.
+    """Load a part of a checkpoint's tensors into a model. Raises CheckpointError when they do not
+    fit it.
     """
     try:
         model.load_state_dict(state_of(part, tensors))
@@ -221,12 +230,12 @@ def load_model(model: torch.nn.Module, part: str, tensors: Mapping[str, Tensor])
 
 
 def state_tensors(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A model's `state_dict` as the part of a checkpoint with this name."""
+    """A model's `state_dict` as the named part of a checkpoint."""
     return {f"{part}.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
 def state_of(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a checkpoint's tensors with this name, as `state_dict` names them."""
+    """The named part of a checkpoint's tensors, with the names of `state_dict`."""
     return {
         name.removeprefix(f"{part}."): tensor
         for name, tensor in tensors.items()
@@ -239,7 +248,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _best_epoch(path: Path) -> int:
-    """As the file's header names it; -1 for a damaged one."""
+    """The best epoch in the file's header; -1 for a damaged file."""
     if not path.is_file():
         return -1
     try:

@@ -1,8 +1,8 @@
-"""`events.jsonl`: what a trainer tells whoever follows it, one JSON object a line.
+"""`events.jsonl`: a program's messages to its readers, one JSON object per line.
 
-Every line has `event` and `time` (seconds since 1970). Written with one system call a line, so that
-a killed writer or a full disk leaves at most one broken last line; readers skip that one, and the
-next line starts afresh.
+In: events, or the file. Out: the file, or its events. Every line has `event` and `time` (seconds
+    since 1970). Each line takes one system call. So a killed writer or a full disk leaves at most
+    one broken last line. Readers skip it, and the next line starts anew.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NEEDED = {"epoch": ("epoch",), "start": ("num_batches",)}  # integers that read
 
 
 class EventWriter:
-    """Appends events; usable as the trainer's one callback."""
+    """Appends events to the file. Programs use it as their one callback."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -32,7 +32,7 @@ class EventWriter:
         self._is_broken = bool(size) and os.pread(self._file, 1, size - 1) != b"\n"
 
     def __call__(self, event: str, **values: Any) -> None:
-        """Raises OSError when the line did not fit onto the disk."""
+        """Write one event. Raises OSError when the disk has no room for the line."""
         told = json.dumps({"event": event, "time": round(time.time(), 3), **values}, allow_nan=True)
         line = b"\n" * self._is_broken + told.encode() + b"\n"
         written = os.write(self._file, line)
@@ -45,7 +45,7 @@ class EventWriter:
 
 
 class EventReader:
-    """Reads on from where it stopped; a line counts once it is whole."""
+    """Reads events from the place where it stopped before. A line counts once it is whole."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -55,8 +55,8 @@ class EventReader:
         self._offset = self.path.stat().st_size if self.path.exists() else 0
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """The events that were added since the last call. Raises InputError for one without its
-        figures.
+        """The events since the last call. Raises InputError for an event that lacks a required
+        number.
         """
         if not self.path.exists():
             return
@@ -84,7 +84,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _lacking(event: dict[str, Any]) -> str | None:
-    """The first of its kind's integers that is not there, or is none."""
+    """The first required integer that the event lacks; None where it has all."""
     if not isinstance(event["event"], str):
         return "event"
     needed = _NEEDED.get(event["event"], ())
@@ -92,16 +92,16 @@ def _lacking(event: dict[str, Any]) -> str | None:
 
 
 def _check_kind(path: Path) -> None:
-    """A pipe would be waited for, for ever."""
+    """Refuse a pipe, because reading it would wait for ever."""
     if path.exists():
         check_file(path, "A run's events are a file: remove it, then resume.")
 
 
 def epochs_by_number(path: Path, *figures: str) -> dict[int, dict[str, Any]]:
-    """The `epoch` events, the last one of each number (a killed epoch may have been told twice).
+    """{epoch: its last `epoch` event}. After a kill, an epoch may have two events.
 
-    figures: numbers, or None, that each of them needs to have. Raises InputError for one that lacks
-        them.
+    figures: keys whose values must be numbers or None. Raises InputError for an event without one
+        of them.
     """
     epochs = {
         event["epoch"]: event for event in EventReader(path).new() if event["event"] == "epoch"

@@ -1,5 +1,6 @@
-"""The run folder: where each thing of a run lies. Between processes only its path
-travels.
+"""The run folder: the path of each of a run's files. Processes hand on only this folder's path.
+
+In: a path. Out: the run's files and its locks. Knows no device.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from hgt.memory.plan import MemoryPlan
 
 @dataclass(frozen=True)
 class RunFolder:
+    """The paths of a run's files."""
+
     path: Path
 
     @property
@@ -40,7 +43,9 @@ class RunFolder:
 
     @property
     def segments(self) -> Path:
-        """Where the run was trained, stretch by stretch: the parent's file, not the trainer's."""
+        """The devices and times of the training, stretch by stretch. The parent writes it, not the
+        trainer.
+        """
         return self.path / "segments.json"
 
     @property
@@ -61,11 +66,11 @@ class RunFolder:
 
     @property
     def outputs(self) -> Path:
-        """Which files outside of the run folder the run has written (`hgt/output_file.py`)."""
+        """The files outside of the run folder that the run has written (`hgt/output_file.py`)."""
         return self.path / "outputs.json"
 
     def load_config(self) -> RunConfig:
-        """Raises InputError when this is no run folder."""
+        """The run's configuration. Raises InputError when this is no run folder."""
         if not self.config.exists():
             raise InputError(
                 f"{self.path}: is no run folder (it has no config.json). Give a folder that `hgt"
@@ -80,18 +85,18 @@ class RunFolder:
         return EdgeSplit.load(self.split, graph)
 
     def load_plan(self) -> MemoryPlan | None:
-        """The memory plan of the stretch that the run is in; None where nothing was planned."""
+        """The memory plan of the run's current stretch; None where nothing was planned."""
         return MemoryPlan.load(self.plan) if self.plan.exists() else None
 
     def locked(self) -> AbstractContextManager[None]:
-        """One program at a time writes here. The lock goes with the process, however that ends.
-        Raises RunLocked.
+        """A lock for the one program that may write here. It ends with the process, however that
+        ends. Raises RunLocked.
         """
         return self._alone("lock")
 
     def led(self) -> AbstractContextManager[None]:
-        """One flow at a time leads this run through its programs, and changes its configuration.
-        Raises RunLocked, as `locked` does.
+        """A lock for the one flow that may start the run's programs and change its configuration.
+        Raises RunLocked.
         """
         return self._alone("flow.lock")
 

@@ -1,7 +1,7 @@
-"""What belongs together: a run's graph, split and configuration, and all that was made of them.
+"""The identity of a run: the hashes of its graph, split and configuration.
 
-In: the three. Out: their hashes, which checkpoints, embeddings and reports carry, and an InputError
-where one of these was made of others.
+In: the three. Out: their hashes, which checkpoints, embeddings and reports carry. A file with other
+    hashes is an InputError.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _NAMES = {"graph_hash": "graph", "split_hash": "split", "config_fingerprint": "c
 
 @dataclass(frozen=True)
 class Identity:
+    """The hashes of a run's graph, split and configuration."""
+
     graph_hash: str
     split_hash: str
     config_fingerprint: str
@@ -33,14 +35,18 @@ class Identity:
         return asdict(self)
 
     def check(self, told: Mapping[str, Any], path: Path) -> None:
-        """told: what a file at `path` says that it was made of. Raises InputError."""
+        """Raise InputError where a file has other hashes.
+
+        told: the hashes in the file.
+        path: path of the file, for the message.
+        """
         for key, own in self.as_dict().items():
             if (other := told.get(key)) != own:
                 raise InputError(differs(path, key, other, own))
 
 
 def differs(path: Path, key: str, other: object, own: str) -> str:
-    """The sentence about a file that was made of another graph, split or configuration than the
+    """The message about a file that was made for another graph, split or configuration than the
     run's.
     """
     name = _NAMES[key]

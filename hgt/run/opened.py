@@ -26,7 +26,7 @@ from hgt.training.step_form import StepForm
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """What a run was made from, as the flow that leads it needs it."""
+    """A run's configuration, graph and split, for the flow that leads it."""
 
     folder: RunFolder
     config: RunConfig
@@ -36,10 +36,10 @@ class LoadedRun:
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run on its device, as one of the four programs needs it.
+    """A run on its device, for one of the four programs.
 
-    plan: None where nothing was planned, as in a folder made by hand
-    memory: measures what the program takes on the device, phase by phase
+    plan: None where nothing was planned, as in a folder made by hand.
+    memory: measures the device memory of each phase.
     """
 
     folder: RunFolder
@@ -52,19 +52,20 @@ class OpenRun:
 
     @property
     def form(self) -> StepForm | None:
-        """How the plan works steps off; None without a plan."""
+        """The plan's form of a step; None without a plan."""
         return None if self.plan is None else self.plan.form
 
     @cached_property
     def identity(self) -> Identity:
-        """The hashes that everything made by this run carries."""
+        """The hashes that the run's files carry."""
         return Identity.of(self.graph, self.split, self.config)
 
 
 def open_run(folder: RunFolder) -> OpenRun:
-    """Read the run and prepare its device: the one that it was planned for, or else asked for.
+    """Read the run and prepare its device. This is the plan's device; without a plan, the
+    configuration's.
 
-    Raises InputError where a file is missing or damaged, or the device is not there.
+    Raises InputError where a file is missing or damaged, or where the machine lacks the device.
     """
     config, graph, plan = folder.load_config(), folder.load_graph(), folder.load_plan()
     split = folder.load_split(graph)

@@ -16,8 +16,8 @@ _SILENCE_SECONDS = 60.0
 
 
 class Parent:
-    """Compares the file's time only with itself: the clocks of a host and of a virtual machine
-    differ after a sleep.
+    """The process that started this one. The time of its file is compared only with itself: after a
+    sleep, the clocks of a host and of a virtual machine differ.
     """
 
     def __init__(self, pid: int | None, heartbeat: Path | None):
@@ -31,7 +31,9 @@ class Parent:
         return cls(int(pid) if pid else None, Path(heartbeat) if heartbeat else None)
 
     def is_gone(self) -> bool:
-        """Another process is the parent now, or no touch was seen for a minute."""
+        """Whether another process is the parent now, or a minute passed without a touch of the
+        file.
+        """
         if self._pid is not None and os.getppid() != self._pid:
             return True
         if self._heartbeat is None:
@@ -55,7 +57,7 @@ def _parent() -> Parent:
 
 
 def stop_without_parent() -> None:
-    """Ends a training whose parent was killed: nobody would see it.
+    """End a training whose parent was killed, because nobody would see its result.
 
     Raises SystemExit.
     """

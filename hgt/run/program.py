@@ -1,5 +1,5 @@
-"""How the child programs (`hgt.train`, `hgt.embed`, `hgt.evaluate`, `hgt.baselines`) begin and end;
-their exit codes and error events.
+"""The beginning and the end of the programs `hgt.train`, `hgt.embed`, `hgt.evaluate` and
+`hgt.baselines`: exit codes and error events.
 
 Exit codes: 0 done, 2 bad input, 4 out of memory, 128 + n stopped by signal n, 1 any other error.
 """
@@ -27,8 +27,10 @@ OnEvent = Callable[..., None]
 def run_program(
     name: str, arguments: list[str], work: Callable[Concatenate[RunFolder, OnEvent, ...], None]
 ) -> int:
-    """Do `work(folder, on_event, *further arguments)` on the run folder named first; returns the
-    exit code.
+    """Call `work(folder, on_event, *further arguments)` for a run folder, and return the exit code.
+
+    name: the program's name, for messages.
+    arguments: path of the run folder, then arguments of `work`.
     """
     if not arguments:
         sys.stderr.write(f"usage: python -m hgt.{name} RUN_FOLDER\n")
@@ -66,8 +68,8 @@ def _stop_at_once(signum: int, frame: FrameType | None) -> None:
 
 
 def _tell(error: Exception, on_event: OnEvent) -> int:
-    """Write the error event and what belongs on stderr, which suffices where the disk is full;
-    returns the exit code.
+    """Write the error event, and the message on stderr, which is enough where the disk is full.
+    Returns the exit code.
     """
     details = error.details() if isinstance(error, OutOfMemory) else {}
     with contextlib.suppress(OSError):

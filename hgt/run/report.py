@@ -1,5 +1,6 @@
-"""A run's report, `report/validation.json` and its table as text: written by the evaluation, read
-by whoever needs its figures.
+"""A run's report: `report/validation.json`, and its table as text.
+
+In: a `ValidationReport`, or the file. Out: the file, or its content after a check.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _SCOPES = ("typed", "typed_macro", "all_nodes", "all_nodes_macro")
 
 
 def write_report(report: ValidationReport, folder: Path, identity: Identity) -> None:
+    """Write the report as JSON and as text."""
     told = report.as_dict() | identity.as_dict()
     for name, text in (
         ("validation.json", json.dumps(told, indent=2)),
@@ -31,7 +33,7 @@ def write_report(report: ValidationReport, folder: Path, identity: Identity) -> 
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """What `write_report` wrote. Raises InputError when it is missing or is no such file."""
+    """The content of a report. Raises InputError when the file is missing or is no report."""
     report: dict[str, Any] = read_json(path, dict, _REMEDY)
     try:
         _check_shape(report)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hgt.config import RunConfig
-from hgt.embeddings import table as embeddings
+from hgt.embeddings import inference
 from hgt.embeddings.inference import infer_layerwise
 from hgt.evaluation.fact_index import FactIndex
 from hgt.evaluation.ranking import rank_facts, sample_facts
@@ -264,7 +264,7 @@ def live_peaks(graph, config, form, device, patch):
         if device == "cuda":  # edges are sorted and cut in host memory
             patch.setattr(EdgeList, "sorted_by_target", live.elsewhere(EdgeList.sorted_by_target))
             patch.setattr(
-                embeddings,
+                inference,
                 "edges_into",
                 lambda *args: live.add(part := live.elsewhere(edges_into)(*args)) or part,
             )

@@ -1,7 +1,7 @@
 """Do two trainings of one graph on two devices reach the same embeddings? (`hgt compare`)
 
 In: two run folders that were trained and evaluated. Out: an `Agreement`. The band of 0.05 is the
-    difference that another seed can make.
+difference that another seed can make.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LOSSES = {
 }
 
 
-_NOTHING = "tells of no training. Compare runs that were trained to their end."
+_NOTHING = "has no training. Compare runs that were trained to their end."
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def this_machine(probe: DeviceProbe) -> Machine:
 
 
 def facts(probe: DeviceProbe, machine: Machine) -> str:
-    """Chip, memory, caps and versions."""
+    """Chip, memory, caps and versions, as lines for people."""
     memory = psutil.virtual_memory()
     group = cgroup.available_bytes()
     container = (

@@ -1,7 +1,7 @@
 """Predictions of facts: a node and a relation as the question, ranked nodes as the answer.
 
 In: a table of embeddings and the graph of its training. Out: tables of nodes. Knows no training and
-    no MLflow.
+no MLflow.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Predictor:
         relation that the graph lacks, a node that is not unique, or a k below 1.
         """
         if k < 1:
-            raise InputError(f"k = {k}: asks for no tails. Give at least 1.")
+            raise InputError(f"k = {k}: is too small. Give at least 1.")
         node_type, number = self._node(head, head_type)
         return pd.concat(
             [
@@ -118,8 +118,8 @@ class Predictor:
         )
 
     def _edge_types(self, node_type: str, relation: str) -> list[tuple[int, EdgeType, bool]]:
-        """(number, edge type, whether its tails are asked for) of what the relation can mean for a
-        node of the type.
+        """(number, edge type, whether its tails are wanted) for each meaning of the relation at a
+        node of this type.
         """
         every = list(enumerate(self.graph.edge_types))
         found = [(number, e, True) for number, e in every if e[:2] == (node_type, relation)]
@@ -137,7 +137,7 @@ class Predictor:
                 if e[2] == node_type and e not in self.graph.symmetric
             }
             raise InputError(
-                f"relation {relation!r}: no node of type {node_type} stands in it. Such nodes have"
+                f"relation {relation!r}: has no nodes of type {node_type}. Such nodes have"
                 f" {listed(sorted(there), most=50)}."
             )
         return found

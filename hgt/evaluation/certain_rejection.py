@@ -2,8 +2,8 @@
 them.
 
 In: graph, split, configuration. Out: an InputError before the training, or nothing. Knows the
-    bounds of the checks in `geometry_checks.py` and `graph_checks.py`. A run whose rejection is
-    only likely is trained and judged.
+bounds of the checks in `geometry_checks.py` and `graph_checks.py`. A run whose rejection is
+only likely is trained and judged.
 """
 
 from __future__ import annotations

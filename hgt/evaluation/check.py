@@ -1,6 +1,6 @@
 """One check: a figure, its threshold, the verdict and the meaning.
 
-In: a figure and its threshold. Out: a `Check`. Knows nothing of where the figure comes from.
+In: a figure and its threshold. Out: a `Check`. It does not know how the figure was measured.
 """
 
 from __future__ import annotations

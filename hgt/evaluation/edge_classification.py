@@ -2,8 +2,8 @@
 report.
 
 In: embeddings, decoder, facts. Out: `ClassificationReport`. Each fact gets two negatives. One
-    replaces its tail and one its head by a random node of the right type. The replacement makes no
-    known fact, so negatives are the candidates of the typed ranking.
+replaces its tail and one its head by a random node of the right type. The replacement makes no
+known fact, so negatives are the candidates of the typed ranking.
 
 TxGNN (Huang et al. 2024, `fix_dst` in its code) also draws one negative per held-out edge and
 direction. Its `micro` covers the pairs of all edge types, and its `macro` is the mean over edge
@@ -123,9 +123,10 @@ def draw_negatives(
 def _unknown(
     known: scipy.sparse.csr_array, rows: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """[rows] for each a column that is not known for it, evenly drawn; -1 where all are known.
+    """[rows] for each row a random column that is not known for it; -1 where all columns are known.
 
-    The u-th column that is missing from sorted known ones c is u + |{j: c_j - j <= u}|.
+    c are the sorted known columns of a row. Then the u-th unknown column is u + |{j: c_j - j <=
+    u}|.
     """
     nodes, place = np.unique(rows, return_inverse=True)
     some = known[nodes].sorted_indices()
@@ -148,7 +149,7 @@ def _scores(embeddings: Tensor, decoder: Decoder, facts: Tensor) -> np.ndarray:
 
 
 def _metrics(positive: np.ndarray, negative: np.ndarray) -> ClassificationMetrics:
-    """Ties count half in the AUROC; in the AUPRC tied scores are one step."""
+    """AUROC and AUPRC. Ties count half in the AUROC. In the AUPRC, tied scores are one step."""
     import sklearn.metrics  # 1 s, for whoever classifies: others read the figures alone
 
     label = np.repeat([1, 0], [len(positive), len(negative)])

@@ -1,9 +1,9 @@
 """The geometry of a table of embeddings: how far apart the vectors are, and in how many directions.
 
 In: vectors and their node types. Out: `Geometry`. Means over pairs are exact and cover all pairs:
-    the mean of all cosines is (|sum of unit vectors|^2 - n) / (n (n - 1)). The spectrum is that of
-    the full covariance matrix. Each figure detects one defect and misses the others; the fields say
-    which.
+the mean of all cosines is (|sum of unit vectors|^2 - n) / (n (n - 1)). The spectrum is that of
+the full covariance matrix. Each figure detects one defect and misses the others; the fields say
+which.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ def _norm_figures(norms: np.ndarray) -> tuple[float, float]:
 
 
 def _distinct_share(vectors: Tensor, types: np.ndarray, norms: np.ndarray) -> float:
-    """Rows are the same when all their values are; told by a hash of 64 bits, so that no second
-    table is sorted.
+    """Share of different rows. Two rows are the same when all their values are. A hash of 64 bits
+    compares them, so no second table is sorted.
     """
     # no -0.0
     digests = [
@@ -191,8 +191,8 @@ def _spreads(within: dict[str, float]) -> dict[str, float]:
 
 
 def _silhouette(points: np.ndarray, types: np.ndarray) -> float | None:
-    """How much nearer nodes are to their own type than to the next one: -1 to 1, 0 where types lie
-    over one another.
+    """Silhouette of the types, from -1 to 1: how much nearer nodes are to their own type than to
+    the next one. 0 where types overlap.
     """
     if not 2 <= len(np.unique(types)) < len(points):
         return None
@@ -215,7 +215,7 @@ def _finite_rows(vectors: Tensor, types: np.ndarray) -> tuple[Tensor, np.ndarray
 
 
 def _principal_components(vectors: Tensor) -> tuple[np.ndarray, Tensor, Tensor, np.ndarray]:
-    """Variances (falling, all of them), directions [dim, dim], the mean and the variance of each
+    """Variances (all, falling), directions [dim, dim], the mean, and the variance of each
     dimension, in float64.
     """
     mean = torch.zeros(vectors.shape[1], dtype=torch.float64)
@@ -244,7 +244,7 @@ def _parts(vectors: Tensor) -> Iterator[Tensor]:
 
 
 def _sample_by_type(types: np.ndarray, seed: int) -> np.ndarray:
-    """Places of a seeded sample: every type keeps at most an equal share of _MAX_SAMPLE."""
+    """Places of a seeded sample. No type has more than an equal share of _MAX_SAMPLE."""
     rng = generator(seed, Stream.GEOMETRY_SAMPLE)
     distinct = np.unique(types)
     most = max(_MAX_SAMPLE // len(distinct), 2)
@@ -258,10 +258,8 @@ def _sample_by_type(types: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _type_accuracy(points: np.ndarray, types: np.ndarray) -> float | None:
-    """Leave-one-out nearest-neighbour accuracy, mean over the types (so that a large type cannot
-    carry it).
-
-    None where there is only one type, or none has two nodes: nothing can be told apart.
+    """Leave-one-out nearest-neighbour accuracy. It is the mean over the types, so a large type does
+    not dominate. None where there is only one type, or where no type has two nodes.
     """
     distinct, counts = np.unique(types, return_counts=True)
     told_apart = distinct[counts >= _MIN_FOR_SPREAD]

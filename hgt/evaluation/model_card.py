@@ -135,7 +135,7 @@ def _baseline_table(comparison: dict[str, Any]) -> list[str]:
 
 
 def _limits_found(report: dict[str, Any]) -> list[str]:
-    """What this very run's figures warn of."""
+    """Warnings from the figures of this run."""
     found = []
     if ranking := report["ranking"]:
         over_chance = [(m["mrr"] / m["chance_mrr"], m) for m in ranking["by_edge_type"]]
@@ -154,7 +154,7 @@ def _limits_found(report: dict[str, Any]) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Of a user's: a name that Markdown, or the end of a line, would break a table with."""
+    """A user's name without the characters that would break a table in Markdown."""
     return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
 
 

@@ -1,8 +1,8 @@
 """Agreement of the embeddings with the graph: do nodes with the same neighbours have similar
-    vectors?
+vectors?
 
 In: vectors, graph, split. Out: `Neighbourhoods`. Neighbours come from training facts alone. Runs on
-    the CPU. The sample of pairs bounds the memory.
+the CPU. The sample of pairs bounds the memory.
 """
 
 from __future__ import annotations

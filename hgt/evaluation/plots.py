@@ -1,5 +1,5 @@
 """The two plots of a run: losses over epochs, and the embeddings in the plane of two PCA
-    components.
+components.
 
 In: `epoch` events, or a `Geometry`. Out: PNG files.
 """

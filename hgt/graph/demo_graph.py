@@ -1,8 +1,8 @@
 """A synthetic graph in PrimeKG's form, to try out the product, and for benchmarks at large sizes.
 
 In: sizes and a seed. Out: a file. Nodes have communities and power-law propensities, and most facts
-    connect nodes of one community. As in PrimeKG, each fact has a row in both directions, and an
-    integer id means different nodes in different types.
+connect nodes of one community. As in PrimeKG, each fact has a row in both directions, and an
+integer id means different nodes in different types.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def write_demo_graph(
     seed: int,
     overwrite: bool = False,
 ) -> int:
-    """Write the graph as .csv, .csv.gz or .parquet; returns the number of rows (two per fact).
+    """Write the graph as .csv, .csv.gz or .parquet. Returns the number of rows, two per fact.
 
-    Raises InputError for another ending, a file that is there (unless `overwrite`) or cannot be
-    written, or sizes that make no such graph.
+    Raises InputError for another suffix, for a file that exists (unless `overwrite`), for a path
+    that cannot be written, and for sizes without such a graph.
     """
     if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
         raise InputError(f"{path}: the name must end in .csv, .csv.gz or .parquet.")
@@ -103,8 +103,8 @@ def write_demo_graph(
 
 
 def demo_rows(num_nodes: int, num_facts: int, num_communities: int, seed: int) -> pd.DataFrame:
-    """The rows in PrimeKG's twelve columns, each fact in both directions; both sizes are met within
-    a tenth.
+    """The rows in PrimeKG's twelve columns, each fact in both directions. Both sizes are exact
+    within a tenth.
     """
     _refuse_sizes(num_nodes, num_facts, num_communities, seed)
     rng = np.random.default_rng(seed)
@@ -171,9 +171,9 @@ def _pairs(
     same_type: bool,
     given: np.ndarray,
 ) -> np.ndarray:
-    """[2, about num] distinct pairs, the given ones among them.
+    """[2, about num] distinct pairs, with the given ones among them.
 
-    Drawn are a head by propensity and a tail by propensity, mostly from the head's community.
+    A head is drawn by propensity, then a tail by propensity, mostly from the head's community.
     """
     pairs = _distinct(given, tails.num, same_type)
     num = min(num, heads.num * tails.num // (8 if same_type else 4))
@@ -194,7 +194,7 @@ def _keys(pairs: np.ndarray, num_tails: int) -> np.ndarray:
 
 
 def _distinct(pairs: np.ndarray, num_tails: int, same_type: bool) -> np.ndarray:
-    """Each pair once; within one type neither self-loops nor the other direction."""
+    """Each pair once. Within one type there are no self-loops and no opposite directions."""
     if same_type:
         pairs = np.sort(pairs[:, pairs[0] != pairs[1]], axis=0)
     keys = np.unique(_keys(pairs, num_tails))

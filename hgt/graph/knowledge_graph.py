@@ -1,9 +1,9 @@
 """The knowledge graph: nodes with the key (type, id), facts with the key (head type, relation, tail
-    type).
+type).
 
 In: an `EdgeTable`. Out: a `KnowledgeGraph`, and the number of rows that are no fact of their own.
-    Knows no split and no training. A **fact** is one statement of the file. Its mirror row, if
-    there is one, is the same fact.
+Knows no split and no training. A **fact** is one statement of the file. Its mirror row, if
+there is one, is the same fact.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ class KnowledgeGraph:
 
     def table(self, most: int | None = None) -> str:
         """The size of the graph as a table: nodes by type, facts by edge type, dropped rows by
-            reason.
+        reason.
 
         most: number of node types, and of edge types, that are listed; None: all. Largest first.
         """

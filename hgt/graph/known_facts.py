@@ -1,7 +1,7 @@
 """The facts of one relation as a matrix that says whether two nodes form a known fact.
 
 In: heads and tails of a relation. Out: a sparse matrix. Training filters its negatives with it,
-    evaluation its candidates.
+evaluation its candidates.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The leakage audit of a split: does any held-out fact also train, in another form?
 
 In: a graph and its `EdgeSplit`. Out: an `Audit`, or an error. It does not know how the split was
-    made, and looks at every fact. A graph can have one statement in several forms: repeated,
-    mirrored, reversed, or implied by a symmetric relation. All of them must be in one part
-    (Toutanova and Chen 2015). It sorts once, which takes seconds for millions of facts.
+made, and looks at every fact. A graph can have one statement in several forms: repeated,
+mirrored, reversed, or implied by a symmetric relation. All of them must be in one part
+(Toutanova and Chen 2015). It sorts once, which takes seconds for millions of facts.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _pair(graph: KnowledgeGraph, head: np.ndarray, tail: np.ndarray) -> np.ndarr
 
 
 def _on_two_sides(graph: KnowledgeGraph, split: EdgeSplit, key: np.ndarray) -> list[str]:
-    """One sentence for each form in which a statement is on two sides."""
+    """One sentence for each form of a statement that is in two parts."""
     part = split.part.numpy().astype(np.int64)
     # sorted by statement, then side: a change of side within a statement is a leak
     both = np.sort(key * 3 + part)
@@ -135,7 +135,10 @@ def _on_two_sides(graph: KnowledgeGraph, split: EdgeSplit, key: np.ndarray) -> l
 
 
 def _told(graph: KnowledgeGraph, split: EdgeSplit, held: np.ndarray, seen: np.ndarray) -> list[str]:
-    """held, seen: [n] numbers of facts that say the same on two sides."""
+    """The sentences about facts that state the same in two parts.
+
+    held, seen: [n] numbers of these facts.
+    """
     head, relation, tail = split.facts.numpy()
     symmetric = np.array([e in graph.symmetric for e in graph.edge_types])[relation[held]]
     turned = (head[held] != head[seen]) | (tail[held] != tail[seen])
@@ -167,7 +170,7 @@ def _held_out_nodes_in_training(
     if not edge_types:
         return []
     if split.node_part is None:
-        return [f"The split tells no held-out nodes, which --split {config.split} has."]
+        return [f"The split names no held-out nodes, which --split {config.split} has."]
     concerned = torch.isin(
         split.facts[1], torch.tensor([graph.edge_types.index(e) for e in edge_types])
     )

@@ -1,7 +1,7 @@
 """Similar nodes of one type: Jaccard similarity of their sets of neighbours in the training facts.
 
 In: graph and split. Out: sparse matrices. The CPU multiplies sparse blocks of rows instead of
-    looping over all pairs in Python.
+looping over all pairs in Python.
 """
 
 from __future__ import annotations

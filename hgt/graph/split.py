@@ -1,12 +1,12 @@
 """The split: facts for training, for early stopping (validation), and for the final figures (test).
 
 In: a `KnowledgeGraph`. Out: an `EdgeSplit` of its facts in their global order. The unit is the
-    unordered pair within an edge type. So a fact, its mirror row and its reverse are always in the
-    same part; the opposite is the field's most common leak.
+unordered pair within an edge type. So a fact, its mirror row and its reverse are always in the
+same part; the opposite is the field's most common leak.
 
 A holdout split goes by node: all facts of a held-out node with drugs are in one part. So the model
-    ranks them without any of them in training. Held-out nodes have too few facts for early
-    stopping, so a share of every other edge type's facts validates as well.
+ranks them without any of them in training. Held-out nodes have too few facts for early
+stopping, so a share of every other edge type's facts validates as well.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class EdgeSplit:
         facts = all_facts(graph)
         if part.shape != facts.shape[1:] or part.dtype != torch.uint8 or part.max() > TEST:
             raise InputError(
-                f"{path}: tells no part for each of {facts.shape[1]:,} facts. Start the run anew."
+                f"{path}: lacks the part of each of {facts.shape[1]:,} facts. Start the run anew."
             )
         if node_part is not None and (
             node_part.shape != (graph.total_nodes,)
@@ -109,7 +109,7 @@ class EdgeSplit:
             or node_part.max() > TEST
         ):
             raise InputError(
-                f"{path}: tells no part for each of {graph.total_nodes:,} nodes. Start the run"
+                f"{path}: lacks the part of each of {graph.total_nodes:,} nodes. Start the run"
                 " anew."
             )
         split = cls(facts, part, _unsplit(graph, facts, part), node_part)
@@ -117,7 +117,7 @@ class EdgeSplit:
         told = read_json(
             beside,
             dict,
-            "Every run has one but those of earlier versions, which cannot go on. Start the run"
+            "Only runs of earlier versions have none, and these cannot be resumed. Start the run"
             " anew.",
         )
         if (told.get("graph_hash"), told.get("split_hash")) != (graph.hash, split.hash):
@@ -146,10 +146,8 @@ def split_facts(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
 
 
 def _by_fact(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
-    """Split each edge type by the shares of the configuration.
-
-    Edge types too small to hold out at least one pair for each of val and test keep all of theirs
-    for training.
+    """Split each edge type by the shares of the configuration. An edge type that is too small to
+    hold out one pair for each of val and test trains as a whole.
     """
     facts, part = (
         all_facts(graph),
@@ -161,10 +159,11 @@ def _by_fact(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
 def _random_parts(
     graph: KnowledgeGraph, seed: int, shares: tuple[float, ...]
 ) -> UInt8[Tensor, " num_facts"]:
-    """The part of each fact, in the order of `all_facts`. shares: of each edge type, for validation
-    (and the test)
+    """The part of each fact, in the order of `all_facts`.
 
-    An edge type too small to hold out at least one pair for each of them trains as a whole. Edge
+    shares: shares of each edge type, for validation and, if there are two, for the test.
+
+    An edge type that is too small to hold out one pair for each of them trains as a whole. Edge
     types of one relation in both directions (read as directed) are split together, as pairs.
     """
     parts = [np.full(n, TRAIN, dtype=np.uint8) for n in graph.num_facts.values()]
@@ -195,13 +194,14 @@ def _random_parts(
 
 
 def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
-    """Hold out a share of a type's nodes with all their facts of the `holdout_edge_types`; other
-    facts train, but for some that validate.
+    """Hold out a share of a type's nodes with all their facts of the `holdout_edge_types`. Most
+    other facts train, and some validate.
 
-    Diseases as in TxGNN's `complex_disease` split (Huang et al. 2024): drawn from those with drugs,
-    without any of their drugs, but with their genes and phenotypes; facts of other edge types,
-    drawn at random, steer early stopping as well. The final figures are about held-out nodes alone,
-    so nothing else is kept for the test. A fact between two held-out nodes goes with the test node.
+    Diseases are held out as in TxGNN's `complex_disease` split (Huang et al. 2024): drawn from
+    those with drugs, without any of their drugs, but with their genes and phenotypes. Random facts
+    of other edge types serve early stopping as well. The final figures are about held-out nodes
+    alone, so the test has no other facts. A fact between two held-out nodes goes with the test
+    node.
     """
     assert config.holdout_type is not None
     facts, edge_types = all_facts(graph), holdout_edge_types(graph, config)

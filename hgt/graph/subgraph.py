@@ -1,8 +1,8 @@
 """A connected sample of a graph's nodes with balanced types, for `limit_nodes`.
 
 In: edges and node types. Out: a mask over the nodes. The first n rows of PrimeKG connect genes
-    alone. So the sample grows as one connected set instead, and its next node always comes from the
-    type that is furthest below its share.
+alone. So the sample grows as one connected set instead, and its next node always comes from the
+type that is furthest below its share.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def connected_sample(
 def _beside_another_type(
     head: np.ndarray, tail: np.ndarray, node_type: np.ndarray, reachable: np.ndarray
 ) -> np.ndarray:
-    """The reachable nodes from which one step leads to another type (all reachable ones where there
-    is none).
+    """Mask of the reachable nodes with a neighbour of another type. Where there is none: all
+    reachable nodes.
     """
     across = np.zeros(len(node_type), dtype=bool)
     mixed = reachable[head] & (node_type[head] != node_type[tail])
@@ -78,8 +78,8 @@ def _beside_another_type(
 
 
 def _largest_mixed_component(component: np.ndarray, node_type: np.ndarray) -> int:
-    """The largest component with several types; the largest at all where every component has one
-    type only.
+    """The largest component with several types. Where every component has one type: the largest of
+    all.
     """
     size = np.bincount(component)
     pairs = np.unique(component.astype(np.int64) * (int(node_type.max()) + 1) + node_type)

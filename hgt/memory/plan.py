@@ -1,8 +1,8 @@
 """The memory plan of a run, computed from counts before anything is allocated.
 
 In: a graph, the configuration, the device's limit. Out: a `MemoryPlan` with the largest form of the
-    step that fits. A `StepForm` has all sizes that may shrink without a change of the result.
-    `embedding_dim` never changes.
+step that fits. A `StepForm` has all sizes that may shrink without a change of the result.
+`embedding_dim` never changes.
 """
 
 from __future__ import annotations
@@ -211,13 +211,13 @@ def _fitting_changes(
 
 
 def memory_limit(config: RunConfig) -> int | None:
-    """The bytes that the parameter `memory` allows; None for all that there are."""
+    """Bytes of the parameter `memory`; None for all memory."""
     return None if config.train.memory is None else parse_bytes(config.train.memory)
 
 
 def probe_for_plan(config: RunConfig) -> DeviceProbe:
-    """The device that a run would get; one that is not on this machine can be planned for where
-    `memory` says what it has.
+    """The device of a run. A device that this machine lacks can be planned for when `memory` gives
+    its size.
 
     Raises InputError as `probe_device` does.
     """

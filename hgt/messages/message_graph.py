@@ -60,9 +60,9 @@ class EdgeGroup:
     targets.
 
     Keys and values of a relation are transformed on one side only: the side with fewer nodes in the
-        relation. The transformed rows of a group are one table, in blocks of `block_rows` rows of
-        one relation. The last block of a relation is padded. All relations of a group are
-        transformed on the same side.
+    relation. The transformed rows of a group are one table, in blocks of `block_rows` rows of
+    one relation. The last block of a relation is padded. All relations of a group are
+    transformed on the same side.
 
     transforms_source: that side is the sources; otherwise the targets.
     edges: the group's range among all edges of the graph.

@@ -3,9 +3,10 @@
 The cap is that of GraphSAGE (Hamilton et al. 2017).
 
 In: the training facts' message graph and the cap k. Out: for (seed, epoch, batch) a `MessageGraph`
-with min(d, k) of the d edges of each message edge type into each node, every set of them equally
-likely. All draws have the same shapes. Nothing here runs on the device. It does not know which
-edges a step supervises: those are masked in the step. Evaluation and inference use all edges.
+with min(d, k) of the d edges of each message edge type into each node. Every such set is
+equally likely. All draws have the same shapes. Nothing here runs on the device. It does not
+know the edges that a step supervises; the step masks these. Evaluation and inference use all
+edges.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ class NeighborSampling:
 
 
 def _without_draw(group: EdgeGroup) -> EdgeGroup:
-    """With `by_target.row` in place of the tensors that each draw brings, as it takes no memory."""
+    """The group with `by_target.row` in place of the tensors that each draw brings. It takes no
+    memory.
+    """
     by_target = dataclasses.replace(group.by_target, other=group.by_target.row)
     return dataclasses.replace(group, by_target=by_target, by_source=by_target)
 
@@ -135,10 +138,11 @@ def _by_relation_and_target(
 
 
 def _pieces(slots: EdgeList, edges: EdgeList, limits: GroupLimits) -> Iterator[Piece]:
-    """Each relation's edges, cut between targets where they exceed the limits.
+    """Cut each relation's edges between targets where they exceed the limits.
 
-    Not between sources: how many edges a source has differs from draw to draw. A piece transforms
-    all of its relation's sources, or its own targets, whichever is less work within the limits.
+    It never cuts between sources, because a source's number of edges differs from draw to draw. A
+    piece transforms all sources of its relation or its own targets: the side with less work within
+    the limits.
     """
     start = first_edge = 0
     for relation in torch.unique_consecutive(edges.relation).tolist():

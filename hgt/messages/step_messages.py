@@ -1,8 +1,8 @@
 """The edges that pass messages in a step: all training edges, or a few drawn for the step.
 
 In: the training facts, the parameter `num_neighbors` and a device. Out: the message edges of each
-    batch. Only this module knows whether edges are drawn; the step, the batches and the memory plan
-    ask it. It does not know the facts that a batch supervises. The step masks those.
+batch. Only this module knows whether edges are drawn; the step, the batches and the memory plan
+ask it. It does not know the facts that a batch supervises. The step masks those.
 """
 
 from __future__ import annotations

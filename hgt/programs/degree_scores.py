@@ -55,7 +55,7 @@ class DegreeScores(Decoder):
 
 
 def _picking(column: int | Tensor, given: Tensor) -> Tensor:
-    """Rows whose product with a node's degrees is the degree in that column."""
+    """Queries whose product with a node's degrees is the degree in that column."""
     query = torch.zeros_like(given)
     query[torch.arange(len(given), device=given.device), column] = 1
     return query

@@ -52,7 +52,7 @@ def evaluate_table(
             else "the inner product of their ends"
         )
         tell(
-            f"{path}: nothing says what it was trained on. Its ranks are those of the default"
+            f"{path}: its training data is unknown. Its ranks are those of the default"
             f" split's test facts (seed 0), which it may have seen, scored by {scored}."
         )
     graph = KnowledgeGraph.from_edge_table(read_edge_table(kg), config.graph)
@@ -95,7 +95,7 @@ def _check_split(
     told = embeddings.origin.get("split_hash")
     if told is None:
         tell(
-            f"{path}: was written by an earlier version, which did not say what was held out. It"
+            f"{path}: was written by an earlier version, which did not save its split. It"
             " may have seen the facts that are ranked."
         )
     elif told != split.hash:
@@ -120,7 +120,7 @@ def _in_graph_order(
     if keys.duplicated().any():
         twice = embeddings.nodes[keys.duplicated()].iloc[0]
         raise InputError(
-            f"{path}: node ({twice.node_type}, {twice.node_id}) stands in it more than once. Keep"
+            f"{path}: node ({twice.node_type}, {twice.node_id}) is there more than once. Keep"
             " one row per node."
         )
     place = {key: i for i, key in enumerate(keys)}
@@ -141,7 +141,7 @@ def _in_graph_order(
     if len(keys) > len(rows):
         other = embeddings.nodes[~np.isin(np.arange(len(keys)), rows)].iloc[0]
         tell(
-            f"{path}: {len(keys) - len(rows):,} of its {len(keys):,} rows are of nodes that the"
+            f"{path}: {len(keys) - len(rows):,} of its {len(keys):,} rows have nodes that the"
             f" graph lacks, the first being ({other.node_type}, {other.node_id}). They are left"
             " out."
         )

@@ -151,7 +151,7 @@ class Training:
             raise TrainingDiverged(
                 f"In epoch {epoch} the losses became {means}, which is not finite. Lower"
                 f" learning_rate (now {self.config.train.learning_rate}) in a new run: this one"
-                " would come to the same end."
+                " would diverge again."
             )
         started = time.monotonic()
         with self.memory.phase("evaluation"):
@@ -195,8 +195,8 @@ class Training:
             full, has_one = is_disk_full(error), self.progress.epoch or self.progress.batch
             raise (DiskFull if full else HgtError)(
                 f"{self.folder.checkpoints}: a checkpoint could not be written ({error})."
-                f" {'Make room' if full else 'Mend that'}, then"
-                f" resume{': the one before is whole' if has_one else ''}."
+                f" {'Make room' if full else 'Remove the cause'}, then"
+                f" resume{': the previous checkpoint is whole' if has_one else ''}."
             ) from error
         self.saved_at = time.monotonic()
         self.on_event(

@@ -1,5 +1,6 @@
-"""How a CSV text writes its rows: the delimiter, the columns, and how a quote within a value is
-written.
+"""The dialect of a CSV text: its delimiter, its columns, and its form of a quote within a value.
+
+In: a line. Out: its fields. Knows no file.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ _BACKSLASHES = re.compile(rb'(\\+)"')
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text writes its rows.
+    """The form of a text's rows.
 
-    columns: the header's names as they stand there; required: places of those that no row leaves
-        empty
-    backslash_line: the line that shows that quotes within values are written as \\"; None: as ""
+    columns: the names in the header.
+    delimiter: the character between columns.
+    required: places of the columns that every row fills.
+    backslash_line: the line that shows that quotes within values are \\"; None where they are "".
     """
 
     columns: tuple[str, ...]
@@ -27,8 +29,8 @@ class Dialect:
 
     @cached_property
     def strict_field(self) -> re.Pattern[bytes]:
-        """A field as RFC 4180 has it; nothing where a quote stays open or text follows a closed
-        one.
+        """A field by the rules of RFC 4180. It matches nothing where a quote stays open, or where
+        text follows a closed quote.
         """
         d = re.escape(self.delimiter)
         return re.compile(rb'"(?>[^"]*(?:""[^"]*)*)"|[^"\r\n%b][^\r\n%b]*|' % (d, d))
@@ -77,9 +79,7 @@ class Dialect:
 
 
 def without_backslashes(text: bytes) -> bytes:
-    """Quotes written as \\" become "", and \\\\ before a quote one backslash, as Spark's reader has
-    it.
-    """
+    """The text with "" for \\", and one backslash for \\\\ before a quote, as in Spark."""
     return _BACKSLASHES.sub(_rfc_quote, text)
 
 

@@ -1,9 +1,9 @@
 """Quotes in CSV text: rows on several lines, and quotes that no value opens.
 
 In: lines of UTF-8 text that begin with a row. Out: the whole rows among them, with the number of
-    their lines. A quote opens a value only at the beginning of a field (RFC 4180). Anywhere else it
-    is a character. In nearly every file, all quotes open and close on one line; numpy checks such a
-    block. Python reads only the other lines.
+their lines. A quote opens a value only at the beginning of a field (RFC 4180). Anywhere else it
+is a character. In nearly every file, all quotes open and close on one line; numpy checks such a
+block. Python reads only the other lines.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _QUOTE, _LF, _CR = b'"'[0], b"\n"[0], b"\r"[0]
 
 
 class BackslashQuotes(Exception):
-    """Internal: the text writes quotes within values as \\" and has to be read anew. line:
-    where.
+    """Internal: the text writes quotes within values as \\", so it must be read again.
+
+    line: number of the line that shows it.
     """
 
     def __init__(self, line: int):
@@ -45,7 +46,7 @@ class QuotedText:
 
     @cached_property
     def ends(self) -> np.ndarray:
-        """[num_lines] where each line's last character stands; of CR and LF the LF."""
+        """[num_lines] place of each line's last character. For CR and LF this is the LF."""
         is_end = self.data == _LF
         if self.has_lone_returns:
             is_lone = self.data == _CR
@@ -57,8 +58,10 @@ class QuotedText:
         return ends
 
     def whole_rows(self, blocks: Iterator[bytes] | None) -> tuple[TextBlock, bytes]:
-        """The whole rows, and the text of a row at the end whose quoted value goes on. blocks: what
-        follows; None: nothing.
+        """The whole rows, and the rest of the text: a last row whose quoted value continues in the
+        next block.
+
+        blocks: the blocks after this text; None when there are none.
         """
         end = len(self.text)
         spans: list[tuple[int, int]] = []  # of the rows on several lines
@@ -98,8 +101,9 @@ class QuotedText:
         return int(np.searchsorted(self.ends, min(place, len(self.text) - 1)))
 
     def _opens(self, quotes: np.ndarray) -> np.ndarray:
-        """Which quotes could open a value, or be the second of a pair. quotes: their places,
-        rising
+        """Mask of the quotes that could open a value, or be the second of a pair.
+
+        quotes: places of the quotes, ascending.
         """
         # of the text's very first character the last one
         could = self._are_borders(self.data[quotes - 1])
@@ -108,23 +112,21 @@ class QuotedText:
         return could
 
     def _closes(self, quotes: np.ndarray) -> np.ndarray:
-        """Which quotes could close a value, or be the first of a pair."""
+        """Mask of the quotes that could close a value, or be the first of a pair."""
         last = len(self.data) - 1
         if not len(quotes) or quotes[-1] < last:
             return self._are_borders(self.data[quotes + 1])
         return np.append(self._are_borders(self.data[quotes[:-1] + 1]), True)
 
     def _are_borders(self, characters: np.ndarray) -> np.ndarray:
-        """Which of them stand beside a quote at the beginning or end of a value, or within a
-        pair.
+        """Mask of the characters that can stand beside a quote at the beginning or end of a value,
+        or within a pair.
         """
         found = (characters == self.dialect.delimiter[0]) | (characters == _QUOTE)
         return np.asarray(found | (characters == _LF) | (characters == _CR))
 
     def _is_simple(self) -> bool:
-        """Whether every quoted value is closed on its line and followed by a delimiter or the
-        line's end.
-        """
+        """Whether every quoted value closes on its line, before a delimiter or the line's end."""
         if self.has_lone_returns:
             return False
         quotes = np.flatnonzero(self.data == _QUOTE)
@@ -133,7 +135,7 @@ class QuotedText:
         return bool(self._opens(quotes[::2]).all() and self._closes(quotes[1::2]).all())
 
     def _suspects(self) -> np.ndarray:
-        """The lines whose quotes, read from the line's beginning, are not simple."""
+        """Numbers of the lines with quotes that are not simple, read from the line's beginning."""
         quotes = np.flatnonzero(self.data == _QUOTE)
         line = np.searchsorted(self.ends, quotes)
         count = np.bincount(line, minlength=len(self.ends))
@@ -142,7 +144,7 @@ class QuotedText:
         return np.union1d(line[~good], np.flatnonzero(count % 2))
 
     def _refuse_other_escape(self) -> None:
-        """Raises BackslashQuotes at the first line that makes a row only when \\" stands for a
+        """Raise BackslashQuotes at the first line that makes a row only when \\" stands for a
         quote.
         """
         if self.dialect.backslash_line is not None or b"\\" not in self.text:
@@ -158,7 +160,7 @@ class QuotedText:
                 raise BackslashQuotes(self.first_line + line)
 
     def _row(self, start: int, blocks: Iterator[bytes] | None) -> int:
-        """Where the row ends that begins at `start`; -1 when it goes on in the next block."""
+        """End of the row that begins at `start`; -1 when it continues in the next block."""
         text, place, column = self.text, start, 0
         # the first value of several lines: column, opening, closing quote
         opened: tuple[int, int, int] | None = None
@@ -194,7 +196,7 @@ class QuotedText:
         return place
 
     def _closing(self, place: int) -> int:
-        """Where the quote stands that closes a value; -1: nowhere in this text."""
+        """Place of the quote that closes a value; -1 where this text has none."""
         while (found := self.text.find(b'"', place)) >= 0:
             if self.text[found + 1 : found + 2] != b'"':
                 return found
@@ -213,10 +215,10 @@ class QuotedText:
             )
 
     def _takes_in_rows(self, column: int, opening: int, close: int) -> bool:
-        """Whether a line within the quoted value would be a row by itself.
+        """Whether a line within the quoted value would be a row.
 
-        So would the last line of many a value in a row's first columns: it counts there only when
-        the first line, taken literally, has a row's columns as well.
+        In the first columns of a row, the last line of many values looks like a row. It counts
+        there only when the first line, taken literally, has a row's columns as well.
         """
         first, last = self._line_at(opening), self._line_at(min(close, len(self.text) - 1))
         if any(self.dialect.looks_like_row(self._line(line)) for line in range(first + 1, last)):
@@ -230,8 +232,8 @@ class QuotedText:
         return f"that is closed in line {self.first_line + self._line_at(close):,} only"
 
     def _never_closed(self, column: int, opening: int, blocks: Iterator[bytes] | None) -> str:
-        """The message about a quote that nothing in this text closes; reads on to find where it is
-        closed.
+        """The message about a quote that nothing in this text closes. It reads on to find the
+        closing quote.
         """
         line = self.first_line + len(self.ends)
         for block in blocks or ():
@@ -250,8 +252,8 @@ class QuotedText:
         return f"{said} If the file is cut off there, copy or write it again." if cut else said
 
     def _goes_on(self, column: int, opening: int, end: int) -> str:
-        """The message about a value that goes on behind its closing quote; Arrow joins the two in
-        silence.
+        """The message about a value that continues after its closing quote. Arrow would join the
+        two parts silently.
         """
         cell = quoted(self.text[opening:end].decode(errors="replace"))
         return self._says(

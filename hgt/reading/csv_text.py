@@ -1,8 +1,8 @@
 """The header and the rows of CSV text, as columns of codes.
 
 In: a path. Out: the names in the header, then record batches of dictionary-encoded strings, and the
-    number of lines. Commas, tabs, semicolons or vertical bars separate columns; the header shows
-    which.
+number of lines. Commas, tabs, semicolons or vertical bars separate columns; the header shows
+which.
 """
 
 from __future__ import annotations
@@ -224,8 +224,8 @@ def _from(blocks: Iterator[bytes], num_bytes: int) -> Iterator[bytes]:
 
 
 def _line_of_row(block: TextBlock, row: int) -> int:
-    """The line of the block's row of this number, from 1; of a block without line ends in its
-    values.
+    """Number of the line of a row in the block. Rows count from 1. No value of the block has a line
+    end.
     """
     for number, line in enumerate(_LINE_END.split(block.text), start=block.first_line):
         row -= bool(line)

@@ -2,7 +2,7 @@
 and edges.
 
 In: a path. Out: record batches with the columns of `EDGES`, and the content of each file.
-    Everything else is an InputError that names its kind.
+Everything else is an InputError that names its kind.
 """
 
 from __future__ import annotations
@@ -168,7 +168,10 @@ def _up_to(batches: Iterator[pa.RecordBatch], max_bytes: int) -> Iterator[pa.Rec
 
 
 def _open(path: Path, wanted: tuple[Columns, ...]) -> Rows:
-    """The file's header. wanted: sets of columns; the first that is there counts."""
+    """Read the file's header.
+
+    wanted: sets of columns; the first one in the file counts.
+    """
     start = first_bytes(path, 1 << 16)
     if not start.removeprefix(BYTE_ORDER_MARK).strip():
         raise InputError(

@@ -1,9 +1,9 @@
 """The rows of a PrimeKG-like file as integer codes.
 
 In: the path of a table with `x_type, x_id, relation, y_type, y_id` (names optional): CSV text or
-    Parquet, packed or in parts, or PrimeKG's folder of nodes and edges. Out: an `EdgeTable`. Knows
-    columns and their faults. Knows neither files (`edge_files.py`) nor mirrors, duplicates and
-    splits (`hgt.graph`).
+Parquet, packed or in parts, or PrimeKG's folder of nodes and edges. Out: an `EdgeTable`. Knows
+columns and their faults. Knows neither files (`edge_files.py`) nor mirrors, duplicates and
+splits (`hgt.graph`).
 
 Strings are dictionary-encoded block by block. So 8.1 M rows take a few integers each, and never 8.1
 M strings.
@@ -133,7 +133,7 @@ def _encode(path: Path, blocks: list[pa.RecordBatch], nothing: str) -> EdgeTable
 def _merge_spellings(
     path: Path, types: list[str], node_type: np.ndarray, node_id: np.ndarray, nodes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Types and ids [num_nodes] with each number spelled in one way, and `nodes` [n] in their new
+    """Types and ids [num_nodes] after each number has one spelling, and `nodes` [n] with the new
     numbers.
     """
     spelled = spelled_once(path, types, node_type, node_id)
@@ -154,8 +154,9 @@ def _merge_spellings(
 def _refuse_missing(
     path: Path, columns: tuple[str, ...], values: list[str], codes: list[np.ndarray], nothing: str
 ) -> None:
-    """Raises InputError when a value is nothing but white space, or what its writer did not mean.
-    values: as the file has them
+    """Raise InputError for a value that is only white space, or that its writer did not mean.
+
+    values: as the file has them.
     """
     for value in values:
         if why := _not_meant(value):
@@ -177,9 +178,7 @@ def _refuse_missing(
 
 
 def _not_meant(value: str) -> str | None:
-    """What is wrong with a value that would be another node, type or relation than the one that it
-    looks like.
-    """
+    """The fault of a value that looks like another node, type or relation; None: no fault."""
     trimmed = value.strip()
     if trimmed.endswith("\0"):  # NumPy's arrays of text lose it
         return "ends with a NUL character. Remove it"
@@ -196,8 +195,8 @@ def _not_meant(value: str) -> str | None:
 def _merge_equal(
     values: list[str], codes: Sequence[np.ndarray]
 ) -> tuple[list[str], tuple[np.ndarray, ...]]:
-    """Values that became equal by trimming white space share one code; unused values (of Parquet
-    nulls) go.
+    """Give one code to values that are equal without surrounding white space, and drop unused
+    values (of Parquet nulls).
     """
     used = np.zeros(len(values), dtype=bool)
     for c in codes:
@@ -211,8 +210,8 @@ def _merge_equal(
 
 
 def _dense_codes(keys: np.ndarray, num_keys: int) -> tuple[np.ndarray, np.ndarray]:
-    """The sorted distinct keys and each key's place among them (np.unique, without its sort where a
-    table is small).
+    """The sorted distinct keys, and each key's place among them: np.unique, without its sort where
+    a table of all keys is small.
     """
     if num_keys > 100_000_000:
         distinct, inverse = np.unique(keys, return_inverse=True)

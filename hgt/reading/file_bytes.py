@@ -1,7 +1,7 @@
 """The bytes of a file, unpacked and as UTF-8.
 
 In: a path. Out: blocks of bytes. The first bytes show packing and encoding; the file's name never
-    does. Reads gzip, bzip2, xz, Zstandard, a zip of one file, UTF-16 and UTF-32. Knows no rows.
+does. Reads gzip, bzip2, xz, Zstandard, a zip of one file, UTF-16 and UTF-32. Knows no rows.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _decoded(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, final
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, unpacked when they begin as a packed file does."""
+    """The file's bytes. They are unpacked when their first bytes are those of a packed file."""
     packed_by = packing(path)
     if packed_by == "zip":
         with zipfile.ZipFile(path) as archive, archive.open(_only_member(path, archive)) as member:
@@ -124,8 +124,8 @@ def _unpacked(path: Path) -> Iterator[IO[bytes]]:
 
 
 class _Streams(io.RawIOBase):
-    """Packed streams one after the other. What follows them is an error; Python's own readers pass
-    over it, and over all after it.
+    """Packed streams, one after the other. Other bytes after them are an error. Python's own
+    readers silently skip these bytes and all after them.
     """
 
     def __init__(self, packed: IO[bytes], unpacker: Callable[[], Any]):

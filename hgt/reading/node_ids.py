@@ -1,9 +1,10 @@
-"""Ids that are numbers, spelled in one way: `1.0` is the node `1`.
+"""Numeric ids with one spelling: `1.0` is the node `1`.
 
-In: the ids of nodes and their types. Out: the ids to use. Pandas writes integers as floats once a
-column has held a missing value, R writes 100000 as 1e+05, Spark 12345678 as 1.2345678E7: the same
-node by another name. Where all ids of a type are numbers, whole ones become integers, by decimal
-arithmetic, never by floats. Ids with leading zeros are text, and so are those of their type.
+In: the ids of nodes and their types. Out: the ids to use. Programs spell one number in several
+ways: pandas writes integers as floats after a missing value, R writes 100000 as 1e+05, Spark
+writes 12345678 as 1.2345678E7. Where all ids of a type are numbers, whole ones become integers,
+by decimal arithmetic and never by floats. An id with leading zeros is text, and so are all ids
+of its type.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def spelled_once(
     integers.
 
     Several nodes may then have one id: they are one node. Raises InputError when two ids of a type
-        differ only in the spelling of a number and the type's ids are text.
+    differ only in the spelling of a number and the type's ids are text.
     """
     ids = pa.array(node_id, pa.string())
     odd = _matches(ids, _NUMBER) & ~_matches(ids, _INTEGER)

@@ -1,7 +1,7 @@
 """PrimeKG's nodes.csv: types, ids and names of the numbers in its edges.csv.
 
 In: record batches of both. Out: record batches with the columns of `EDGES`. PrimeKG exists as one
-    kg.csv, and as this pair (Chandak et al. 2023, Harvard Dataverse IXA7BM).
+kg.csv, and as this pair (Chandak et al. 2023, Harvard Dataverse IXA7BM).
 """
 
 from __future__ import annotations

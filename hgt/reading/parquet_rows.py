@@ -1,7 +1,7 @@
 """The rows of Parquet files as columns of codes.
 
 In: the path of a file, or of the parts in a folder. Out: record batches of dictionary-encoded
-    strings. Whole numbers become integers. Null becomes an empty string.
+strings. Whole numbers become integers. Null becomes an empty string.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """A checkpoint: one safetensors file with the weights, the optimizer, and the progress in its
-    header.
+header.
 
 In: tensors and the progress, or a folder. Out: a file, or a `Checkpoint`. The file is written under
-    a temporary name, synced and renamed. So a file with the name of a checkpoint is whole. Its
-    SHA-256 covers its whole content: a damaged file is skipped, and the previous one is used. There
-    is no pickle.
+a temporary name, synced and renamed. So a file with the name of a checkpoint is whole. Its
+SHA-256 covers its whole content: a damaged file is skipped, and the previous one is used. There
+is no pickle.
 """
 
 from __future__ import annotations

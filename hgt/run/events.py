@@ -1,8 +1,8 @@
 """`events.jsonl`: a program's messages to its readers, one JSON object per line.
 
 In: events, or the file. Out: the file, or its events. Every line has `event` and `time` (seconds
-    since 1970). Each line takes one system call. So a killed writer or a full disk leaves at most
-    one broken last line. Readers skip it, and the next line starts anew.
+since 1970). Each line takes one system call. So a killed writer or a full disk leaves at most
+one broken last line. Readers skip it, and the next line starts anew.
 """
 
 from __future__ import annotations
@@ -115,6 +115,6 @@ def epochs_by_number(path: Path, *figures: str) -> dict[int, dict[str, Any]]:
 
 def _not_whole(path: Path, event: dict[str, Any], lacking: str) -> str:
     return (
-        f"{path}: the line of {quoted(event)} has no {lacking}, or something else in its place."
+        f"{path}: the line of {quoted(event)} has no {lacking}, or not a number there."
         " Remove that line, then resume."
     )

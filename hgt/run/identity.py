@@ -1,7 +1,7 @@
 """The identity of a run: the hashes of its graph, split and configuration.
 
 In: the three. Out: their hashes, which checkpoints, embeddings and reports carry. A file with other
-    hashes is an InputError.
+hashes is an InputError.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A run, opened once per process and handed on.
+"""A run, opened once per process and then passed on.
 
-In: a run folder. Out: its configuration, graph and split, and for a program that computes also
-the memory plan and the device. Nobody who has an opened run reads the folder again for these.
+In: a run folder. Out: its configuration, graph and split; for a program that computes, also the
+memory plan and the device. Code with an opened run does not read these from the folder again.
 Knows neither the tasks that lead a run nor MLflow.
 """
 

@@ -1,4 +1,4 @@
-"""Whether the one who started a program is still there. The environment says how to tell:
+"""The parent of a program: does it still live? Two variables of the environment show it:
 
 HGT_PARENT_PID   a child process: the number of its parent
 HGT_HEARTBEAT    a container, which cannot see that process: a file that its parent touches every

@@ -181,7 +181,7 @@ def test_events_without_their_figures_are_named(run):
         run.events.write_text(whole + broken + "\n")
         agree(run)
     run.events.write_text("")
-    assert "tells of no training" in refusal(agree, run, "events.jsonl")
+    assert "has no training" in refusal(agree, run, "events.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_another_split_in_place_of_the_runs_own_is_refused_by_every_program(run,
         said = refusal(work, run, "split.json")
         assert f"was made for split {whole_hash(run)[:16]}, but this run has split" in said
     run.split.with_suffix(".json").unlink()
-    assert "but those of earlier versions" in refusal(train, run, "split.json")
+    assert "Only runs of earlier versions have none" in refusal(train, run, "split.json")
 
 
 def whole_hash(run):
@@ -243,7 +243,7 @@ def test_a_table_is_judged_on_the_split_that_it_names(run, small_kg):
     del table.origin["split_hash"]
     table.save(run.embeddings)
     evaluate_table(path, small_kg, told.append)
-    assert "earlier version, which did not say what was held out" in told[0]
+    assert "earlier version, which did not save its split" in told[0]
 
 
 def test_the_split_hash_tells_every_split_from_every_other(run):

@@ -180,11 +180,11 @@ def test_a_head_is_found_by_id_before_name(named):
         ({"head": "Gene Y", "relation": "hits"}, "no node of this id or name; like it are Gene Z"),
         (
             {"head": "y", "relation": "hit"},
-            "no node of type drug stands in it. Such nodes have hits",
+            "has no nodes of type drug. Such nodes have hits",
         ),
         (
             {"head": "z", "relation": "hits"},
-            "no node of type gene stands in it. Such nodes have rev_hits",
+            "has no nodes of type gene. Such nodes have rev_hits",
         ),
         ({"head": "y", "relation": "hits", "head_type": "durg"}, "no such type. It has drug, gene"),
         ({"head": "y", "relation": "hits", "k": 0}, "Give at least 1"),

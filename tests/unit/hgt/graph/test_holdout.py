@@ -208,5 +208,5 @@ def test_the_held_out_nodes_are_saved_with_the_split(tmp_path):
         path,
         metadata={"graph_hash": graph.hash},
     )
-    with pytest.raises(InputError, match="tells no part for each of 51 nodes"):
+    with pytest.raises(InputError, match="lacks the part of each of 51 nodes"):
         EdgeSplit.load(path, graph)

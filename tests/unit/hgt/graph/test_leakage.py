@@ -154,7 +154,7 @@ def test_a_fact_of_a_held_out_node_that_trains_is_found(graph, holdout_relations
 
 
 def test_a_holdout_split_without_its_nodes_is_refused(graph, tmp_path):
-    with pytest.raises(InputError, match="tells no held-out nodes"):
+    with pytest.raises(InputError, match="names no held-out nodes"):
         audit_split(
             graph, split_facts(graph, SplitConfig()), SplitConfig(split="disease-holdout"), tmp_path
         )

@@ -120,7 +120,9 @@ class Embeddings:
                 with pa.OSFile(str(csv), "wb") as out:
                     options = pyarrow.csv.WriteOptions(quoting_style="needed")
                     pyarrow.csv.write_csv(pa.table(columns), out, options)
-                claim_csv(path, overwrite=overwrite, record=record)  # what has appeared meanwhile
+                claim_csv(
+                    path, overwrite=overwrite, record=record
+                )  # a file may have appeared meanwhile
                 if record is not None:
                     remember_outputs(record, dict(zip(places, (csv, beside), strict=True)))
         except OSError as error:
@@ -161,7 +163,7 @@ class Embeddings:
                 vectors = torch.from_numpy(
                     np.stack([table.column(d).to_numpy().astype(np.float32) for d in dims], axis=1)
                 )
-            # no check asks for names
+            # no check needs names
             there = [c for c in _NODE_COLUMNS if c != "node_name" or c in table.column_names]
             nodes = table.select(there).to_pandas()
             nodes["node_name"] = nodes["node_name"] if "node_name" in nodes else nodes["node_id"]

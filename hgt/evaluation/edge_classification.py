@@ -150,10 +150,10 @@ def _scores(embeddings: Tensor, decoder: Decoder, facts: Tensor) -> np.ndarray:
 
 def _metrics(positive: np.ndarray, negative: np.ndarray) -> ClassificationMetrics:
     """AUROC and AUPRC. Ties count half in the AUROC. In the AUPRC, tied scores are one step."""
-    import sklearn.metrics  # 1 s, for whoever classifies: others read the figures alone
+    import sklearn.metrics  # takes 1 s, and most callers only read the figures
 
     label = np.repeat([1, 0], [len(positive), len(negative)])
-    # places tell all; infinite scores are refused
+    # only the order matters, and scikit-learn refuses infinite scores
     _, score = np.unique(np.concatenate([positive, negative]), return_inverse=True)
     return ClassificationMetrics(
         auroc=float(sklearn.metrics.roc_auc_score(label, score)),

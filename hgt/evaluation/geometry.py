@@ -21,7 +21,7 @@ from hgt.errors import InputError
 from hgt.seeds import Stream, generator
 
 _ROWS = 8_192  # in float64 at a time: 32 MB of 512 dimensions
-_MAX_SAMPLE = 5_000  # nodes on which types are told apart
+_MAX_SAMPLE = 5_000  # nodes in the sample that separates types
 # of distances at a time; scikit-learn's own 1 GiB would be more than training takes
 _SILHOUETTE_MB = 32
 # a dimension with less of the mean dimension's variance is dead: a thirtieth of its standard
@@ -196,7 +196,7 @@ def _silhouette(points: np.ndarray, types: np.ndarray) -> float | None:
     """
     if not 2 <= len(np.unique(types)) < len(points):
         return None
-    import sklearn.metrics  # 1 s, for whoever measures: others read the figures alone
+    import sklearn.metrics  # takes 1 s, and most callers only read the figures
 
     with sklearn.config_context(working_memory=_SILHOUETTE_MB):
         return float(sklearn.metrics.silhouette_score(points, types))

@@ -91,6 +91,6 @@ def _correlation(vectors: Tensor, sets: scipy.sparse.csr_array, pairs: np.ndarra
     cosine, similarity = cosine[finite], similarity[finite]
     if len(cosine) < _MIN_PAIRS or np.ptp(cosine) < 1e-9 or not np.ptp(similarity):
         return None
-    import scipy.stats  # 0.5 s, for whoever measures
+    import scipy.stats  # takes 0.5 s, and most callers only read the figures
 
     return float(scipy.stats.spearmanr(similarity, cosine).statistic)

@@ -121,7 +121,7 @@ def _rank_side(embeddings: Tensor, side: _Side) -> tuple[np.ndarray, ...]:
     num_candidates, first = len(candidates), side.candidates.start
     span = slice(side.span.start - first, side.span.stop - first)
     nodes, query = np.unique(side.given, return_inverse=True)
-    order = np.argsort(query, kind="stable")  # facts that ask the same stand together
+    order = np.argsort(query, kind="stable")  # facts with the same query are adjacent
     known = side.known[nodes - side.given_start]
     num_known = np.diff(known.indptr)
     chunk = max(1, SCORES_PER_CHUNK // max(num_candidates, _QUERY_TENSORS * embeddings.shape[1]))
@@ -132,8 +132,7 @@ def _rank_side(embeddings: Tensor, side: _Side) -> tuple[np.ndarray, ...]:
         + span.start
     )
     arrays = (nodes, row, row * num_candidates + side.wanted[order] - first, known_place)
-    # All of it before the first product: a copy amid the work would wait for what was asked of the
-    # device before.
+    # Copied before the first product: a later copy would wait for the device to finish its work.
     nodes_there, row_there, true_place, known_there = (
         torch.from_numpy(a.astype(np.int64)).to(device) for a in arrays
     )
@@ -174,9 +173,9 @@ def _sums_of_signs(
     """
     flat, largest = scores.view(-1), torch.finfo(scores.dtype).max
     true = flat.index_select(0, true_place).unsqueeze(1)
-    # worst place for what is not a number ...
+    # a true score that is not finite ranks last ...
     true = torch.where(torch.isfinite(true), true, -largest)
-    # ... and no gain from the others'
+    # ... and other such scores do not help it
     scores.nan_to_num_(nan=largest, posinf=largest, neginf=-largest)
     flat.index_fill_(0, known_place, -torch.inf)  # below every true score
     sums = []

@@ -121,7 +121,7 @@ def demo_rows(num_nodes: int, num_facts: int, num_communities: int, seed: int) -
     parts = []
     for relation, display, head_type, tail_type, share in _RELATIONS:
         heads, tails = nodes[head_type], nodes[tail_type]
-        # what one relation has too many or cannot hold, the next ones make up for
+        # later relations correct a surplus or a lack of facts
         num = max(round(share / share_left * facts_left), 2)
         # everyone gets a fact
         lonely = _partners(rng, heads, tails, np.flatnonzero(~met[head_type]))

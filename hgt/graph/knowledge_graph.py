@@ -238,7 +238,7 @@ class KnowledgeGraph:
         ids, names = {}, {}
         for node_type in data.node_types:
             store = data[node_type]
-            with warnings.catch_warnings():  # PyG warns of what is an error here
+            with warnings.catch_warnings():  # PyG only warns; the error follows
                 warnings.simplefilter("ignore")
                 num_nodes = len(store.node_id) if "node_id" in store else store.num_nodes
             if num_nodes is None:

@@ -28,8 +28,8 @@ _DUPLICATE, _SYMMETRIC, _MIRROR, _REVERSED = (
     "its mirror",
     "its reverse",
 )
-# Of a pair that two relations tell, most facts of the one: the field's other leak, which no split
-# can mend (WN18, FB15k).
+# Two relations can state the same about a pair of nodes. When this share of one relation's held-out
+# pairs trains as the other, its figures say little. No split can prevent it (WN18, FB15k).
 _SAME_PAIRS = 0.8
 _WORST = 5  # edge types named in a warning
 

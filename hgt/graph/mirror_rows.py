@@ -23,7 +23,7 @@ def facts_by_type(
     num_types = len(table.node_types)
     head, tail, relation = table.head[rows], table.tail[rows], table.relation[rows].astype(np.int64)
     head_type, tail_type = table.node_type[head], table.node_type[tail]
-    # The orientation that stands first in the file is the one that the edge type keeps.
+    # The edge type keeps the orientation of its first row in the file.
     code = (relation * num_types + head_type) * num_types + tail_type
     distinct, first_row = np.unique(code, return_index=True)
     first = dict(zip(distinct.tolist(), first_row.tolist(), strict=True))
@@ -57,7 +57,7 @@ def facts_by_type(
                 )
             told = merged[one]
             if told is not None:
-                if c == one:  # else the other orientation tells them
+                if c == one:  # otherwise the other orientation yields them
                     yield edge_type, *told
                 continue
         facts = _distinct_pairs(pairs)
@@ -104,7 +104,7 @@ def _within_one_type(
     rows = _distinct_pairs(pairs)
     duplicates = pairs.shape[1] - rows.shape[1]
     undirected = _distinct_pairs(np.sort(rows, axis=0))
-    num_mirrors = rows.shape[1] - undirected.shape[1]  # pairs that stand in both directions
+    num_mirrors = rows.shape[1] - undirected.shape[1]  # pairs in both directions
     if _are_mirrors(num_mirrors, rows.shape[1], relation, config):
         return undirected, True, (num_mirrors, duplicates)
     return rows, False, (0, duplicates)

@@ -33,7 +33,7 @@ from hgt.whole_file import written_whole
 
 TRAIN, VAL, TEST = 0, 1, 2
 _START_ANEW = "Start the run anew."
-_FEWEST_TO_SPLIT = 3  # nodes of which the largest fractions hold out one each
+_FEWEST_TO_SPLIT = 3  # nodes: the largest fractions hold out one each for val and test
 
 
 @dataclass(frozen=True)

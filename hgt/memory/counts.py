@@ -79,7 +79,7 @@ class Counts:
     input_dropout: bool
     query_tensors: int  # see `Decoder`
     averages: bool
-    item: int  # bytes of what is gathered along edges
+    item: int  # bytes per number of keys, queries and values
     node_chunk: int
     ranked: tuple[Asked, ...]  # after each epoch
     tested: tuple[Asked, ...]

@@ -25,7 +25,7 @@ class MessageBytes:
         edges = sum(t.edges for t in types)
         self.node = c.nodes * c.hidden * FLOAT  # a node-sized tensor
         self.compute = c.nodes * c.hidden * c.item  # keys, queries or values
-        # what output maps are worked off in
+        # output maps process parts of this size
         self.part = min(c.largest_type, MAX_REDUCTION_ROWS) * c.hidden * FLOAT
         self.per_head = c.nodes * c.heads * FLOAT
         self.weights = edges * c.heads * FLOAT

@@ -20,12 +20,10 @@ def worst_moments(c: Counts, form: StepForm) -> tuple[dict[str, int], dict[str, 
     step = MessageBytes(c, c.step_types, form.limits, drawn=True) if c.draws_edges else b
     batch = batch_bytes(c, form) + step.removed
     step_graph, evaluation_graph = b.graph, b.graph
-    # the graph with all edges stays on the CPU between evaluations; facts of drawn edges do so
-    # always
+    # Between evaluations, the graph with all edges is on the CPU. Facts of drawn edges always are.
     if c.draws_edges:
         step_graph = step.graph - step.facts
-        # beside it, on the CPU the graph with all edges, or the draw that the step was recorded
-        # with
+        # In addition, the graph with all edges (CPU), or the draw of the recorded step (CUDA).
         of_record = step_graph - step.same_in_draws if c.traits.records_steps else 0
         step_graph += b.graph if c.traits.is_host else of_record
         evaluation_graph = b.graph + step.same_in_draws
@@ -65,14 +63,13 @@ def worst_moments(c: Counts, form: StepForm) -> tuple[dict[str, int], dict[str, 
 
 
 # Measured in a training process (Linux, torch 2.13): interpreter, torch and the library take 313
-# MiB, what the optimizer and the first step load besides 168 MiB; per node its strings; per fact
-# its edge index, split and filters.
+# MiB; the optimizer and the first step load another 168 MiB. A node takes its strings, a fact its
+# edge index, split and filters.
 _PROCESS_BYTES = 481 << 20
 _BYTES_PER_NODE = 400
 _BYTES_PER_FACT = 150
-# The heap keeps freed blocks (`host.keep_freed_memory`). Where each block was mapped by itself
-# instead, a process took the planned bytes (within 3 %); in the heap a tenth to a third of them
-# more, in nine cases.
+# The heap keeps freed blocks (`host.keep_freed_memory`). With each block mapped by itself, a process
+# took the planned bytes (within 3 %). In the heap it took a tenth to a third more (nine cases).
 _GAPS = 0.2
 
 

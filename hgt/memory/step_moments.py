@@ -35,8 +35,8 @@ def step_parts(c: Counts, b: MessageBytes, form: StepForm) -> dict[str, int]:
         _forward(b, form, saved - kept_per_layer + first_too * (c.layers == 1), attended),
         *_decoder(c, b, form, saved),
         _backward(c, b, form, saved + first_too * (c.layers == 1), attended, gradients=b.layer),
-        # the first layer's way back comes last: the others' parameters have their gradients, and
-        # what they kept is gone
+        # The first layer's backward pass comes last. The other layers have their gradients by then,
+        # and the tensors that they kept are freed.
         _backward(c, b, form, first_alone + first_too, attended, gradients=c.layers * b.layer),
     ]
     return max(moments, key=lambda parts: sum(parts.values()))

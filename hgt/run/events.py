@@ -37,7 +37,7 @@ class EventWriter:
         line = b"\n" * self._is_broken + told.encode() + b"\n"
         written = os.write(self._file, line)
         self._is_broken = written < len(line)
-        if self._is_broken:  # the kernel writes what there is room for, and fails the next time
+        if self._is_broken:  # the kernel fills the disk first, and fails at the next write
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def close(self) -> None:

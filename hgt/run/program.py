@@ -48,14 +48,14 @@ def run_program(
     with contextlib.ExitStack() as held:
         try:
             with explaining_full_disk(folder.path):
-                # first: whoever is refused must not write among the events of the one that works
+                # The lock comes first: a refused program must not write events.
                 held.enter_context(folder.locked())
                 on_event = held.enter_context(contextlib.closing(EventWriter(folder.events)))
         except HgtError as error:
             sys.stderr.write(f"{error}\n")
             return error.exit_code
         try:
-            # what no phase of the plan translates
+            # for errors outside of the phases of the plan
             with explaining_full_disk(folder.path), translating_out_of_memory("cpu", name):
                 work(folder, on_event, *arguments[1:])
         except Exception as error:  # noqa: BLE001 - the outermost handler: every error is told, none is swallowed

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 # Largest differences, relative to the norm of the reference: at least ten times the differences by
-# rounding alone at these sizes. Measured with torch 2.13 on the CPU, float32 against float64 (and other
-# orders of summation, always less), and with 2.11 on an H100 against its CPU, our two formulations:
-# embeddings 4.5e-7 and 5.5e-7, losses 1.5e-7 and 2.9e-7, gradients 4.3e-6 and 9.2e-6. MPS's defect
-# of long products, emulated, gives 3e-2 in gradients; users report 0.1 and more (pytorch 193487).
+# rounding alone at these sizes. Measured with torch 2.13 on the CPU, float32 against float64 (and
+# other orders of summation, always less), and with 2.11 on an H100 against its CPU, our two
+# formulations: embeddings 4.5e-7 and 5.5e-7, losses 1.5e-7 and 2.9e-7, gradients 4.3e-6 and 9.2e-6.
+# MPS's defect of long products, emulated, gives 3e-2 in gradients; users report 0.1 and more
+# (pytorch 193487).
 TOLERANCES = {
     "embeddings": 1e-5,
     "losses": 1e-5,

@@ -38,8 +38,8 @@ def graph_checks(
             "held-out facts rank above others: the vectors know the graph",
         )
         ratio = typed.mrr / typed.chance_mrr
-        # With few candidates, chance is high and `least` times chance may exceed 1. The threshold is
-        # at most half way from chance to 1.
+        # With few candidates, chance is high and `least` times chance may exceed 1. The threshold
+        # is at most half way from chance to 1.
         least = min(least, round((1 + typed.chance_mrr) / 2 / typed.chance_mrr, 2))
         if typed.num_ranks < _FEW_RANKS:
             meaning += f"; of {typed.num_ranks} ranks alone, so chance has a say"

@@ -68,8 +68,9 @@ def worst_moments(c: Counts, form: StepForm) -> tuple[dict[str, int], dict[str, 
 _PROCESS_BYTES = 481 << 20
 _BYTES_PER_NODE = 400
 _BYTES_PER_FACT = 150
-# The heap keeps freed blocks (`host.keep_freed_memory`). With each block mapped by itself, a process
-# took the planned bytes (within 3 %). In the heap it took a tenth to a third more (nine cases).
+# The heap keeps freed blocks (`host.keep_freed_memory`). With each block mapped by itself, a
+# process took the planned bytes (within 3 %). In the heap it took a tenth to a third more (nine
+# cases).
 _GAPS = 0.2
 
 

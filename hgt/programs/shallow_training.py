@@ -32,12 +32,12 @@ from hgt.training.steps import Steps
 from hgt.training.trainee import Trainee
 from hgt.training.val_metrics import evaluate_val
 
-# A node's row changes only in steps that contain the node; HGT's weights change in every step. Tuned
-# ComplEx is best with a rate of 0.02 to 0.04 on two graphs (tests/bench/README.md). A larger rate
-# takes fewer steps, which matters because its time is limited.
+# A node's row changes only in steps that contain the node; HGT's weights change in every step.
+# Tuned ComplEx is best with a rate of 0.02 to 0.04 on two graphs (tests/bench/README.md). A larger
+# rate takes fewer steps, which matters because its time is limited.
 _RATE_OVER_HGT = 10.0
-# N3 = _N3 / (facts per node), at most _MOST_N3. Tuned ComplEx is best with 0.04 at 26 facts per node,
-# and with 0.1 at 10 and at 3.7 (the same page).
+# N3 = _N3 / (facts per node), at most _MOST_N3. Tuned ComplEx is best with 0.04 at 26 facts per
+# node, and with 0.1 at 10 and at 3.7 (the same page).
 _N3, _MOST_N3 = 1.0, 0.1
 
 

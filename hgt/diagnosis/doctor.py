@@ -36,7 +36,7 @@ def examine(wanted: str | None, say: Callable[[str], None]) -> None:
     say(_known_issues(machine))
     if traits_of(probe.type).is_host:
         say(
-            "The CPU is what accelerators are compared with."
+            "Nothing to compare: the CPU is the reference for accelerators."
             if wanted
             else f"No accelerator to compare with the CPU: {probe.reason}."
         )
@@ -49,7 +49,7 @@ def examine(wanted: str | None, say: Callable[[str], None]) -> None:
     )
     if comparison.first_wrong is not None:
         raise DeviceRefused(refusal(probe.type, comparison.first_wrong, machine))
-    say(f"{probe.type} computes what the CPU computes.")
+    say(f"{probe.type} computes the same as the CPU.")
 
 
 def this_machine(probe: DeviceProbe) -> Machine:

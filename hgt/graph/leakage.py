@@ -207,7 +207,7 @@ def _twins(graph: KnowledgeGraph, split: EdgeSplit) -> list[str]:
     if not found:
         return []
     names = [edge_type_name(e) for e in graph.edge_types]
-    advice = "Take one of the two relations out of the file if they tell the same."
+    advice = "Take one of the two relations out of the file if they state the same."
     if len(found) == 1:
         share, own, other = found[0]
         return [

@@ -120,7 +120,7 @@ def _in_graph_order(
     if keys.duplicated().any():
         twice = embeddings.nodes[keys.duplicated()].iloc[0]
         raise InputError(
-            f"{path}: node ({twice.node_type}, {twice.node_id}) is there more than once. Keep"
+            f"{path}: node ({twice.node_type}, {twice.node_id}) has more than one row. Keep"
             " one row per node."
         )
     place = {key: i for i, key in enumerate(keys)}

@@ -50,7 +50,7 @@ class Columns:
         if repeated:
             spelled = [repr(n) for n in names if _plain(n) in repeated]
             raise InputError(
-                f"{path}: column(s) {', '.join(repeated)} stand there more than once"
+                f"{path}: column(s) {', '.join(repeated)} appear more than once"
                 f" ({', '.join(spelled)}). Keep one of each."
             )
         return {c: plain.index(c) for c in wanted}

@@ -55,7 +55,7 @@ class NodeTable:
                 index for row, index in enumerate(columns["node_index"]) if place[index] != row
             )
             raise InputError(
-                f"{path}: node_index {twice} stands there more than once. Keep one row per node."
+                f"{path}: node_index {twice} has more than one row. Keep one row per node."
             )
         _refuse_two_names(path, columns)
         return cls(

@@ -22,7 +22,7 @@ from hgt.reading.row_counts import FileCounts
 
 MAGIC = b"PAR1"
 _BATCH_ROWS = 1 << 18
-# From here on a float of this many bits no longer tells whole numbers apart.
+# From here on a float of this many bits rounds some whole numbers.
 _FIRST_INEXACT = {16: 2**11, 32: 2**24, 64: 2**53}
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
@@ -117,7 +117,7 @@ class ParquetRows:
         if name.endswith("_id") and largest >= limit:
             raise InputError(
                 f"{self.path}: column {self.spelled[name]} holds floats up to {largest:.0f}; from"
-                f" {limit:,} on such floats no longer tell whole numbers apart. Write the column as"
+                f" {limit:,} on, floats can round whole numbers. Write the column as"
                 " integers or strings."
             )
         told = [_whole(v) if v == v else "" for v in values.to_pylist()]

@@ -84,4 +84,4 @@ def _is_number(value: Any, or_none: bool = False) -> bool:
 
 def _require(good: bool, what: str) -> None:
     if not good:
-        raise ValueError(f"its {what} are no such figures")
+        raise ValueError(f"its {what} are not the figures of a report")

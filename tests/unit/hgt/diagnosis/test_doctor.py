@@ -70,7 +70,7 @@ def test_a_mac_whose_products_are_right_passes(fake_mac):
     said = []
     examine(None, said.append)
     text = "\n".join(said)
-    assert said[-1] == "mps computes what the CPU computes."
+    assert said[-1] == "mps computes the same as the CPU."
     assert "macOS 15.1" in text
     assert "Apple M1 Pro" in text
     assert "11.0 GiB, the recommended memory; torch alone would take up to 18.7 GiB" in text

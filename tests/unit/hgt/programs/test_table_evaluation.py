@@ -157,7 +157,7 @@ def with_rows(embeddings, rows, folder):
 def test_refuses_a_node_that_stands_in_it_twice(embeddings, kg_csv, tmp_path):
     rows = [*range(len(embeddings.nodes)), 4]
     node = embeddings.nodes.iloc[4]
-    assert f"node ({node.node_type}, {node.node_id}) is there more than once" in refusal(
+    assert f"node ({node.node_type}, {node.node_id}) has more than one row" in refusal(
         with_rows(embeddings, rows, tmp_path), kg_csv
     )
 

@@ -209,7 +209,7 @@ def test_primekgs_nodes_and_edges(tmp_path, plain):
     ("change", "what"),
     [
         (lambda n: n.drop(index=[4]), r"x_index '4' is no node_index of nodes\.csv"),
-        (lambda n: pd.concat([n, n[3:4]]), "node_index 3 stands there more than once"),
+        (lambda n: pd.concat([n, n[3:4]]), "node_index 3 has more than one row"),
         (
             lambda n: n.replace({"node_type": {"disease": ""}}),
             r"nodes\.csv: column node_type is empty in row 10",
@@ -366,7 +366,7 @@ def test_indices_that_pandas_wrote_as_floats(tmp_path):
     (tmp_path / "nodes.csv").write_text(
         "node_index,node_id,node_type,node_name\n0,a,drug,A\n0.0,b,disease,B\n"
     )
-    with pytest.raises(InputError, match="node_index 0 stands there more than once"):
+    with pytest.raises(InputError, match="node_index 0 has more than one row"):
         read_edge_table(tmp_path)
     (tmp_path / "nodes.csv").write_text(
         "node_index,node_id,node_type,node_name\n0,a,drug,A\n1,a,drug,B\n"

@@ -69,7 +69,7 @@ def open_run(folder: RunFolder) -> OpenRun:
     config, graph, plan = folder.load_config(), folder.load_graph(), folder.load_plan()
     split = folder.load_split(graph)
     limit = memory_limit(config)
-    wanted = plan.device if plan else config.train.compute_device
+    wanted = plan.device if plan else config.execution.compute_device
     device = prepare_device(probe_device(wanted, limit).type, limit)
     memory = DeviceMemory(device.type, plan.phases if plan else {}, limit)
     return OpenRun(folder, config, graph, split, plan, device, memory)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hgt.config import RunConfig, TrainConfig, parameters, parse_bytes
+from hgt.config import RunConfig, StoppingConfig, parameters, parse_bytes
 from hgt.errors import InputError, is_disk_full
 
 PARAMETERS = {p.name: p for p in parameters()}
@@ -143,7 +143,7 @@ def test_the_table_above_has_every_parameter():
     assert set(OTHER) == set(PARAMETERS) == set(RunConfig().to_flat())
     assert all(OTHER[name] != RunConfig().to_flat()[name] for name in OTHER)
     assert all(
-        p.help and p.group in {"graph", "split", "model", "train", "baseline", "validation"}
+        p.help and p.group in {f.name for f in dataclasses.fields(RunConfig)}
         for p in PARAMETERS.values()
     )
 
@@ -304,7 +304,7 @@ def test_sizes_are_read_as_they_are_written(text, size):
 
 
 def test_integers_become_floats_where_floats_are_due():
-    assert type(RunConfig.from_flat({"learning_rate": 1}).train.learning_rate) is float
+    assert type(RunConfig.from_flat({"learning_rate": 1}).optimizer.learning_rate) is float
 
 
 def test_combinations_that_cannot_be():
@@ -331,7 +331,7 @@ def test_combinations_that_cannot_be():
     with pytest.raises(
         InputError, match="Parameter num_epochs must be between 1 and 1,000,000, not 0"
     ):
-        RunConfig(train=TrainConfig(num_epochs=0))
+        RunConfig(stopping=StoppingConfig(num_epochs=0))
 
 
 def test_the_fingerprint_ignores_only_what_does_not_change_the_result():
@@ -346,8 +346,8 @@ def test_the_fingerprint_ignores_only_what_does_not_change_the_result():
     assert RunConfig.from_flat({name: OTHER[name] for name in FREE}).fingerprint() == base
 
 
-# Written down before the sections were cut by topic. A change of one of these stops every run that
-# exists: its checkpoints carry the fingerprint, its folder the file.
+# A change of one of these stops every run that exists: its checkpoints carry the fingerprint, its
+# folder the file. Only a new parameter may change them.
 FINGERPRINTS = {"default": "b27383def044cf35", "other": "ba6da6521a23039c"}
 FILES = {"default": "1190fd6747c2fc8e", "other": "bd49a87f39cf53d8"}
 FILE_ORDER = """
@@ -381,7 +381,7 @@ def test_the_order_of_the_parameters_stays():
 
 def test_the_configuration_cannot_be_changed_afterwards():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        RunConfig().train.num_epochs = 3
+        RunConfig().stopping.num_epochs = 3
 
 
 ANYTHING = (

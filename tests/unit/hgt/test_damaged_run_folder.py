@@ -187,7 +187,7 @@ def test_events_without_their_figures_are_named(run):
 def stranger(tmp_path_factory, small_kg, whole):
     """The same graph and parameters but another seed: another split."""
     values = {
-        name: getattr(whole.load_config().train, name)
+        name: whole.load_config().to_flat()[name]
         for name in ("device", "num_epochs", "contrastive_weight")
     }
     folder = make_run(

@@ -260,11 +260,11 @@ def live_peaks(graph, config, form, device, patch):
     split = split_facts(graph, config.split)
     if device == "cuda":  # an accelerator's average lies in host memory
         config = dataclasses.replace(
-            config, train=dataclasses.replace(config.train, average_decay=0.0)
+            config, optimizer=dataclasses.replace(config.optimizer, average_decay=0.0)
         )
     trainee = build_trainee(config, graph, split, torch.device("cpu"), form)
     trainee.model.train()
-    facts, index = sample_facts(split.of(VAL), config.train.num_val_edges, 0), FactIndex(graph)
+    facts, index = sample_facts(split.of(VAL), config.stopping.num_val_edges, 0), FactIndex(graph)
     batch = trainee.batches.draw(0, 0)
     train_step(trainee, batch)
     parameters = list(trainee.model.parameters())
@@ -317,7 +317,7 @@ def live_peaks(graph, config, form, device, patch):
                 "edges_into",
                 lambda *args: live.add(part := live.elsewhere(edges_into)(*args)) or part,
             )
-        vectors = infer_layerwise(encoder, messages, config.train.node_batch_size)
+        vectors = infer_layerwise(encoder, messages, config.execution.node_batch_size)
     peaks["inference"] = live.peak
     with LiveBytes([vectors, decoder.relation]) as live:
         rank_facts(vectors, decoder, split.of(TEST), index)
@@ -491,7 +491,7 @@ CONFIGURATIONS = [
 def test_smaller_forms_come_to_an_end(values):
     chain = list(forms(RunConfig.from_flat(values)))
     assert len(set(chain)) == len(chain)
-    assert chain[0].accumulation_steps == RunConfig.from_flat(values).train.accumulation_steps
+    assert chain[0].accumulation_steps == RunConfig.from_flat(values).batches.accumulation_steps
     assert chain[-1].recompute_layers
     assert not chain[-1].keep_projections
     assert chain[-1].accumulation_steps >= 64
@@ -520,7 +520,7 @@ def test_each_smaller_form_plans_no_more_than_the_one_before(size, values, devic
         planned
     )
     # the last may be above: pools come with every micro-batch
-    assert min(planned) < planned[0] or config.train.recompute_layers
+    assert min(planned) < planned[0] or config.execution.recompute_layers
 
 
 def test_more_micro_batches_never_take_more():

@@ -77,7 +77,7 @@ def _help(p: Parameter) -> str:
     default = ", ".join(default) if isinstance(default, tuple) else default
     default = {True: "yes", False: "no"}[default] if isinstance(default, bool) else default
     default = ", ".join(default) if isinstance(default, tuple) else default
-    again = "; repeat for several" if p.is_list else ""
+    again = ". Repeat it for several" if p.is_list else ""
     return (
         f"{p.help[0].upper()}{p.help[1:]}{again}.  [default:"
         f" {default}{' ' + p.unit if p.unit and default != 'none' else ''}]"

@@ -43,7 +43,7 @@ from hgt.whole_file import make_folder
 def evaluate_run(folder: RunFolder, on_event: OnEvent) -> None:
     """Write the report of a run whose embeddings are there."""
     run = open_run(folder)
-    audit = audit_split(run.graph, run.split, run.config.split, folder.split)
+    audit = audit_split(run.graph, run.split, folder.split)
     on_event("audited", message=str(audit))
     path = folder.embeddings / "embeddings.parquet"
     embeddings = Embeddings.load(path)
@@ -105,7 +105,7 @@ def evaluate_table(
     )
     if embeddings.origin:
         _check_split(embeddings, split, path, tell)
-    audit_split(graph, split, config.split)
+    audit_split(graph, split)
     device = prepare_device(probe_device(None).type)
     with DeviceMemory(device.type, {}).phase("evaluation"):
         return report_on(embeddings, graph, split, config, device)

@@ -55,10 +55,10 @@ class RunConfig:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise InputError(unknown_names(unknown, list(known)))
-        groups: dict[str, dict[str, Any]] = {group: {} for group in typing.get_type_hints(cls)}
+        kinds = typing.get_type_hints(cls)
+        groups: dict[str, dict[str, Any]] = {group: {} for group in kinds}
         for name, value in values.items():
             groups[known[name].group][name] = coerced(known[name], value)
-        kinds = typing.get_type_hints(cls)
         return cls(**{group: kinds[group](**members) for group, members in groups.items()})
 
     def to_flat(self) -> dict[str, Any]:

@@ -67,8 +67,8 @@ class BatchConfig:
     )
     accumulation_steps: int = parameter(
         4,
-        "number of micro-batches in a batch. Their gradients are added up. A larger value needs"
-        " less memory and more time",
+        "number of micro-batches whose gradients add up to one batch. A larger value needs less"
+        " memory and more time",
         "micro-batches",
         changes_result=False,
         range=Range(1, 1_024),
@@ -116,8 +116,8 @@ class LossConfig:
     )
     contrastive_weight: float = parameter(
         0.0,
-        "share of the contrastive loss in the total loss. It lowers ranking quality (measured, see"
-        " the README). 0 turns it off",
+        "share of the contrastive loss in the total loss. A larger value lowers ranking quality. 0"
+        " turns it off",
         range=SHARE,
     )
     isotropy_weight: float = parameter(

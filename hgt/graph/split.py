@@ -37,18 +37,29 @@ _PARTNER, _PARTNER_OF_ITSELF = "drug", "disease"  # a drug's own partner is the 
 
 
 @dataclass(frozen=True)
+class Holdout:
+    """What a holdout split holds out: some nodes of a type, with all their facts of edge types."""
+
+    node_type: str
+    edge_types: tuple[EdgeType, ...]
+
+
+@dataclass(frozen=True)
 class EdgeSplit:
     """facts: [3, num_facts] int64 (head, edge type, tail), global node numbers, edge types in the
     graph's order part: [num_facts] TRAIN, VAL or TEST
     unsplit: edge types of which nothing is held out; all of theirs train
     node_part: [num_nodes] the part of each node's held-out facts in a holdout split, TRAIN for all
         others; None for a random split
+    holdout: whose facts a holdout split holds out; None for a random split. Follows from the graph
+        and the configuration, so the file does not have it.
     """
 
     facts: Int[Tensor, "3 num_facts"]
     part: UInt8[Tensor, " num_facts"]
     unsplit: tuple[EdgeType, ...]
     node_part: UInt8[Tensor, " num_nodes"] | None = None
+    holdout: Holdout | None = None
 
     def of(self, part: int) -> Int[Tensor, "3 _"]:
         """The facts of one part, in the order of `facts`."""
@@ -76,8 +87,10 @@ class EdgeSplit:
             new.write_text(json.dumps(told, indent=2) + "\n")
 
     @classmethod
-    def load(cls, path: Path, graph: KnowledgeGraph) -> EdgeSplit:
-        """Raises InputError when the split belongs to another graph, or is not the one that the run
+    def load(cls, path: Path, graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
+        """Read what `save` wrote. config: the one that the split was made with
+
+        Raises InputError when the split belongs to another graph, or is not the one that the run
         began with.
         """
         check_file(path, _START_ANEW)
@@ -109,7 +122,8 @@ class EdgeSplit:
                 f"{path}: tells no part for each of {graph.total_nodes:,} nodes. Start the run"
                 " anew."
             )
-        split = cls(facts, part, _unsplit(graph, facts, part), node_part)
+        unsplit = _unsplit(graph, facts, part)
+        split = cls(facts, part, unsplit, node_part, holdout_of(graph, config))
         beside = path.with_suffix(".json")
         told = read_json(
             beside,
@@ -132,8 +146,9 @@ def split_facts(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
     Raises InputError for a holdout split of an unknown node type, of one without facts or nodes
     enough to hold out, or that leaves no facts to train on or for validation.
     """
-    if config.holdout_type is not None:
-        return _by_node(graph, config)
+    holdout = holdout_of(graph, config)
+    if holdout is not None:
+        return _by_node(graph, config, holdout)
     if config.holdout_relations:
         raise InputError(
             f"holdout_relations {', '.join(config.holdout_relations)} means something for a holdout"
@@ -191,8 +206,8 @@ def _random_parts(
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
-    """Hold out a share of a type's nodes with all their facts of the `holdout_edge_types`; other
+def _by_node(graph: KnowledgeGraph, config: SplitConfig, holdout: Holdout) -> EdgeSplit:
+    """Hold out a share of a type's nodes with all their facts of the holdout's edge types; other
     facts train, but for some that validate.
 
     Diseases as in TxGNN's `complex_disease` split (Huang et al. 2024): drawn from those with drugs,
@@ -200,10 +215,10 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
     drawn at random, steer early stopping as well. The final figures are about held-out nodes alone,
     so nothing else is kept for the test. A fact between two held-out nodes goes with the test node.
     """
-    assert config.holdout_type is not None
-    facts, edge_types = all_facts(graph), holdout_edge_types(graph, config)
-    concerned = torch.isin(facts[1], torch.tensor([graph.edge_types.index(e) for e in edge_types]))
-    nodes = graph.type_range(config.holdout_type)
+    facts = all_facts(graph)
+    relations = torch.tensor([graph.edge_types.index(e) for e in holdout.edge_types])
+    concerned = torch.isin(facts[1], relations)
+    nodes = graph.type_range(holdout.node_type)
     ends = torch.unique(facts[::2, concerned])
     candidates = ends[(ends >= nodes.start) & (ends < nodes.stop)]
     num_val, num_test = (
@@ -217,7 +232,7 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
             else "Hold out a type with more of them."
         )
         raise InputError(
-            f"--split {config.split}: {len(candidates)} nodes of type {config.holdout_type} have"
+            f"--split {config.split}: {len(candidates)} nodes of type {holdout.node_type} have"
             f" such facts, too few to hold {config.val_fraction:g} of them out for validation and"
             f" {config.test_fraction:g} for the test. {remedy}"
         )
@@ -234,19 +249,19 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
                 f" {facts.shape[1]:,}. Change the fractions, the seed or the relations that are"
                 " held out."
             )
-    return EdgeSplit(facts, part, _unsplit(graph, facts, part), node_part)
+    return EdgeSplit(facts, part, _unsplit(graph, facts, part), node_part, holdout)
 
 
-def holdout_edge_types(graph: KnowledgeGraph, config: SplitConfig) -> tuple[EdgeType, ...]:
-    """The edge types of which a holdout split holds out every fact of its held-out nodes; none for
-    a random split.
+def holdout_of(graph: KnowledgeGraph, config: SplitConfig) -> Holdout | None:
+    """What the configured split holds out; None for a random split.
 
-    All between its node type and drug (disease where the type is drug itself), or those of
-    `holdout_relations`. Raises InputError when the graph has no such type, relation or facts.
+    Its edge types are all between its node type and drug (disease where the type is drug itself),
+    or those of `holdout_relations`. Raises InputError when the graph has no such type, relation or
+    facts.
     """
     held, named = config.holdout_type, config.holdout_relations
     if held is None:
-        return ()
+        return None
     if held not in graph.node_types:
         raise InputError(
             f"--split {config.split}: the graph has no node type {held}; its types are"
@@ -268,14 +283,15 @@ def holdout_edge_types(graph: KnowledgeGraph, config: SplitConfig) -> tuple[Edge
             f" types are {listed(graph.node_types, most=50)}. Name the relations to hold out with"
             f" --holdout-relations; those of {held} are {listed(relations, most=50)}."
         )
-    return chosen
+    return Holdout(held, chosen)
 
 
 def least_held_out(graph: KnowledgeGraph, config: SplitConfig) -> dict[EdgeType, float]:
     """Of each edge type the share of the facts that certainly does not train. Raises InputError as
-    `holdout_edge_types` does.
+    `holdout_of` does.
     """
-    by_node = holdout_edge_types(graph, config)
+    holdout = holdout_of(graph, config)
+    by_node = holdout.edge_types if holdout else ()
     others = config.val_fraction + (0.0 if by_node else config.test_fraction)
     return {e: 0.0 if e in by_node else others for e in graph.edge_types}
 

@@ -62,7 +62,7 @@ class Batches:
         self.num_nodes, self.offsets = graph.num_nodes, graph.offsets
         self.contrast = contrast_source(graph, split, config)
         self.edge_dropout = config.model.edge_dropout
-        self.siblings = Siblings(graph, self.facts, config.split)
+        self.siblings = Siblings(graph, self.facts, split.holdout)
         self.mirror = mirror_facts(graph, self.facts)
         self._lay_out(config.losses.softmax_correction)
 

@@ -112,11 +112,8 @@ def docker_too_small(planner: Planner, found: DeviceProbe) -> str | None:
     """Why the run could not go on in Docker once it had to, as far as memory goes; None when it
     could, or when no Docker is there."""
     execution = planner.config.execution
-    if (
-        execution.fallback != "docker"
-        or execution.device == "docker-cpu"
-        or container.unavailable()
-    ):
+    in_docker = execution.device == "docker-cpu"
+    if in_docker or execution.fallback != "docker" or container.unavailable():
         return None
     return _unfit(planner, Segment(DOCKER, "cpu", 0, None, "out of memory"), found)
 

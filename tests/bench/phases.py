@@ -83,7 +83,9 @@ def load(
     phase(
         "reading the run folder",
         "",
-        lambda: EdgeSplit.load(folder / "split.safetensors", KnowledgeGraph.load(folder)),
+        lambda: EdgeSplit.load(
+            folder / "split.safetensors", KnowledgeGraph.load(folder), config.split
+        ),
     )
     print(
         f"{rows.num_rows:,} rows, {path.stat().st_size / 1e6:,.0f} MB: {graph.total_nodes:,} nodes,"

@@ -189,12 +189,12 @@ def test_save_and_load_round_trip_and_refusals(tmp_path):
     graph, path = random_graph(4), tmp_path / "split.safetensors"
     split = split_facts(graph, SplitConfig())
     split.save(path, graph)
-    again = EdgeSplit.load(path, graph)
+    again = EdgeSplit.load(path, graph, SplitConfig())
     assert torch.equal(again.part, split.part)
     assert torch.equal(again.facts, split.facts)
     assert again.unsplit == split.unsplit == (FEW,)
     with pytest.raises(InputError, match="was made for graph"):
-        EdgeSplit.load(path, random_graph(5))
+        EdgeSplit.load(path, random_graph(5), SplitConfig())
     for part, metadata in (
         (split.part[1:], {"graph_hash": graph.hash}),
         (split.part + 1, {"graph_hash": graph.hash}),
@@ -202,13 +202,13 @@ def test_save_and_load_round_trip_and_refusals(tmp_path):
     ):
         safetensors.torch.save_file({"part": part.contiguous()}, path, metadata=metadata)
         with pytest.raises(InputError, match="Start the run anew"):
-            EdgeSplit.load(path, graph)
+            EdgeSplit.load(path, graph, SplitConfig())
     for data in (b"", b"x" * 40):
         path.write_bytes(data)
         with pytest.raises(InputError, match="no readable split"):
-            EdgeSplit.load(path, graph)
+            EdgeSplit.load(path, graph, SplitConfig())
     with pytest.raises(InputError, match="no such file"):
-        EdgeSplit.load(tmp_path / "none", graph)
+        EdgeSplit.load(tmp_path / "none", graph, SplitConfig())
 
 
 def test_message_edge_types_are_the_facts_and_the_reverses():
@@ -458,7 +458,8 @@ def test_the_held_out_nodes_are_saved_with_the_split(tmp_path):
     graph, path = random_graph(4), tmp_path / "split.safetensors"
     split = split_facts(graph, HOLDOUT)
     split.save(path, graph)
-    again = EdgeSplit.load(path, graph)
+    again = EdgeSplit.load(path, graph, HOLDOUT)
+    assert again.holdout == split.holdout
     assert torch.equal(again.part, split.part)
     assert torch.equal(again.node_part, split.node_part)
     safetensors.torch.save_file(
@@ -467,4 +468,32 @@ def test_the_held_out_nodes_are_saved_with_the_split(tmp_path):
         metadata={"graph_hash": graph.hash},
     )
     with pytest.raises(InputError, match="tells no part for each of 51 nodes"):
-        EdgeSplit.load(path, graph)
+        EdgeSplit.load(path, graph, HOLDOUT)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"split": "random"}, None),
+        ({"split": "disease-holdout"}, ("disease", "drug")),
+        ({"split": "drug-holdout"}, ("drug", "disease")),
+        ({"split": "gene-holdout", "holdout_relations": ("ppi", "regulates")}, ("gene", "gene")),
+    ],
+)
+def test_a_split_knows_what_it_holds_out(tmp_path, values, named):
+    graph, path = random_graph(4), tmp_path / "split.safetensors"
+    config = SplitConfig(val_fraction=0.3, test_fraction=0.3, **values)
+    split = split_facts(graph, config)
+    split.save(path, graph)
+    if named is None:
+        assert split.holdout is None
+    else:
+        ends, edge_types = set(named), split.holdout.edge_types
+        assert split.holdout.node_type == named[0]
+        assert edge_types
+        assert edge_types == tuple(e for e in graph.edge_types if {e[0], e[2]} == ends)
+    assert EdgeSplit.load(path, graph, config).holdout == split.holdout
+    # the file is as before: it has the parts alone
+    with safetensors.safe_open(path, "pt") as file:
+        assert set(file.keys()) <= {"part", "node_part"}
+        assert set(file.metadata()) == {"graph_hash", "split_hash"}

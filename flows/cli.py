@@ -1,4 +1,4 @@
-"""The command line `hgt`. Options are derived from `hgt/config.py`; heavy imports wait until a
+"""The command line `hgt`. Options are derived from `hgt/config/`; heavy imports wait until a
 command needs them.
 
 Exit codes: 0 trained and accepted, 3 trained and rejected by validation, 2 bad input, 1 failure,
@@ -77,7 +77,7 @@ def _help(p: Parameter) -> str:
     default = ", ".join(default) if isinstance(default, tuple) else default
     default = {True: "yes", False: "no"}[default] if isinstance(default, bool) else default
     default = ", ".join(default) if isinstance(default, tuple) else default
-    again = "; repeat for several" if p.is_list else ""
+    again = ". Repeat it for several" if p.is_list else ""
     return (
         f"{p.help[0].upper()}{p.help[1:]}{again}.  [default:"
         f" {default}{' ' + p.unit if p.unit and default != 'none' else ''}]"
@@ -186,14 +186,14 @@ def _refuse_early(kg: Path | None, config: RunConfig) -> None:
         from hgt.graph.extraction import refuse_early
 
         refuse_early(kg, config.graph)
-    if config.train.device == DOCKER_CPU:
+    if config.execution.device == DOCKER_CPU:
         from tasks.execution.container import refuse_unavailable
 
         refuse_unavailable()
     from hgt.device.probe import probe_device
     from hgt.memory.plan import memory_limit
 
-    probe_device(config.train.compute_device, memory_limit(config))
+    probe_device(config.execution.compute_device, memory_limit(config))
 
 
 def _interruptions() -> tuple[type[BaseException], ...]:

@@ -50,7 +50,7 @@ def compare(
         container.refuse_unavailable()
     from hgt.diagnosis.agreement import compare_runs  # with torch: 2 s, which no refusal waits for
 
-    num_epochs = RunConfig.from_flat({**values, "baselines": ["none"]}).train.num_epochs
+    num_epochs = RunConfig.from_flat({**values, "baselines": ["none"]}).stopping.num_epochs
     runs = []
     for number, device in enumerate(devices, 1):
         run = f"{new_run_id()}-{device}"

@@ -1,4 +1,4 @@
-"""The flow `hgt-embeddings`: which task follows which. Its parameters are those of `hgt/config.py`,
+"""The flow `hgt-embeddings`: which task follows which. Its parameters are those of `hgt/config/`,
 derived from there.
 """
 
@@ -64,7 +64,8 @@ def train_embeddings(
             found = probe(run, tracker)
             load(run, tracker)
             plan(run, found, tracker)
-            train.with_options(retries=attempts(run.config.train.max_shrinks))(run, found, tracker)
+            retries = attempts(run.config.execution.max_shrinks)
+            train.with_options(retries=retries)(run, found, tracker)
         tracker.has_changed = True
         embed(run, tracker)
         evaluate(run, tracker)

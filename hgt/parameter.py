@@ -1,5 +1,5 @@
-"""What a parameter is: its type, its range, what a user must know of it. `hgt/config.py` declares
-them.
+"""What a parameter is: its type, its range, what a user must know of it. `hgt/config/` declares
+them, section by section.
 
 In: fields of dataclasses. Out: `Parameter` records, and values in their declared type or an
 InputError.
@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,9 @@ class Range:
         return f"{least} {low} and {'below' if self.open_high else 'at most'} {high}"
 
 
+Check = Callable[[str, Any], None]  # (name, value): raises InputError
+
+
 def parameter(
     default: Any,
     help: str,
@@ -49,14 +52,42 @@ def parameter(
     choices: tuple[str, ...] = (),
     changes_result: bool = True,
     range: Range | None = None,
+    check: Check | None = None,
 ) -> Any:
     """A dataclass field that carries what a user must know of it; every number has a range.
 
     `changes_result=False` marks what only says where and how fast: a checkpoint may be continued
     with another value.
+    check: what range and choices cannot say of a value that is given.
     """
     told = {"help": help, "unit": unit, "choices": choices, "changes_result": changes_result}
-    return field(default=default, metadata=told | {"range": range})
+    return field(default=default, metadata=told | {"range": range, "check": check})
+
+
+def require(good: bool, name: str, need: str, value: Any) -> None:
+    """InputError unless good: `Parameter {name} must be {need}, not {value}.`"""
+    if not good:
+        value = list(value) if isinstance(value, tuple) else value
+        raise InputError(f"Parameter {name} must be {need}, not {quoted(value)}.")
+
+
+def check_values(section: Any) -> None:
+    """InputError for the first value outside of its range, or else for one that its check refuses.
+
+    section: a dataclass of parameters; it calls this in `__post_init__`. None is in every range.
+    """
+    given = [
+        (f, value)
+        for f in dataclasses.fields(section)
+        if (value := getattr(section, f.name)) is not None
+    ]
+    for f, value in given:
+        limits = f.metadata["range"]
+        if limits is not None:
+            require(value in limits, f.name, str(limits), value)
+    for f, value in given:
+        if f.metadata["check"] is not None:
+            f.metadata["check"](f.name, value)
 
 
 @dataclass(frozen=True)
@@ -74,6 +105,7 @@ class Parameter:
     choices: tuple[str, ...]
     changes_result: bool
     range: Range | None
+    check: Check | None
 
 
 def parameters_of(groups: type) -> Iterator[Parameter]:

@@ -9,7 +9,6 @@ from prefect.cache_policies import NO_CACHE
 
 from hgt.config import RunConfig
 from hgt.graph.facts import edge_type_name
-from hgt.graph.holdout import holdout_edge_types
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.leakage import Audit, audit_split
 from hgt.graph.split import EdgeSplit, split_facts
@@ -33,8 +32,8 @@ def load(run: LedRun, tracker: Tracker) -> None:
     """
     if run.kg is None:
         graph = run.folder.load_graph()
-        split = run.folder.load_split(graph)
-        audit = audit_split(graph, split, run.config.split, run.folder.split)
+        split = run.folder.load_split(graph, run.config.split)
+        audit = audit_split(graph, split, run.folder.split)
         run.loaded = LoadedRun(run.folder, run.config, graph, split)
     else:
         audit = _read(run, run.kg, tracker)
@@ -56,7 +55,7 @@ def _read(run: LedRun, kg: Path, tracker: Tracker) -> Audit:
         say(str(counts))
     graph = KnowledgeGraph.from_edge_table(table, run.config.graph)
     split = split_facts(graph, run.config.split)
-    audit = audit_split(graph, split, run.config.split)
+    audit = audit_split(graph, split)
     _make_folder(run, graph, split, tracker)
     run.loaded = LoadedRun(run.folder, run.config, graph, split)
     say(graph.table(_MOST_EDGE_TYPES))
@@ -85,8 +84,8 @@ def _not_held_out(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) ->
     """
     due = (
         split.unsplit
-        if split.node_part is None
-        else [e for e in holdout_edge_types(graph, config.split) if e in split.unsplit]
+        if split.holdout is None
+        else [e for e in split.holdout.edge_types if e in split.unsplit]
     )
     if not due:
         return []
@@ -94,7 +93,7 @@ def _not_held_out(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) ->
         f"{config.split.val_fraction:g} for validation and {config.split.test_fraction:g} for the"
         " test"
     )
-    why = f"too few to hold out {shares}" if split.node_part is None else "none of a held-out node"
+    why = f"too few to hold out {shares}" if split.holdout is None else "none of a held-out node"
     largest = sorted(due, key=lambda e: -graph.num_facts[e])[:_WORST]
     named = ", ".join(f"{edge_type_name(e)} ({graph.num_facts[e]})" for e in largest)
     if len(due) == 1:

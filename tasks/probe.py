@@ -19,7 +19,7 @@ from tasks.tracking.tracker import Tracker
 def probe(run: LedRun, tracker: Tracker) -> DeviceProbe:
     """Choose the device. Raises InputError when it cannot be had."""
     config = run.config
-    found = probe_device(config.train.compute_device, memory_limit(config))
+    found = probe_device(config.execution.compute_device, memory_limit(config))
     say(
         f"device: {found.type} ({found.name}), {found.limit_bytes / 2**30:.1f} GiB available;"
         f" {found.reason}"

@@ -1,4 +1,4 @@
-"""Writes hgt/PARAMETERS.md, the table of all parameters, from `hgt/config.py`.
+"""Writes hgt/PARAMETERS.md, the table of all parameters, from `hgt/config/`.
 
     .venv/bin/python -m tests.parameters_page
 
@@ -18,7 +18,7 @@ PAGE = CHECKOUT / "hgt" / "PARAMETERS.md"
 INTRODUCTION = """# Parameters
 
 Every parameter of a run, with its default. `.venv/bin/python -m tests.parameters_page` writes this
-page from `hgt/config.py`.
+page from `hgt/config/`.
 
 - On the command line `num_epochs` is `--num-epochs 50`. A yes-or-no parameter is
   `--mixed-precision` or `--no-mixed-precision`.

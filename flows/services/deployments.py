@@ -183,7 +183,7 @@ def _fingerprint(values: dict[str, str]) -> str:
     """A hash of all that the deployments are made from."""
     sources = [
         _CHECKOUT / "prefect.yaml",
-        _CHECKOUT / "hgt" / "config.py",
+        *sorted((_CHECKOUT / "hgt" / "config").glob("*.py")),
         *sorted((_CHECKOUT / "flows").glob("*.py")),
     ]
     content = b"\0".join(path.read_bytes() for path in sources)

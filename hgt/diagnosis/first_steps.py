@@ -97,7 +97,7 @@ def update_errors(
     for name, parameter in again.named_parameters():
         parameter.data.copy_(before[name])
         parameter.grad = gradients.get(name)
-    update(again, adam(again, trainee.config.train, cpu), trainee.config.train)
+    update(again, adam(again, trainee.config.optimizer, cpu), trainee.config.optimizer)
     return {
         n: relative_difference(after[n] - before[n], p.detach() - before[n])
         for n, p in again.named_parameters()

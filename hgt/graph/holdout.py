@@ -1,9 +1,11 @@
 """The edge types that a holdout split holds out.
 
-In: a `KnowledgeGraph` and a `SplitConfig`. Out: edge types. It does not know the part of any fact.
+In: a `KnowledgeGraph` and a `SplitConfig`. Out: a `Holdout`. It does not know the part of any fact.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from hgt.config import SplitConfig
 from hgt.errors import InputError, listed
@@ -13,17 +15,28 @@ from hgt.graph.knowledge_graph import KnowledgeGraph
 _PARTNER, _PARTNER_OF_ITSELF = "drug", "disease"  # a drug's own partner is the disease
 
 
-def holdout_edge_types(graph: KnowledgeGraph, config: SplitConfig) -> tuple[EdgeType, ...]:
-    """The edge types whose facts a holdout split holds out for its held-out nodes. None for a
-    random split.
+@dataclass(frozen=True)
+class Holdout:
+    """What a holdout split holds out: nodes of a type, with all their facts of some edge types.
 
-    By default these are all edge types between the node type and drug, or disease where the node
+    node_type: the type of the held-out nodes.
+    edge_types: the edge types whose facts are held out with them.
+    """
+
+    node_type: str
+    edge_types: tuple[EdgeType, ...]
+
+
+def holdout_of(graph: KnowledgeGraph, config: SplitConfig) -> Holdout | None:
+    """What the configured split holds out. None for a random split.
+
+    By default its edge types are all between the node type and drug, or disease where the node
     type is drug itself. `holdout_relations` names others. Raises InputError when the graph has no
     such type, relation or facts.
     """
     held, named = config.holdout_type, config.holdout_relations
     if held is None:
-        return ()
+        return None
     if held not in graph.node_types:
         raise InputError(
             f"--split {config.split}: the graph has no node type {held}; its types are"
@@ -45,14 +58,15 @@ def holdout_edge_types(graph: KnowledgeGraph, config: SplitConfig) -> tuple[Edge
             f" types are {listed(graph.node_types, most=50)}. Name the relations to hold out with"
             f" --holdout-relations; those of {held} are {listed(relations, most=50)}."
         )
-    return chosen
+    return Holdout(held, chosen)
 
 
 def least_held_out(graph: KnowledgeGraph, config: SplitConfig) -> dict[EdgeType, float]:
     """{edge type: share of its facts that certainly do not train}.
 
-    Raises InputError as `holdout_edge_types` does.
+    Raises InputError as `holdout_of` does.
     """
-    by_node = holdout_edge_types(graph, config)
+    holdout = holdout_of(graph, config)
+    by_node = holdout.edge_types if holdout else ()
     others = config.val_fraction + (0.0 if by_node else config.test_fraction)
     return {e: 0.0 if e in by_node else others for e in graph.edge_types}

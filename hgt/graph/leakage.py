@@ -14,10 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hgt.config import SplitConfig
 from hgt.errors import HgtError, InputError
 from hgt.graph.facts import edge_type_name
-from hgt.graph.holdout import holdout_edge_types
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import TEST, TRAIN, VAL, EdgeSplit
 
@@ -59,9 +57,7 @@ class Audit:
         return f"{line}, neither repeated, mirrored nor reversed{self.zero_shot}"
 
 
-def audit_split(
-    graph: KnowledgeGraph, split: EdgeSplit, config: SplitConfig, path: Path | None = None
-) -> Audit:
+def audit_split(graph: KnowledgeGraph, split: EdgeSplit, path: Path | None = None) -> Audit:
     """Look for facts that leak from one part to another.
 
     path: the file of the split; None for a new split.
@@ -74,7 +70,7 @@ def audit_split(
     key = _statement(graph, head, relation, tail)
     problems = [
         *_on_two_sides(graph, split, key),
-        *_held_out_nodes_in_training(graph, split, config),
+        *_held_out_nodes_in_training(graph, split),
     ]
     if problems:
         what = (
@@ -93,7 +89,7 @@ def audit_split(
     return Audit(
         dict(enumerate(counts)),
         len(graph.edge_types),
-        _zero_shot(graph, split, config),
+        _zero_shot(split),
         tuple(_twins(graph, split)),
     )
 
@@ -160,20 +156,18 @@ def _told(graph: KnowledgeGraph, split: EdgeSplit, held: np.ndarray, seen: np.nd
     return sentences
 
 
-def _held_out_nodes_in_training(
-    graph: KnowledgeGraph, split: EdgeSplit, config: SplitConfig
-) -> list[str]:
+def _held_out_nodes_in_training(graph: KnowledgeGraph, split: EdgeSplit) -> list[str]:
     """A sentence about held-out facts that are in another part than their held-out node. Empty
     where there are none.
     """
-    edge_types = holdout_edge_types(graph, config)
-    if not edge_types:
+    holdout = split.holdout
+    if holdout is None:
         return []
     if split.node_part is None:
-        return [f"The split names no held-out nodes, which --split {config.split} has."]
-    concerned = torch.isin(
-        split.facts[1], torch.tensor([graph.edge_types.index(e) for e in edge_types])
-    )
+        asked_for = f"--split {holdout.node_type}-holdout"
+        return [f"The split names no held-out nodes, which {asked_for} has."]
+    relations = torch.tensor([graph.edge_types.index(e) for e in holdout.edge_types])
+    concerned = torch.isin(split.facts[1], relations)
     due = torch.maximum(split.node_part[split.facts[0]], split.node_part[split.facts[2]])
     wrong = torch.nonzero(concerned & (due != TRAIN) & (split.part != due)).squeeze(1)
     if not len(wrong):
@@ -182,20 +176,18 @@ def _held_out_nodes_in_training(
     return [
         f"{len(wrong):,} fact(s) of held-out nodes are on another side than their node, such as"
         f" {_fact(graph, split, example)}, which is in {_SIDES[int(split.part[example])]} while its"
-        f" {config.holdout_type} is held out for {_SIDES[int(due[example])]}."
+        f" {holdout.node_type} is held out for {_SIDES[int(due[example])]}."
     ]
 
 
-def _zero_shot(graph: KnowledgeGraph, split: EdgeSplit, config: SplitConfig) -> str:
-    if split.node_part is None:
+def _zero_shot(split: EdgeSplit) -> str:
+    if split.node_part is None or split.holdout is None:
         return ""
     val, test = (int((split.node_part == part).sum()) for part in (VAL, TEST))
-    relations = " or ".join(
-        sorted({relation for _, relation, _ in holdout_edge_types(graph, config)})
-    )
+    relations = " or ".join(sorted({relation for _, relation, _ in split.holdout.edge_types}))
     return (
-        f"; zero-shot: {val:,} validation and {test:,} test nodes of type {config.holdout_type}, of"
-        f" which no {relations} trains"
+        f"; zero-shot: {val:,} validation and {test:,} test nodes of type"
+        f" {split.holdout.node_type}, of which no {relations} trains"
     )
 
 

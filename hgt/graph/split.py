@@ -25,7 +25,7 @@ from torch import Tensor
 from hgt.config import SplitConfig
 from hgt.errors import InputError, quoted
 from hgt.graph.facts import EdgeType
-from hgt.graph.holdout import holdout_edge_types
+from hgt.graph.holdout import Holdout, holdout_of
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.input_file import check_file, read_json
 from hgt.seeds import Stream, generator
@@ -46,12 +46,15 @@ class EdgeSplit:
     unsplit: edge types without held-out facts. All their facts train.
     node_part: [num_nodes] in a holdout split, the part of each node's held-out facts; TRAIN for
         nodes that are not held out. None for a random split.
+    holdout: what a holdout split holds out; None for a random split. It follows from graph and
+        configuration, so the file does not have it.
     """
 
     facts: Int[Tensor, "3 num_facts"]
     part: UInt8[Tensor, " num_facts"]
     unsplit: tuple[EdgeType, ...]
     node_part: UInt8[Tensor, " num_nodes"] | None = None
+    holdout: Holdout | None = None
 
     def of(self, part: int) -> Int[Tensor, "3 _"]:
         """[3, n] the facts of one part, in the order of `facts`."""
@@ -79,9 +82,9 @@ class EdgeSplit:
             new.write_text(json.dumps(told, indent=2) + "\n")
 
     @classmethod
-    def load(cls, path: Path, graph: KnowledgeGraph) -> EdgeSplit:
-        """Read a saved split. Raises InputError when it belongs to another graph, or when the run
-        began with another split.
+    def load(cls, path: Path, graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
+        """Read a saved split; `config` is that of the run. Raises InputError when it belongs to
+        another graph, or when the run began with another split.
         """
         check_file(path, _START_ANEW)
         try:
@@ -112,7 +115,8 @@ class EdgeSplit:
                 f"{path}: lacks the part of each of {graph.total_nodes:,} nodes. Start the run"
                 " anew."
             )
-        split = cls(facts, part, _unsplit(graph, facts, part), node_part)
+        unsplit = _unsplit(graph, facts, part)
+        split = cls(facts, part, unsplit, node_part, holdout_of(graph, config))
         beside = path.with_suffix(".json")
         told = read_json(
             beside,
@@ -135,8 +139,9 @@ def split_facts(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
     Raises InputError for a holdout split of an unknown node type, of a type without enough facts or
     nodes, or that leaves no facts for training or validation.
     """
-    if config.holdout_type is not None:
-        return _by_node(graph, config)
+    holdout = holdout_of(graph, config)
+    if holdout is not None:
+        return _by_node(graph, config, holdout)
     if config.holdout_relations:
         raise InputError(
             f"holdout_relations {', '.join(config.holdout_relations)} means something for a holdout"
@@ -193,8 +198,8 @@ def _random_parts(
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
-    """Hold out a share of a type's nodes with all their facts of the `holdout_edge_types`. Most
+def _by_node(graph: KnowledgeGraph, config: SplitConfig, holdout: Holdout) -> EdgeSplit:
+    """Hold out a share of a type's nodes with all their facts of the holdout's edge types. Most
     other facts train, and some validate.
 
     Diseases are held out as in TxGNN's `complex_disease` split (Huang et al. 2024): drawn from
@@ -203,10 +208,10 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
     alone, so the test has no other facts. A fact between two held-out nodes goes with the test
     node.
     """
-    assert config.holdout_type is not None
-    facts, edge_types = all_facts(graph), holdout_edge_types(graph, config)
-    concerned = torch.isin(facts[1], torch.tensor([graph.edge_types.index(e) for e in edge_types]))
-    nodes = graph.type_range(config.holdout_type)
+    facts = all_facts(graph)
+    relations = torch.tensor([graph.edge_types.index(e) for e in holdout.edge_types])
+    concerned = torch.isin(facts[1], relations)
+    nodes = graph.type_range(holdout.node_type)
     ends = torch.unique(facts[::2, concerned])
     candidates = ends[(ends >= nodes.start) & (ends < nodes.stop)]
     num_val, num_test = (
@@ -220,7 +225,7 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
             else "Hold out a type with more of them."
         )
         raise InputError(
-            f"--split {config.split}: {len(candidates)} nodes of type {config.holdout_type} have"
+            f"--split {config.split}: {len(candidates)} nodes of type {holdout.node_type} have"
             f" such facts, too few to hold {config.val_fraction:g} of them out for validation and"
             f" {config.test_fraction:g} for the test. {remedy}"
         )
@@ -237,7 +242,7 @@ def _by_node(graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
                 f" {facts.shape[1]:,}. Change the fractions, the seed or the relations that are"
                 " held out."
             )
-    return EdgeSplit(facts, part, _unsplit(graph, facts, part), node_part)
+    return EdgeSplit(facts, part, _unsplit(graph, facts, part), node_part, holdout)
 
 
 def all_facts(graph: KnowledgeGraph) -> Int[Tensor, "3 num_facts"]:

@@ -87,10 +87,11 @@ class Counts:
 
     @classmethod
     def of(cls, graph: KnowledgeGraph, config: RunConfig, device: str) -> Counts:
-        m, t = config.model, config.train
+        m, chunk = config.model, config.execution.node_batch_size
+        num_neighbors = config.batches.num_neighbors
         degrees = list(_degrees(graph, config.split))
         types = tuple(_message_type(source, target, share) for _, source, target, share in degrees)
-        drawn = (num_step_edges(share * target, t.num_neighbors) for _, _, target, share in degrees)
+        drawn = (num_step_edges(share * target, num_neighbors) for _, _, target, share in degrees)
         return cls(
             device=device,
             nodes=graph.total_nodes,
@@ -106,17 +107,17 @@ class Counts:
             step_types=tuple(
                 replace(of_type, edges=n) for of_type, n in zip(types, drawn, strict=True)
             ),
-            chunk_types=_chunk_types(degrees, graph.total_nodes, t.node_batch_size),
-            draws_edges=draws_edges(t.num_neighbors),
+            chunk_types=_chunk_types(degrees, graph.total_nodes, chunk),
+            draws_edges=draws_edges(num_neighbors),
             dropout=m.dropout > 0,
             input_dropout=m.input_dropout > 0,
             query_tensors=DECODERS[m.decoder].query_tensors,
-            averages=t.average_decay > 0,
+            averages=config.optimizer.average_decay > 0,
             item=2 if m.mixed_precision else 4,
-            node_chunk=t.node_batch_size,
+            node_chunk=chunk,
             ranked=_asked(
                 graph,
-                min(t.num_val_edges / graph.total_facts, config.split.val_fraction),
+                min(config.stopping.num_val_edges / graph.total_facts, config.split.val_fraction),
                 typed_only=True,
             ),
             tested=_asked(graph, config.split.test_fraction, typed_only=False),

@@ -212,7 +212,7 @@ def _fitting_changes(
 
 def memory_limit(config: RunConfig) -> int | None:
     """Bytes of the parameter `memory`; None for all memory."""
-    return None if config.train.memory is None else parse_bytes(config.train.memory)
+    return None if config.execution.memory is None else parse_bytes(config.execution.memory)
 
 
 def probe_for_plan(config: RunConfig) -> DeviceProbe:
@@ -221,7 +221,7 @@ def probe_for_plan(config: RunConfig) -> DeviceProbe:
 
     Raises InputError as `probe_device` does.
     """
-    device, limit = config.train.compute_device, memory_limit(config)
+    device, limit = config.execution.compute_device, memory_limit(config)
     try:
         return probe_device(device, limit)
     except InputError:

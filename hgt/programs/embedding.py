@@ -32,7 +32,7 @@ def embed_run(
     model = HGTModel(run.graph, run.config.model)
     load_model(model, "model", checkpoint.tensors)
     with run.memory.phase("inference"):
-        encoder, chunk = model.encoder.to(run.device), run.config.train.node_batch_size
+        encoder, chunk = model.encoder.to(run.device), run.config.execution.node_batch_size
         vectors = infer_layerwise(encoder, messages.to(run.device), chunk).cpu()
     origin = {
         **run.identity.as_dict(),

@@ -35,7 +35,7 @@ def report_on(
     vectors, seed = embeddings.vectors, config.split.seed
     geometry = measure_geometry(vectors, embeddings.nodes["node_type"].to_numpy(dtype=str), seed)
     neighbourhoods = measure_neighbourhoods(
-        vectors, graph, split, config.train.contrastive_node_type, seed
+        vectors, graph, split, config.losses.contrastive_node_type, seed
     )
     test, index = split.of(TEST), FactIndex(graph)
     ranking: RankingReport | None = None

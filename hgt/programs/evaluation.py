@@ -24,7 +24,7 @@ def evaluate_run(folder: RunFolder, on_event: OnEvent) -> None:
     Raises InputError when the embeddings do not belong to the run's graph, split or configuration.
     """
     run = open_run(folder)
-    audit = audit_split(run.graph, run.split, run.config.split, folder.split)
+    audit = audit_split(run.graph, run.split, folder.split)
     on_event("audited", message=str(audit))
     path = folder.embeddings / "embeddings.parquet"
     embeddings = Embeddings.load(path)

@@ -59,19 +59,20 @@ def shallow_trainee(
     of the embeddings and not the ranks. Second, the correction of the softmax, which costs ranks
     (ComplEx on Hetionet: MRR 0.183, not 0.186, among all nodes 0.066, not 0.104).
     """
-    train = replace(
-        config.train,
-        contrastive_weight=0.0,
-        isotropy_weight=0.0,
-        softmax_correction=0.0,
-        num_neighbors=None,
-        learning_rate=_RATE_OVER_HGT * config.train.learning_rate,
+    rate = _RATE_OVER_HGT * config.optimizer.learning_rate
+    config = replace(
+        config,
+        model=replace(config.model, edge_dropout=0.0),
+        optimizer=replace(config.optimizer, learning_rate=rate),
+        batches=replace(config.batches, num_neighbors=None),
+        losses=replace(
+            config.losses, contrastive_weight=0.0, isotropy_weight=0.0, softmax_correction=0.0
+        ),
     )
-    config = replace(config, train=train, model=replace(config.model, edge_dropout=0.0))
     torch.manual_seed(torch_seed(config.split.seed, Stream.SHALLOW_WEIGHTS))
     model = ShallowModel(graph, config.model.embedding_dim, config.model.dropout, kind)
     model.to(device)
-    optimizer = adam(model, train, device)
+    optimizer = adam(model, config.optimizer, device)
     messages = AllEdges(no_messages(graph).to(device))
     batches = Batches(graph, split, config, accumulation_steps, messages)
     n3 = n3_weight(graph.total_nodes, graph.total_facts)
@@ -96,10 +97,10 @@ def train_shallow(name: str, run: OpenRun, index: FactIndex, limit_seconds: floa
     """
     parts = run.form.accumulation_steps if run.form else None
     trainee = shallow_trainee(name, run.config, run.graph, run.split, run.device, parts)
-    train = run.config.train
-    facts = sample_facts(run.split.of(VAL), train.num_val_edges, run.config.split.seed)
+    stopping = run.config.stopping
+    facts = sample_facts(run.split.of(VAL), stopping.num_val_edges, run.config.split.seed)
     best, best_epoch, num_steps, seconds, state = -1.0, 0, 0, 0.0, {}
-    for epoch in range(train.num_epochs):
+    for epoch in range(stopping.num_epochs):
         steps, spent = _train_epoch(trainee, epoch, limit_seconds - seconds, run.memory)
         num_steps, seconds = num_steps + steps, seconds + spent
         with run.memory.phase("evaluation"):

@@ -68,7 +68,7 @@ def evaluate_table(
     )
     if embeddings.origin:
         _check_split(embeddings, split, path, tell)
-    audit_split(graph, split, config.split)
+    audit_split(graph, split)
     device = prepare_device(probe_device(None).type)
     with DeviceMemory(device.type, {}).phase("evaluation"):
         return report_on(embeddings, graph, split, config, device)

@@ -47,7 +47,7 @@ class Training:
         with self.memory.phase("step"):
             self.trainee = build_trainee(run.config, run.graph, run.split, run.device, run.form)
         self.val_facts = sample_facts(
-            run.split.of(VAL), self.config.train.num_val_edges, self.config.split.seed
+            run.split.of(VAL), self.config.stopping.num_val_edges, self.config.split.seed
         )
         self.index = FactIndex(run.graph)
         self.progress = Progress(seed=self.config.split.seed)
@@ -63,14 +63,14 @@ class Training:
             device=self.device.type,
             epoch=self.progress.epoch,
             batch=self.progress.batch,
-            num_epochs=self.config.train.num_epochs,
+            num_epochs=self.config.stopping.num_epochs,
             num_batches=self.trainee.batches.num_batches,
             contrastive=self.trainee.batches.contrast is not None,
-            contrastive_weight=self.config.train.contrastive_weight,
+            contrastive_weight=self.config.losses.contrastive_weight,
         )
         if self.progress.epoch == 0 and self.progress.batch == 0:
             self._save()  # so that there is a valid checkpoint from the first moment on
-        while self.progress.epoch < self.config.train.num_epochs and not self._stopped_early():
+        while self.progress.epoch < self.config.stopping.num_epochs and not self._stopped_early():
             self._train_epoch()
         self.on_event(
             "end",
@@ -106,7 +106,7 @@ class Training:
         self.on_event("resume", epoch=self.progress.epoch, batch=self.progress.batch)
 
     def _stopped_early(self) -> bool:
-        return self.progress.epoch - self.progress.best_epoch >= self.config.train.patience
+        return self.progress.epoch - self.progress.best_epoch >= self.config.stopping.patience
 
     def _train_epoch(self) -> None:
         started = time.monotonic()
@@ -133,7 +133,7 @@ class Training:
                 self.on_event(
                     "step", epoch=self.progress.epoch + 1, batch=number + 1, num_batches=num_batches
                 )
-                if time.monotonic() - self.saved_at > 60 * self.config.train.checkpoint_minutes:
+                if time.monotonic() - self.saved_at > 60 * self.config.stopping.checkpoint_minutes:
                     self.progress = replace(
                         self.progress, sums={n: v.item() for n, v in sums.items()}
                     )
@@ -150,7 +150,7 @@ class Training:
         if not all(map(_is_finite, means.values())):
             raise TrainingDiverged(
                 f"In epoch {epoch} the losses became {means}, which is not finite. Lower"
-                f" learning_rate (now {self.config.train.learning_rate}) in a new run: this one"
+                f" learning_rate (now {self.config.optimizer.learning_rate}) in a new run: this one"
                 " would diverge again."
             )
         started = time.monotonic()

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hgt.config import RunConfig
+from hgt.config import RunConfig, SplitConfig
 from hgt.errors import InputError, RunLocked
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.graph.split import EdgeSplit
@@ -81,8 +81,8 @@ class RunFolder:
     def load_graph(self) -> KnowledgeGraph:
         return KnowledgeGraph.load(self.graph)
 
-    def load_split(self, graph: KnowledgeGraph) -> EdgeSplit:
-        return EdgeSplit.load(self.split, graph)
+    def load_split(self, graph: KnowledgeGraph, config: SplitConfig) -> EdgeSplit:
+        return EdgeSplit.load(self.split, graph, config)
 
     def load_plan(self) -> MemoryPlan | None:
         """The memory plan of the run's current stretch; None where nothing was planned."""

@@ -68,9 +68,9 @@ def open_run(folder: RunFolder) -> OpenRun:
     Raises InputError where a file is missing or damaged, or where the machine lacks the device.
     """
     config, graph, plan = folder.load_config(), folder.load_graph(), folder.load_plan()
-    split = folder.load_split(graph)
+    split = folder.load_split(graph, config.split)
     limit = memory_limit(config)
-    wanted = plan.device if plan else config.train.compute_device
+    wanted = plan.device if plan else config.execution.compute_device
     device = prepare_device(probe_device(wanted, limit).type, limit)
     memory = DeviceMemory(device.type, plan.phases if plan else {}, limit)
     return OpenRun(folder, config, graph, split, plan, device, memory)

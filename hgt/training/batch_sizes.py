@@ -71,19 +71,19 @@ class BatchSizes:
 
 def batch_sizes(graph: KnowledgeGraph, config: RunConfig) -> BatchSizes:
     """The sizes that `Batches` will draw, or a little more."""
-    train, held_out = config.train, least_held_out(graph, config.split)
+    losses, held_out = config.losses, least_held_out(graph, config.split)
     counts = {r: n - int(n * held_out[e]) for r, (e, n) in enumerate(graph.num_facts.items())}
     num_batches = num_batches_per_epoch(max(counts.values(), default=0), config)
-    contrasted = graph.num_nodes.get(train.contrastive_node_type, 0)
-    contrasted = contrasted if train.contrastive_weight else 0
+    contrasted = graph.num_nodes.get(losses.contrastive_node_type, 0)
+    contrasted = contrasted if losses.contrastive_weight else 0
     used = {t for e in graph.edge_types for t in (e[0], e[2])}
-    pools = pool_sizes(graph.num_nodes, used, train.num_negatives)
+    pools = pool_sizes(graph.num_nodes, used, losses.num_negatives)
     return BatchSizes(
         num_batches,
         {r: math.ceil(n / num_batches) for r, n in counts.items() if n},
         {r: (e[0], e[2]) for r, e in enumerate(graph.num_facts)},
         pools,
-        other_sizes(pools, train.num_other_negatives),
+        other_sizes(pools, losses.num_other_negatives),
         (min(MAX_ANCHORS, contrasted), min(MAX_POOL, contrasted)) if contrasted else None,
     )
 
@@ -105,5 +105,6 @@ def num_batches_per_epoch(largest_edge_type: int, config: RunConfig) -> int:
 
     largest_edge_type: training facts of the edge type that has most.
     """
-    train = config.train
-    return max(math.ceil(largest_edge_type / train.edge_sample_size), train.min_batches_per_epoch)
+    batches = config.batches
+    least = batches.min_batches_per_epoch
+    return max(math.ceil(largest_edge_type / batches.edge_sample_size), least)

@@ -43,11 +43,10 @@ class Batches:
         step_messages: where a batch's message edges come from. No messages when not given.
         pins: whether micro-batches are drawn into pinned memory.
         """
-        train = config.train
         self.pins = pins
         self.seed = config.split.seed
         self.step_messages = step_messages or AllEdges(no_messages(graph))
-        self.num_parts = accumulation_steps or train.accumulation_steps
+        self.num_parts = accumulation_steps or config.batches.accumulation_steps
         self.facts = split.of(TRAIN).numpy()
         self.num_train = self.facts.shape[1]
         counts = np.bincount(self.facts[1], minlength=len(graph.edge_types))
@@ -58,14 +57,14 @@ class Batches:
         ]
         self.relations = sorted(relations, key=lambda r: graph.node_types.index(r.tail_type))
         used = {t for r in self.relations for t in (r.head_type, r.tail_type)}
-        self.pools = pool_sizes(graph.num_nodes, used, train.num_negatives)
-        self.others = other_sizes(self.pools, train.num_other_negatives)
+        self.pools = pool_sizes(graph.num_nodes, used, config.losses.num_negatives)
+        self.others = other_sizes(self.pools, config.losses.num_other_negatives)
         self.num_nodes, self.offsets = graph.num_nodes, graph.offsets
         self.contrast = contrast_source(graph, split, config)
         self.edge_dropout = config.model.edge_dropout
-        self.siblings = Siblings(graph, self.facts, config.split)
+        self.siblings = Siblings(graph, self.facts, split.holdout)
         self.mirror = mirror_facts(graph, self.facts)
-        self._lay_out(train.softmax_correction)
+        self._lay_out(config.losses.softmax_correction)
 
     def _lay_out(self, softmax_correction: float) -> None:
         contrast = None

@@ -86,10 +86,10 @@ def contrast_source(
 
     None where the loss has no weight, the graph lacks the type, or no two of its nodes are alike.
     """
-    node_type = config.train.contrastive_node_type
-    if config.train.contrastive_weight == 0 or node_type not in graph.num_nodes:
+    node_type = config.losses.contrastive_node_type
+    if config.losses.contrastive_weight == 0 or node_type not in graph.num_nodes:
         return None
-    threshold = config.train.similarity_threshold
+    threshold = config.losses.similarity_threshold
     sets = neighbour_sets(graph, split, node_type)
     similar = similar_pairs(sets, threshold)
     return (

@@ -29,7 +29,7 @@ def gradient_of_losses(
 
     hidden: [num_nodes, hidden] the last layer's output, detached.
     """
-    model, layout, train = trainee.model, trainee.batches.layout, trainee.config.train
+    model, layout, config = trainee.model, trainee.batches.layout, trainee.config.losses
     # Whichever is less work: project all nodes once, or the rows of the batch.
     projected = None
     if layout.rows_of_batch(len(micro_batches)) >= len(hidden):
@@ -51,14 +51,14 @@ def gradient_of_losses(
     shared_nodes = micro_batches[0].nodes.split(layout.shared_and_own)[0].long()
     shared = rows_of(shared_nodes)  # its embeddings gather the gradients of all parts
     longest = shared.shorten_()
-    if train.isotropy_weight:
-        add(isotropy_loss(_first_rows(shared.embeddings, layout), layout, train))
+    if config.isotropy_weight:
+        add(isotropy_loss(_first_rows(shared.embeddings, layout), layout, config))
     for micro in micro_batches:
         nodes = micro.nodes.split(layout.shared_and_own)[1].long()
         own = rows_of(nodes)
         own.shorten_(longest)
         embeddings = (shared.embeddings, own.embeddings)
-        add(micro_batch_loss(*embeddings, micro, layout, model.decoder, train, trainee.n3))
+        add(micro_batch_loss(*embeddings, micro, layout, model.decoder, config, trainee.n3))
         grad.index_add_(0, nodes, own.gradient())
         del own, embeddings
     grad.index_add_(0, shared_nodes, shared.gradient())

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from hgt.config import TrainConfig
+from hgt.config import LossConfig
 from hgt.model.decoders import Decoder
 from hgt.training.batch import MicroBatch
 from hgt.training.layout import Layout
@@ -37,7 +37,7 @@ def micro_batch_loss(
     micro: MicroBatch,
     layout: Layout,
     decoder: Decoder,
-    config: TrainConfig,
+    config: LossConfig,
     n3: float = 0.0,
 ) -> Losses:
     """The losses of one micro-batch. Without a contrastive part the link loss is all.
@@ -65,7 +65,7 @@ def micro_batch_loss(
 
 
 def isotropy_loss(
-    rows: Float[Tensor, "num_rows dim"], layout: Layout, config: TrainConfig
+    rows: Float[Tensor, "num_rows dim"], layout: Layout, config: LossConfig
 ) -> Losses:
     """rows: the embeddings of the nodes in `Layout.directions`."""
     sizes, shares = ([part[i] for part in layout.directions] for i in (1, 2))

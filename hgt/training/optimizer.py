@@ -11,7 +11,7 @@ import math
 import torch
 from torch import nn
 
-from hgt.config import TrainConfig
+from hgt.config import OptimizerConfig
 from hgt.device.traits import traits_of
 from hgt.model.hgt_model import HGTModel
 from hgt.model.shallow import ShallowModel
@@ -19,7 +19,7 @@ from hgt.model.shallow import ShallowModel
 _LEAST_RATE = 0.02  # of the learning rate, once it has fallen
 
 
-def adam(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.AdamW:
+def adam(model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
     """AdamW without weight decay of its own, see `update`.
 
     Fused: this kernel is known to run on MPS.
@@ -33,7 +33,7 @@ def adam(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.o
     )
 
 
-def learning_rate(config: TrainConfig, epoch: int, num_batches: int) -> float:
+def learning_rate(config: OptimizerConfig, epoch: int, num_batches: int) -> float:
     """It falls along half a cosine (Loshchilov & Hutter 2017, without restarts).
 
     A function of its arguments alone: a run that is resumed, also with more epochs or on another
@@ -50,7 +50,7 @@ def learning_rate(config: TrainConfig, epoch: int, num_batches: int) -> float:
 
 @torch.no_grad()
 def update(
-    model: HGTModel | ShallowModel, optimizer: torch.optim.AdamW, config: TrainConfig
+    model: HGTModel | ShallowModel, optimizer: torch.optim.AdamW, config: OptimizerConfig
 ) -> None:
     """Weight decay of the attention's matrices, then Adam's step.
 

@@ -86,7 +86,7 @@ def step_on_device(trainee: Trainee, inputs: StepInputs) -> dict[str, Tensor]:
     del hidden
     torch.autograd.backward((backward_edge,), (grad,))
     losses["grad_norm"] = nn.utils.clip_grad_norm_(
-        model.parameters(), trainee.config.train.max_grad_norm
+        model.parameters(), trainee.config.optimizer.max_grad_norm
     )
-    update(model, trainee.optimizer, trainee.config.train)
+    update(model, trainee.optimizer, trainee.config.optimizer)
     return losses

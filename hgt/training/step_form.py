@@ -42,8 +42,8 @@ class StepForm:
     @classmethod
     def of(cls, config: RunConfig) -> StepForm:
         """The largest form that the configuration allows."""
-        limits, recompute = GroupLimits(), config.train.recompute_layers
-        sizes = (config.train.accumulation_steps, limits.rows, limits.edges)
+        limits, recompute = GroupLimits(), config.execution.recompute_layers
+        sizes = (config.batches.accumulation_steps, limits.rows, limits.edges)
         return cls(*sizes, recompute, keep_projections=not recompute)
 
     @property

@@ -27,7 +27,7 @@ class Steps:
 
     def __init__(self, trainee: Trainee, epoch: int = 0):
         """epoch: counted from 0, for the learning rate."""
-        rate = learning_rate(trainee.config.train, epoch, trainee.batches.num_batches)
+        rate = learning_rate(trainee.config.optimizer, epoch, trainee.batches.num_batches)
         for group in trainee.optimizer.param_groups:
             group["lr"] = rate  # before anything is recorded: a recording keeps it
         self.trainee = trainee

@@ -43,7 +43,7 @@ class Trainee:
     average: WeightAverage | None = field(init=False)
 
     def __post_init__(self) -> None:
-        decay, average = self.config.train.average_decay, None
+        decay, average = self.config.optimizer.average_decay, None
         if decay:
             average = WeightAverage(self.model, decay, self.batches.num_batches)
         object.__setattr__(self, "average", average)
@@ -76,8 +76,8 @@ def build_trainee(
     model.encoder.keep_for_backward(
         layers=not form.recompute_layers, projections=form.keeps_projections
     )
-    optimizer = adam(model, config.train, device)
-    messages = step_messages(graph, split, config.train.num_neighbors, form.limits, device)
+    optimizer = adam(model, config.optimizer, device)
+    messages = step_messages(graph, split, config.batches.num_neighbors, form.limits, device)
     # Never for MPS: asynchronous copies to it may arrive damaged (pytorch 189690).
     pins = traits_of(device.type).pins_memory
     batches = Batches(graph, split, config, form.accumulation_steps, messages, pins)

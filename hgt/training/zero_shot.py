@@ -14,8 +14,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int
 
-from hgt.config import SplitConfig
-from hgt.graph.holdout import holdout_edge_types
+from hgt.graph.holdout import Holdout
 from hgt.graph.knowledge_graph import KnowledgeGraph
 
 
@@ -26,12 +25,16 @@ class Siblings:
     """
 
     def __init__(
-        self, graph: KnowledgeGraph, facts: Int[np.ndarray, "3 num_train"], config: SplitConfig
+        self,
+        graph: KnowledgeGraph,
+        facts: Int[np.ndarray, "3 num_train"],
+        holdout: Holdout | None,
     ):
-        relations = [graph.edge_types.index(e) for e in holdout_edge_types(graph, config)]
+        edge_types = holdout.edge_types if holdout else ()
+        relations = [graph.edge_types.index(e) for e in edge_types]
         self.fact = np.flatnonzero(np.isin(facts[1], relations))
         self.ends = facts[::2, self.fact]
-        held = graph.type_range(config.holdout_type) if config.holdout_type else slice(0, 0)
+        held = graph.type_range(holdout.node_type) if holdout else slice(0, 0)
         self.is_held = (self.ends >= held.start) & (self.ends < held.stop)
         self.num_nodes, self.num_train = graph.total_nodes, facts.shape[1]
 

@@ -28,7 +28,7 @@ def first_rung(
     device: what this very resume was sent to. A run that began with `--device cpu` may have been
         led into Docker, and stays there; one that is resumed with it leaves Docker.
     """
-    wanted = config.train.device
+    wanted = config.execution.device
     if tried:
         last = tried[-1]
         in_docker = last.place == DOCKER
@@ -50,16 +50,16 @@ def rungs_below(
     smaller: the form that the step would be given next (`form_to_try`)
     reason: what ran out, in words
     """
-    now, train = tried[-1], config.train
+    now, execution = tried[-1], config.execution
     if now.place != NATIVE:
         return []
-    if smaller and now.shrinks < train.max_shrinks:
+    if smaller and now.shrinks < execution.max_shrinks:
         made_smaller = f"made smaller, {reason}"
         return [replace(now, shrinks=now.shrinks + 1, form=smaller, reason=made_smaller)]
     rungs = []
-    if train.fallback == "docker":
+    if execution.fallback == "docker":
         rungs.append(Segment(DOCKER, "cpu", now.shrinks, None, reason))
-    if train.fallback != "none" and now.device != "cpu":
+    if execution.fallback != "none" and now.device != "cpu":
         rungs.append(Segment(CPU, "cpu", now.shrinks, None, reason))
     return rungs
 
@@ -91,7 +91,7 @@ def exhausted(tried: Sequence[Segment], problems: Sequence[str], config: RunConf
 def _remedy(last: Segment, config: RunConfig) -> str:
     if last.place == DOCKER:
         return ""  # the error names it
-    if config.train.fallback == "none":
+    if config.execution.fallback == "none":
         return (
             "Resume with --fallback docker to go on on the CPU worker, or take a smaller"
             " hidden_dim."

@@ -111,8 +111,9 @@ def _unfit(planner: Planner, segment: Segment, found: DeviceProbe) -> str | None
 def docker_too_small(planner: Planner, found: DeviceProbe) -> str | None:
     """Why the run could not go on in Docker once it had to, as far as memory goes; None when it
     could, or when no Docker is there."""
-    train = planner.config.train
-    if train.fallback != "docker" or train.device == "docker-cpu" or container.unavailable():
+    execution = planner.config.execution
+    in_docker = execution.device == "docker-cpu"
+    if in_docker or execution.fallback != "docker" or container.unavailable():
         return None
     return _unfit(planner, Segment(DOCKER, "cpu", 0, None, "out of memory"), found)
 
@@ -133,7 +134,7 @@ def run_or_move_to_cpu(
         run_child(program, folder, on_event, *arguments)
     except OutOfMemory as error:
         plan = folder.load_plan()
-        if (plan and plan.device == "cpu") or planner.config.train.fallback == "none":
+        if (plan and plan.device == "cpu") or planner.config.execution.fallback == "none":
             raise
         say(f"OUT OF MEMORY: {error}\ngoing on on the CPU of this machine")
         found = probe_device("cpu", memory_limit(planner.config))
@@ -158,7 +159,7 @@ def _probe(segment: Segment, config: RunConfig, found: DeviceProbe) -> DevicePro
 
 def container_memory(config: RunConfig) -> int:
     """Bytes that the worker's container may take."""
-    wanted = config.train.docker_memory
+    wanted = config.execution.docker_memory
     if wanted is None:
         return int(0.9 * container.engine_memory_bytes())
     return parse_bytes(wanted, "docker_memory")
@@ -168,11 +169,11 @@ def fallback_told(config: RunConfig, found: DeviceProbe) -> str:
     """What will happen if memory runs out, said before training begins. found: the native
     device.
     """
-    train = config.train
-    in_docker = train.device == "docker-cpu"
+    execution = config.execution
+    in_docker = execution.device == "docker-cpu"
     if in_docker:
         container.refuse_unavailable()
-    problem = container.unavailable() if train.fallback == "docker" and not in_docker else None
+    problem = container.unavailable() if execution.fallback == "docker" and not in_docker else None
     on_cpu = (
         "then the run fails" if found.type == "cpu" else "then goes on on the CPU of this machine"
     )
@@ -186,14 +187,14 @@ def fallback_told(config: RunConfig, found: DeviceProbe) -> str:
         ),
     }
     shrinks = (
-        f"it is made smaller up to {train.max_shrinks} times"
-        if train.max_shrinks
+        f"it is made smaller up to {execution.max_shrinks} times"
+        if execution.max_shrinks
         else "it is not made smaller"
     )
-    uses_pool = train.fallback == "docker" and problem is None and pool.has_server()
+    uses_pool = execution.fallback == "docker" and problem is None and pool.has_server()
     why = pool.unavailable() if uses_pool else None
     without = f" (its container is started without Prefect's work pool: {why})" if why else ""
-    return f"if memory runs out: {shrinks}, {then[train.fallback]}{without}"
+    return f"if memory runs out: {shrinks}, {then[execution.fallback]}{without}"
 
 
 def _what_ran_out(error: OutOfMemory) -> str:

@@ -205,7 +205,9 @@ def register_run(folder: RunFolder, tracker: MlflowRun) -> Registered:
         folder.load_graph(),
         read_report(folder.report / "validation.json"),
     )
-    _check_identity(folder, Identity.of(graph, folder.load_split(graph), config), report)
+    _check_identity(
+        folder, Identity.of(graph, folder.load_split(graph, config.split), config), report
+    )
     name, score = model_name(graph.hash), Score.of(config, report)
     _create_registered_model(tracker, name, graph)
     digest = _digest(folder.embeddings)

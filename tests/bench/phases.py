@@ -85,7 +85,9 @@ def load(
     phase(
         "reading the run folder",
         "",
-        lambda: EdgeSplit.load(folder / "split.safetensors", KnowledgeGraph.load(folder)),
+        lambda: EdgeSplit.load(
+            folder / "split.safetensors", KnowledgeGraph.load(folder), config.split
+        ),
     )
     print(
         f"{rows.num_rows:,} rows, {path.stat().st_size / 1e6:,.0f} MB: {graph.total_nodes:,} nodes,"
@@ -117,7 +119,7 @@ def validate(trainee: Trainee, graph: KnowledgeGraph, split: EdgeSplit, phase: P
     """After each epoch. Once to warm up: kernels are compiled in the first call."""
     config = trainee.config
     index = phase("starting the trainer", "index of known facts", lambda: FactIndex(graph))
-    facts = sample_facts(split.of(VAL), config.train.num_val_edges, config.split.seed)
+    facts = sample_facts(split.of(VAL), config.stopping.num_val_edges, config.split.seed)
     evaluate_val(trainee, facts, index)
     phase("validation after an epoch", "", lambda: evaluate_val(trainee, facts, index))
 
@@ -135,7 +137,7 @@ def infer(
     vectors = phase(
         "inference",
         "layer-wise",
-        lambda: infer_layerwise(encoder, messages, trainee.config.train.node_batch_size).cpu(),
+        lambda: infer_layerwise(encoder, messages, trainee.config.execution.node_batch_size).cpu(),
     )
     relations = trainee.model.decoder.relation_vectors().detach().cpu()
     embeddings = Embeddings(graph.node_table(), vectors, tuple(graph.edge_types), relations, origin)

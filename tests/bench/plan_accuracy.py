@@ -97,7 +97,7 @@ def measure(case: tuple, device_type: str) -> dict:
     train_step(trainee, trainee.batches.draw(0, 0))
     trainee.optimizer.zero_grad()
     phase("step", lambda: train_step(trainee, trainee.batches.draw(0, 1)))
-    facts = sample_facts(split.of(VAL), config.train.num_val_edges, 0)
+    facts = sample_facts(split.of(VAL), config.stopping.num_val_edges, 0)
     index = FactIndex(graph)
     phase("evaluation", lambda: evaluate_val(trainee, facts, index))
     if device_type == "cpu":
@@ -105,7 +105,7 @@ def measure(case: tuple, device_type: str) -> dict:
     encoder, messages = trainee.model.encoder, trainee.messages
     trainee = None
     encoder.zero_grad()  # the embedding program has none
-    phase("inference", lambda: infer_layerwise(encoder, messages, config.train.node_batch_size))
+    phase("inference", lambda: infer_layerwise(encoder, messages, config.execution.node_batch_size))
     return found
 
 

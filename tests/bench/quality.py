@@ -130,7 +130,7 @@ def trainee_of(
         trainee.model.parameters(), fused=True, capturable=device.type == "cuda"
     )
     config = replace(
-        trainee.config, train=replace(trainee.config.train, learning_rate=point["rate"])
+        trainee.config, optimizer=replace(trainee.config.optimizer, learning_rate=point["rate"])
     )
     return replace(trainee, optimizer=optimizer, config=config, n3=point["n3"])
 
@@ -160,11 +160,11 @@ def measure(
     graph = KnowledgeGraph.from_edge_table(read_edge_table(Path(options.kg)), config.graph)
     trainee = trainee_of(model, point, config, graph, prepare_device(options.device))
     split, index, started = split_facts(graph, config.split), FactIndex(graph), time.monotonic()
-    facts = sample_facts(split.of(VAL), config.train.num_val_edges, seed)
+    facts = sample_facts(split.of(VAL), config.stopping.num_val_edges, seed)
     best, best_epoch, epoch = -1.0, -1, 0
     curve: list[tuple[int, float, int]] = []
     losses: list[list[float]] = []
-    for epoch in range(config.train.num_epochs):
+    for epoch in range(config.stopping.num_epochs):
         trainee.model.train()
         step, of_epoch = Steps(trainee, epoch), []
         for number, batch in batches_ahead(
@@ -186,7 +186,7 @@ def measure(
                     name: tensor.clone() for name, tensor in trainee.model.state_dict().items()
                 }
         if (
-            model == "hgt" and epoch - best_epoch >= config.train.patience
+            model == "hgt" and epoch - best_epoch >= config.stopping.patience
         ) or spent > 60 * options.minutes:
             break
     seconds = time.monotonic() - started

@@ -194,7 +194,7 @@ def test_a_steps_products():
     with operations() as one_loss:
         # with its gradients
         micro_batch_loss(
-            *embeddings.split(layout.shared_and_own), micro, layout, model.decoder, config.train
+            *embeddings.split(layout.shared_and_own), micro, layout, model.decoder, config.losses
         )
     assert (
         counts.final_projection(len(rows), config.model).operations

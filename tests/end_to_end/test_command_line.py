@@ -408,7 +408,7 @@ def test_a_refused_resume_leaves_configuration_place_and_plan(monkeypatch, tmp_p
     folder.config.write_text("as it was")
     folder.plan.write_text("as planned")
     with pytest.raises(InputError, match="too little"), run.taken_back_when_refused():
-        assert folder.load_config().train.num_epochs == 7
+        assert folder.load_config().stopping.num_epochs == 7
         for file in (folder.config, folder.plan, folder.segments):
             file.write_text("as asked for")
         raise InputError("too little memory")

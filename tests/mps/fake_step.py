@@ -63,7 +63,7 @@ def build(kernels: Kernels, graph: KnowledgeGraph, **values: Any) -> Built:
     mac = FakeMac(kernels)
     with mac:
         trainee = build_trainee(config, graph, split, DEVICE)
-    assert (trainee.batches.contrast is None) == (config.train.contrastive_weight == 0), (
+    assert (trainee.batches.contrast is None) == (config.losses.contrastive_weight == 0), (
         "the loss is the configured one"
     )
     return Built(mac, graph, split, trainee, mac.record)
@@ -156,7 +156,7 @@ def small_primekg(kernels: Kernels) -> dict[str, Report]:
 def _whole_training(built: Built) -> dict[str, Report]:
     """Building, three steps, and the validation that follows an epoch."""
     messages = built.trainee.messages
-    facts = sample_facts(built.split.of(TRAIN), built.trainee.config.train.num_val_edges, seed=0)
+    facts = sample_facts(built.split.of(TRAIN), built.trainee.config.stopping.num_val_edges, seed=0)
     index = FactIndex(built.graph)
     return {
         "sizes": {"num_nodes": messages.num_nodes, "num_message_edges": messages.num_edges},
@@ -182,7 +182,7 @@ def drawn_edges(kernels: Kernels) -> dict[str, Report]:
     source = built.trainee.batches.step_messages
     assert isinstance(source, DrawnEdges)
     facts, index = (
-        sample_facts(built.split.of(TRAIN), built.trainee.config.train.num_val_edges, seed=0),
+        sample_facts(built.split.of(TRAIN), built.trainee.config.stopping.num_val_edges, seed=0),
         FactIndex(built.graph),
     )
     return {

@@ -3,6 +3,7 @@ only what it can mean.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hgt.config import RunConfig, TrainConfig, parameters, parse_bytes
+from hgt.config import RunConfig, StoppingConfig, parameters, parse_bytes
 from hgt.errors import InputError, is_disk_full
 
 PARAMETERS = {p.name: p for p in parameters()}
@@ -142,7 +143,7 @@ def test_the_table_above_has_every_parameter():
     assert set(OTHER) == set(PARAMETERS) == set(RunConfig().to_flat())
     assert all(OTHER[name] != RunConfig().to_flat()[name] for name in OTHER)
     assert all(
-        p.help and p.group in {"graph", "split", "model", "train", "baseline", "validation"}
+        p.help and p.group in {f.name for f in dataclasses.fields(RunConfig)}
         for p in PARAMETERS.values()
     )
 
@@ -303,7 +304,7 @@ def test_sizes_are_read_as_they_are_written(text, size):
 
 
 def test_integers_become_floats_where_floats_are_due():
-    assert type(RunConfig.from_flat({"learning_rate": 1}).train.learning_rate) is float
+    assert type(RunConfig.from_flat({"learning_rate": 1}).optimizer.learning_rate) is float
 
 
 def test_combinations_that_cannot_be():
@@ -330,7 +331,7 @@ def test_combinations_that_cannot_be():
     with pytest.raises(
         InputError, match="Parameter num_epochs must be between 1 and 1,000,000, not 0"
     ):
-        RunConfig(train=TrainConfig(num_epochs=0))
+        RunConfig(stopping=StoppingConfig(num_epochs=0))
 
 
 def test_the_fingerprint_ignores_only_what_does_not_change_the_result():
@@ -345,9 +346,42 @@ def test_the_fingerprint_ignores_only_what_does_not_change_the_result():
     assert RunConfig.from_flat({name: OTHER[name] for name in FREE}).fingerprint() == base
 
 
+# A change of one of these stops every run that exists: its checkpoints carry the fingerprint, its
+# folder the file. Only a new parameter may change them.
+FINGERPRINTS = {"default": "b27383def044cf35", "other": "ba6da6521a23039c"}
+FILES = {"default": "1190fd6747c2fc8e", "other": "bd49a87f39cf53d8"}
+FILE_ORDER = """
+    include_node_types limit_nodes symmetric_relations directed_relations min_mirrored_share
+    val_fraction test_fraction seed split holdout_relations embedding_dim hidden_dim num_layers
+    num_heads dropout input_dropout edge_dropout mixed_precision decoder num_epochs learning_rate
+    rate_decay_epochs min_rate_decay_steps weight_decay average_decay device edge_sample_size
+    node_batch_size accumulation_steps recompute_layers num_neighbors memory max_shrinks fallback
+    docker_memory min_batches_per_epoch num_negatives softmax_correction num_other_negatives
+    contrastive_weight isotropy_weight contrastive_node_type contrastive_temperature
+    similarity_threshold max_grad_norm patience num_val_edges checkpoint_minutes baselines
+    baseline_time required_checks max_mean_cosine min_components_90 min_effective_rank
+    min_distinct_rows max_dead_dimensions min_type_spread max_tiny_norms max_norm_ratio
+    min_type_accuracy min_plane_accuracy_over_chance min_silhouette min_disease_cosine
+    max_disease_cosine min_similarity_correlation max_untrained_nodes min_mrr_over_chance
+"""
+
+
+@pytest.mark.parametrize("which", FINGERPRINTS)
+def test_fingerprints_and_files_of_existing_runs_stay(which, tmp_path):
+    config = RunConfig.from_flat({"default": {}, "other": OTHER}[which])
+    assert config.fingerprint() == FINGERPRINTS[which]
+    config.save(tmp_path / "config.json")
+    written = hashlib.sha256((tmp_path / "config.json").read_bytes()).hexdigest()
+    assert written[:16] == FILES[which]
+
+
+def test_the_order_of_the_parameters_stays():
+    assert [p.name for p in parameters()] == list(RunConfig().to_flat()) == FILE_ORDER.split()
+
+
 def test_the_configuration_cannot_be_changed_afterwards():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        RunConfig().train.num_epochs = 3
+        RunConfig().stopping.num_epochs = 3
 
 
 ANYTHING = (

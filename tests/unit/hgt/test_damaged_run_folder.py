@@ -188,7 +188,7 @@ def test_events_without_their_figures_are_named(run):
 def stranger(tmp_path_factory, small_kg, whole):
     """The same graph and parameters but another seed: another split."""
     values = {
-        name: getattr(whole.load_config().train, name)
+        name: whole.load_config().to_flat()[name]
         for name in ("device", "num_epochs", "contrastive_weight")
     }
     folder = make_run(
@@ -208,7 +208,9 @@ def test_another_split_in_place_of_the_runs_own_is_refused_by_every_program(run,
     for work in (train, embed, evaluate, compare):
         assert "but the run began with another one" in refusal(work, run, "split.safetensors")
     with pytest.raises(InputError, match="but the run began with another one"):
-        run.load_split(run.load_graph())  # as a resume does, before there is a checkpoint
+        run.load_split(
+            run.load_graph(), run.load_config().split
+        )  # as a resume does, before there is a checkpoint
     shutil.copy(stranger.split.with_suffix(".json"), run.split.with_suffix(".json"))
     for work in (train, embed, evaluate, compare):
         said = refusal(work, run, "split.json")
@@ -248,7 +250,7 @@ def test_a_table_is_judged_on_the_split_that_it_names(run, small_kg):
 
 def test_the_split_hash_tells_every_split_from_every_other(run):
     graph = run.load_graph()
-    split = run.load_split(graph)
+    split = run.load_split(graph, run.load_config().split)
     before = split.hash
     split.part[3] = (split.part[3] + 1) % 3
     assert split.hash != before

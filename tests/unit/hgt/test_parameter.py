@@ -1,6 +1,7 @@
 """Numbers without sense are refused with their range, and no value breaks a message."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from hgt.config import RunConfig, parameters
 from hgt.errors import HgtError, InputError, printable, quoted
-from hgt.parameter import Range
+from hgt.parameter import Range, check_values, parameter, require
 
 NUMBERS = [p for p in parameters() if p.type in (int, float)]
 SENSELESS = (-1, 2**63, 10**30, 10**5000, 1e308, -1e308, math.nan, math.inf, -math.inf)
@@ -83,3 +84,27 @@ def test_messages_show_what_no_reader_would_see():
     assert printable("Gödel, 漢字") == "Gödel, 漢字"
     assert quoted("x" * 1_000) == "'" + "x" * 99 + "... (1,002 characters)"
     assert quoted(10**5000) == "a number of thousands of digits"
+
+
+def only_even(name, value):
+    require(value % 2 == 0, name, "even", value)
+
+
+@dataclass(frozen=True)
+class Section:
+    count: int | None = parameter(None, "a count", range=Range(1, 9), check=only_even)
+    names: tuple[str, ...] = parameter(("a",), "names")
+
+    def __post_init__(self):
+        check_values(self)
+
+
+def test_a_section_checks_what_its_declarations_say():
+    assert Section().count is None  # nothing is checked of a value that is not given
+    assert Section(count=2).count == 2
+    for value, need in ((3, "even"), (11, "between 1 and 9"), (10, "between 1 and 9")):
+        with pytest.raises(InputError) as refused:
+            Section(count=value)
+        assert str(refused.value) == f"Parameter count must be {need}, not {value}."
+    with pytest.raises(InputError, match=r"^Parameter names must be fewer, not \['a', 'b'\]\.$"):
+        require(False, "names", "fewer", ("a", "b"))

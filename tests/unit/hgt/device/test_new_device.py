@@ -165,7 +165,7 @@ import re, sys
 from hgt.device.traits import DEVICES, DeviceTraits
 DEVICES["xpu"] = DeviceTraits("xpu", "XPU", re.compile("XPU out of memory"))
 from hgt.config import RunConfig
-print(RunConfig.from_flat({"device": "xpu"}).train.compute_device)
+print(RunConfig.from_flat({"device": "xpu"}).execution.compute_device)
 from flows.cli import main
 sys.argv = ["hgt", "doctor", "--help"]
 try:

@@ -47,7 +47,7 @@ def test_a_relation_in_both_orientations_is_two_edge_types(graph_of):
     assert graph.dropped.mirror == 0
     assert graph.symmetric == frozenset()
     config = SplitConfig(val_fraction=0.1, test_fraction=0.1)
-    assert "none is on two sides" in str(audit_split(graph, split_facts(graph, config), config))
+    assert "none is on two sides" in str(audit_split(graph, split_facts(graph, config)))
 
 
 @pytest.mark.parametrize("first", [0, 1])

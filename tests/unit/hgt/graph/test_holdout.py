@@ -200,7 +200,8 @@ def test_the_held_out_nodes_are_saved_with_the_split(tmp_path):
     graph, path = random_graph(4), tmp_path / "split.safetensors"
     split = split_facts(graph, HOLDOUT)
     split.save(path, graph)
-    again = EdgeSplit.load(path, graph)
+    again = EdgeSplit.load(path, graph, HOLDOUT)
+    assert again.holdout == split.holdout
     assert torch.equal(again.part, split.part)
     assert torch.equal(again.node_part, split.node_part)
     safetensors.torch.save_file(
@@ -209,4 +210,32 @@ def test_the_held_out_nodes_are_saved_with_the_split(tmp_path):
         metadata={"graph_hash": graph.hash},
     )
     with pytest.raises(InputError, match="lacks the part of each of 51 nodes"):
-        EdgeSplit.load(path, graph)
+        EdgeSplit.load(path, graph, HOLDOUT)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"split": "random"}, None),
+        ({"split": "disease-holdout"}, ("disease", "drug")),
+        ({"split": "drug-holdout"}, ("drug", "disease")),
+        ({"split": "gene-holdout", "holdout_relations": ("ppi", "regulates")}, ("gene", "gene")),
+    ],
+)
+def test_a_split_knows_what_it_holds_out(tmp_path, values, named):
+    graph, path = random_graph(4), tmp_path / "split.safetensors"
+    config = SplitConfig(val_fraction=0.3, test_fraction=0.3, **values)
+    split = split_facts(graph, config)
+    split.save(path, graph)
+    if named is None:
+        assert split.holdout is None
+    else:
+        ends, edge_types = set(named), split.holdout.edge_types
+        assert split.holdout.node_type == named[0]
+        assert edge_types
+        assert edge_types == tuple(e for e in graph.edge_types if {e[0], e[2]} == ends)
+    assert EdgeSplit.load(path, graph, config).holdout == split.holdout
+    # the file is as before: it has the parts alone
+    with safetensors.safe_open(path, "pt") as file:
+        assert set(file.keys()) <= {"part", "node_part"}
+        assert set(file.metadata()) == {"graph_hash", "split_hash"}

@@ -109,11 +109,11 @@ def test_a_planted_leak_is_found_counted_and_shown(graph, name, tmp_path):
     with pytest.raises(
         HgtError, match=re.escape(f" {count} fact(s) have {form} on another side, such as ")
     ) as caught:
-        audit_split(graph, split, SplitConfig())
+        audit_split(graph, split)
     assert not isinstance(caught.value, InputError), "a split that we made is our defect"
     assert example in str(caught.value)
     with pytest.raises(InputError, match="start the run anew") as caught:
-        audit_split(graph, split, SplitConfig(), tmp_path / "split.safetensors")
+        audit_split(graph, split, tmp_path / "split.safetensors")
     assert str(tmp_path / "split.safetensors") in str(caught.value)
 
 
@@ -124,7 +124,7 @@ def test_every_kind_is_told_when_there_are_several(graph):
         for edge_type, head, tail, part in planted[:1]:
             split.part[number_of(graph, split, edge_type, head, tail)] = part
     with pytest.raises(HgtError) as caught:
-        audit_split(graph, split, SplitConfig())
+        audit_split(graph, split)
     for _, _, form, _ in LEAKS.values():
         assert f"have {form} on another side" in str(caught.value)
 
@@ -138,7 +138,7 @@ def test_a_fact_of_a_held_out_node_that_trains_is_found(graph, holdout_relations
         test_fraction=0.2,
     )
     split = split_facts(graph, config)
-    audit_split(graph, split, config)
+    audit_split(graph, split)
     disease = int(torch.nonzero(split.node_part == TEST)[0]) - graph.offsets["disease"]
     # both, or it would be a fact and its reverse as well
     for told, ends in ((TOLD[0], (disease, 3)), (TOLD[1], (3, disease))):
@@ -146,7 +146,7 @@ def test_a_fact_of_a_held_out_node_that_trains_is_found(graph, holdout_relations
     with pytest.raises(
         HgtError, match=r"2 fact\(s\) of held-out nodes are on another side than their node"
     ) as caught:
-        audit_split(graph, split, config)
+        audit_split(graph, split)
     assert (
         f"(disease, di{disease}) - told - (drug, dr3), which is in training while its disease is"
         " held out for test" in str(caught.value)
@@ -154,10 +154,13 @@ def test_a_fact_of_a_held_out_node_that_trains_is_found(graph, holdout_relations
 
 
 def test_a_holdout_split_without_its_nodes_is_refused(graph, tmp_path):
-    with pytest.raises(InputError, match="names no held-out nodes"):
-        audit_split(
-            graph, split_facts(graph, SplitConfig()), SplitConfig(split="disease-holdout"), tmp_path
-        )
+    path = tmp_path / "split.safetensors"
+    split_facts(graph, SplitConfig()).save(path, graph)
+    split = EdgeSplit.load(path, graph, SplitConfig(split="disease-holdout"))
+    with pytest.raises(
+        InputError, match="names no held-out nodes, which --split disease-holdout has"
+    ):
+        audit_split(graph, split, path)
 
 
 @pytest.mark.parametrize("split", ["random", "disease-holdout", "drug-holdout"])
@@ -169,7 +172,7 @@ def test_clean_splits_pass_and_say_what_was_audited(name, split, request):
         graph = request.getfixturevalue("graph" if name == "every pair" else "demo_graph")
     config = SplitConfig(split=split, val_fraction=0.15, test_fraction=0.15)
     made = split_facts(graph, config)
-    audit = audit_split(graph, made, config)
+    audit = audit_split(graph, made)
     assert sum(audit.num_facts.values()) == graph.total_facts
     assert min(audit.num_facts.values()) > 0
     assert f"{graph.total_facts:,} facts of {len(graph.edge_types)} edge types" in str(audit)
@@ -198,7 +201,7 @@ def test_a_relation_that_tells_the_same_pairs_as_another_is_pointed_out(make_gra
     split.part[
         torch.nonzero(split.facts[1] == graph.edge_types.index(("drug", "treats", "disease")))[:5]
     ] = TEST
-    twins = audit_split(graph, split, config).twins
+    twins = audit_split(graph, split).twins
     assert len(twins) == 1
     named = [
         f"drug - treats - disease as {other} (100%)"

@@ -184,12 +184,12 @@ def test_save_and_load_round_trip_and_refusals(tmp_path):
     graph, path = random_graph(4), tmp_path / "split.safetensors"
     split = split_facts(graph, SplitConfig())
     split.save(path, graph)
-    again = EdgeSplit.load(path, graph)
+    again = EdgeSplit.load(path, graph, SplitConfig())
     assert torch.equal(again.part, split.part)
     assert torch.equal(again.facts, split.facts)
     assert again.unsplit == split.unsplit == (FEW,)
     with pytest.raises(InputError, match="was made for graph"):
-        EdgeSplit.load(path, random_graph(5))
+        EdgeSplit.load(path, random_graph(5), SplitConfig())
     for part, metadata in (
         (split.part[1:], {"graph_hash": graph.hash}),
         (split.part + 1, {"graph_hash": graph.hash}),
@@ -197,13 +197,13 @@ def test_save_and_load_round_trip_and_refusals(tmp_path):
     ):
         safetensors.torch.save_file({"part": part.contiguous()}, path, metadata=metadata)
         with pytest.raises(InputError, match="Start the run anew"):
-            EdgeSplit.load(path, graph)
+            EdgeSplit.load(path, graph, SplitConfig())
     for data in (b"", b"x" * 40):
         path.write_bytes(data)
         with pytest.raises(InputError, match="no readable split"):
-            EdgeSplit.load(path, graph)
+            EdgeSplit.load(path, graph, SplitConfig())
     with pytest.raises(InputError, match="no such file"):
-        EdgeSplit.load(tmp_path / "none", graph)
+        EdgeSplit.load(tmp_path / "none", graph, SplitConfig())
 
 
 def test_hetionet_medium_leaks_nothing():

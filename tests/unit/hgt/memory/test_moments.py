@@ -211,11 +211,11 @@ def live_peaks(graph, config, form, device, patch):
     split = split_facts(graph, config.split)
     if device == "cuda":  # an accelerator's average lies in host memory
         config = dataclasses.replace(
-            config, train=dataclasses.replace(config.train, average_decay=0.0)
+            config, optimizer=dataclasses.replace(config.optimizer, average_decay=0.0)
         )
     trainee = build_trainee(config, graph, split, torch.device("cpu"), form)
     trainee.model.train()
-    facts, index = sample_facts(split.of(VAL), config.train.num_val_edges, 0), FactIndex(graph)
+    facts, index = sample_facts(split.of(VAL), config.stopping.num_val_edges, 0), FactIndex(graph)
     batch = trainee.batches.draw(0, 0)
     train_step(trainee, batch)
     parameters = list(trainee.model.parameters())
@@ -268,7 +268,7 @@ def live_peaks(graph, config, form, device, patch):
                 "edges_into",
                 lambda *args: live.add(part := live.elsewhere(edges_into)(*args)) or part,
             )
-        vectors = infer_layerwise(encoder, messages, config.train.node_batch_size)
+        vectors = infer_layerwise(encoder, messages, config.execution.node_batch_size)
     peaks["inference"] = live.peak
     with LiveBytes([vectors, decoder.relation]) as live:
         rank_facts(vectors, decoder, split.of(TEST), index)

@@ -83,7 +83,7 @@ CONFIGURATIONS = [
 def test_smaller_forms_come_to_an_end(values):
     chain = list(forms(RunConfig.from_flat(values)))
     assert len(set(chain)) == len(chain)
-    assert chain[0].accumulation_steps == RunConfig.from_flat(values).train.accumulation_steps
+    assert chain[0].accumulation_steps == RunConfig.from_flat(values).batches.accumulation_steps
     assert chain[-1].recompute_layers
     assert not chain[-1].keep_projections
     assert chain[-1].accumulation_steps >= 64
@@ -112,7 +112,7 @@ def test_each_smaller_form_plans_no_more_than_the_one_before(size, values, devic
         planned
     )
     # the last may be above: pools come with every micro-batch
-    assert min(planned) < planned[0] or config.train.recompute_layers
+    assert min(planned) < planned[0] or config.execution.recompute_layers
 
 
 def test_more_micro_batches_never_take_more():

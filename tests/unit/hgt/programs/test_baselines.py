@@ -101,7 +101,11 @@ def test_a_run_gets_its_comparison(evaluated_run, graph):
 
 def shallow_trainee_batches(folder, graph):
     return shallow_trainee(
-        "distmult", folder.load_config(), graph, folder.load_split(graph), CPU
+        "distmult",
+        folder.load_config(),
+        graph,
+        folder.load_split(graph, folder.load_config().split),
+        CPU,
     ).batches.num_batches
 
 

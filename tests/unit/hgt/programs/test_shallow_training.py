@@ -26,7 +26,7 @@ def test_a_shallow_step_is_the_plain_gradient_of_its_batch(graph, split, make_co
     table = model.encoder.encode(trainee.messages)
     parts = [(m, table[m.nodes].split(layout.shared_and_own)) for m in batch.micro_batches]
     losses = [
-        micro_batch_loss(*rows, m, layout, model.decoder, trainee.config.train, trainee.n3)
+        micro_batch_loss(*rows, m, layout, model.decoder, trainee.config.losses, trainee.n3)
         for m, rows in parts
     ]
     sum(part["total"] for part in losses).backward()
@@ -50,7 +50,9 @@ def test_how_a_shallow_model_is_held_back_and_how_fast_it_learns(graph, split, c
     assert n3_weight(1_000, 1_000) == 0.1
     trainee = shallow_trainee("complex", config, graph, split, CPU)
     assert trainee.n3 == n3_weight(graph.total_nodes, graph.total_facts)
-    assert trainee.config.train.learning_rate == pytest.approx(config.train.learning_rate * 10)
+    assert trainee.config.optimizer.learning_rate == pytest.approx(
+        config.optimizer.learning_rate * 10
+    )
 
 
 def test_what_would_make_a_shallow_model_weaker_is_left_out(graph, split, make_config):
@@ -60,11 +62,12 @@ def test_what_would_make_a_shallow_model_weaker_is_left_out(graph, split, make_c
         "num_neighbors": 8,
         "num_negatives": 20,
     }
-    train = shallow_trainee(
+    config = shallow_trainee(
         "complex", make_config(**values, softmax_correction=1.0), graph, split, CPU
-    ).config.train
-    assert train.contrastive_weight == train.isotropy_weight == train.softmax_correction == 0
-    assert train.num_neighbors is None
+    ).config
+    losses = config.losses
+    assert losses.contrastive_weight == losses.isotropy_weight == losses.softmax_correction == 0
+    assert config.batches.num_neighbors is None
     trainees = [
         shallow_trainee("complex", make_config(**values, softmax_correction=c), graph, split, CPU)
         for c in (0.0, 1.0)

@@ -77,7 +77,9 @@ def test_the_phases_of_embedding_and_evaluation(tmp_path, small_kg, monkeypatch)
     folder = make_run(tmp_path / "run", small_kg)
     made_up_plan(phases=PHASES).save(folder.plan)
     graph = folder.load_graph()
-    made_of = Identity.of(graph, folder.load_split(graph), folder.load_config()).as_dict()
+    made_of = Identity.of(
+        graph, folder.load_split(graph, folder.load_config().split), folder.load_config()
+    ).as_dict()
     monkeypatch.setattr(
         embedding, "best_checkpoint", lambda path: Checkpoint({}, Progress(0), **made_of)
     )

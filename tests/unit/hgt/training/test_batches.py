@@ -32,12 +32,12 @@ def test_an_epoch_supervises_every_training_fact_exactly_once(
     assert torch.equal(torch.cat(drawn).sort().values, torch.arange(facts.shape[1]))
     largest = int(torch.bincount(facts[1]).max())
     assert batches.num_batches == max(
-        math.ceil(largest / config.train.edge_sample_size), config.train.min_batches_per_epoch
+        math.ceil(largest / config.batches.edge_sample_size), config.batches.min_batches_per_epoch
     )
     per_batch = torch.stack(
         [torch.bincount(facts[1][d], minlength=len(graph.edge_types)) for d in drawn]
     )
-    assert int(per_batch.max()) <= config.train.edge_sample_size
+    assert int(per_batch.max()) <= config.batches.edge_sample_size
     assert int((per_batch.max(0).values - per_batch.min(0).values).max()) <= 1, (
         "each edge type is spread evenly over the batches"
     )

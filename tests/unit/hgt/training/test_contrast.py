@@ -20,7 +20,7 @@ def test_contrastive_rows_equal_brute_force(graph, split, config):
         return len(neighbours[a] & neighbours[b]) / max(len(neighbours[a] | neighbours[b]), 1)
 
     batches = Batches(graph, split, config)
-    threshold, contrast = config.train.similarity_threshold, batches.layout.contrast
+    threshold, contrast = config.losses.similarity_threshold, batches.layout.contrast
     disease = graph.type_range("disease")
     for micro in batches.draw(0, 0).micro_batches:
         sections = micro.nodes.split(batches.layout.sections)

@@ -68,12 +68,12 @@ def test_gradients_equal_those_of_one_plain_backward(graph, split, make_config, 
         for m in batch.micro_batches
     ]
     losses = [
-        micro_batch_loss(shared, own, m, layout, plain.model.decoder, config.train)
+        micro_batch_loss(shared, own, m, layout, plain.model.decoder, config.losses)
         for m, own in parts
     ]
     pools = shared.split(layout.sections[: layout.head])
     compared = torch.cat([pools[pool][:n] for pool, n, _ in layout.directions])
-    losses.append(isotropy_loss(compared, layout, config.train))
+    losses.append(isotropy_loss(compared, layout, config.losses))
     sum(loss["total"] for loss in losses).backward()
     for a, b in zip(stepped.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(

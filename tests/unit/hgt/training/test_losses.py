@@ -26,7 +26,7 @@ def test_n3_is_the_mean_sum_of_cubes_of_a_batchs_facts(graph, split, make_config
     decoder = DECODERS[kind](len(graph.edge_types), 8)
     embeddings, batch = torch.randn(graph.total_nodes, 8), batches.draw(0, 0)
     without, told = (
-        summed(embeddings, batch, batches, decoder, config.train, n3) for n3 in (0.0, 0.3)
+        summed(embeddings, batch, batches, decoder, config.losses, n3) for n3 in (0.0, 0.3)
     )
     facts = split.of(TRAIN)[:, batch.supervised[batch.supervised < batches.num_train]]
     vectors = torch.cat([embeddings[facts[0]], decoder.relation[facts[1]], embeddings[facts[2]]])
@@ -57,11 +57,11 @@ def test_contrastive_loss_equals_a_naive_loop(graph, split, make_config):
                 if not known
             ]
             cosines = [
-                torch.cosine_similarity(a, x, dim=0) / config.train.contrastive_temperature
+                torch.cosine_similarity(a, x, dim=0) / config.losses.contrastive_temperature
                 for x in (p, *others)
             ]
             losses.append(torch.logsumexp(torch.stack(cosines), 0) - cosines[0])
-    got = summed(embeddings, batch, batches, DistMult(len(graph.edge_types), 8), config.train)
+    got = summed(embeddings, batch, batches, DistMult(len(graph.edge_types), 8), config.losses)
     torch.testing.assert_close(got["contrastive"], torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
 
 
@@ -117,7 +117,7 @@ def test_without_alike_pairs_the_link_loss_is_the_whole_loss(graph, split, make_
     assert batches.layout.contrast is None
     embeddings = torch.randn(graph.total_nodes, 8)
     got = summed(
-        embeddings, batches.draw(0, 0), batches, DistMult(len(graph.edge_types), 8), config.train
+        embeddings, batches.draw(0, 0), batches, DistMult(len(graph.edge_types), 8), config.losses
     )
     assert got["total"] == got["link"] > 0
     assert got["contrastive"] == 0
@@ -129,7 +129,7 @@ def test_any_node_type_can_be_contrasted(graph, split, make_config, node_type):
     batches = Batches(graph, split, config)
     embeddings = torch.randn(graph.total_nodes, 8)
     got = summed(
-        embeddings, batches.draw(0, 0), batches, DistMult(len(graph.edge_types), 8), config.train
+        embeddings, batches.draw(0, 0), batches, DistMult(len(graph.edge_types), 8), config.losses
     )
     assert got["contrastive"] > 0
     anchors = (
@@ -147,7 +147,7 @@ def test_padding_and_filtered_nodes_get_no_gradient(graph, split, make_config):
     (micro,) = batches.draw(0, 0).micro_batches
     assert (micro.weight == 0).any(), "this batch has padding"
     rows = torch.randn(len(micro.nodes), 8, requires_grad=True)
-    loss_of(rows, micro, batches.layout, DistMult(len(graph.edge_types), 8), config.train)[
+    loss_of(rows, micro, batches.layout, DistMult(len(graph.edge_types), 8), config.losses)[
         "total"
     ].backward()
     grads = rows.grad.split(batches.layout.sections)
@@ -222,7 +222,7 @@ def test_the_isotropy_loss_spreads_what_points_one_way(graph, split, make_config
     optimizer, found = torch.optim.Adam([rows], lr=0.1), []
     for _ in range(200):
         optimizer.zero_grad()
-        losses = isotropy_loss(rows, layout, config.train)
+        losses = isotropy_loss(rows, layout, config.losses)
         assert losses["total"].item() == pytest.approx(7 * losses["isotropy"].item())
         losses["total"].backward()
         optimizer.step()

@@ -16,7 +16,7 @@ FALLEN = {"learning_rate": 0.01, "rate_decay_epochs": 5, "min_rate_decay_steps":
 def test_the_learning_rate_falls_along_half_a_cosine_and_stays():
     config = RunConfig.from_flat(
         {"learning_rate": 0.01, "rate_decay_epochs": 40, "min_rate_decay_steps": 800}
-    ).train
+    ).optimizer
     assert [learning_rate(config, epoch, 20) for epoch in (0, 20, 40, 400)] == pytest.approx(
         [0.01, 0.0051, 0.0002, 0.0002]
     )
@@ -27,7 +27,9 @@ def test_the_learning_rate_falls_along_half_a_cosine_and_stays():
     assert falling == sorted(falling, reverse=True)
     assert (
         learning_rate(
-            RunConfig.from_flat({"learning_rate": 0.01, "rate_decay_epochs": 0}).train, 9_999, 20
+            RunConfig.from_flat({"learning_rate": 0.01, "rate_decay_epochs": 0}).optimizer,
+            9_999,
+            20,
         )
         == 0.01
     )

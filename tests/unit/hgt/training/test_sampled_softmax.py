@@ -103,9 +103,9 @@ def test_link_loss_equals_a_naive_loop(
         expected = naive_link_loss(
             embeddings, batch, split.of(TRAIN), graph, batches, decoder, num_others, correction
         )
-        got = summed(embeddings, batch, batches, decoder, config.train)
+        got = summed(embeddings, batch, batches, decoder, config.losses)
     torch.testing.assert_close(got["link"], expected, atol=1e-5, rtol=1e-5)
-    w = config.train.contrastive_weight
+    w = config.losses.contrastive_weight
     torch.testing.assert_close(got["total"], (1 - w) * got["link"] + w * got["contrastive"])
 
 
@@ -132,7 +132,7 @@ def test_the_link_losss_gradients_are_those_of_the_naive_loop(
     decoder = DECODERS[kind](len(graph.edge_types), 8).double()
     embeddings = torch.randn(graph.total_nodes, 8, dtype=torch.float64).requires_grad_()
     batch = batches.draw(1, 4)
-    (4 * summed(embeddings, batch, batches, decoder, config.train)["total"]).backward()
+    (4 * summed(embeddings, batch, batches, decoder, config.losses)["total"]).backward()
     got = [x.grad for x in (embeddings, decoder.relation)]
     embeddings.grad = decoder.relation.grad = None
     (
@@ -151,7 +151,7 @@ def test_the_link_loss_goes_back_once_only(graph, split, make_config):
     batches = Batches(graph, split, make_config(contrastive_weight=0.0))
     embeddings = torch.randn(graph.total_nodes, 8, requires_grad=True)
     decoder = DistMult(len(graph.edge_types), 8)
-    loss = summed(embeddings, batches.draw(0, 0), batches, decoder, make_config().train)["link"]
+    loss = summed(embeddings, batches.draw(0, 0), batches, decoder, make_config().losses)["link"]
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="once only"):
         loss.backward()

@@ -5,7 +5,7 @@ the test, so in training.
 import pytest
 import torch
 
-from hgt.graph.holdout import holdout_edge_types
+from hgt.graph.holdout import holdout_of
 from hgt.graph.split import TRAIN, split_facts
 from hgt.messages.grouping import edge_list
 from hgt.training.step import removed_edges
@@ -38,13 +38,10 @@ def silent_by_hand(graph, trainee, batch):
     """The supervised facts with their mirrors, and all that share a node of the held-out type
     with one of them, by plain loops.
     """
-    config = trainee.config.split
-    held = (
-        set(range(graph.total_nodes)[graph.type_range(config.holdout_type)])
-        if config.holdout_type
-        else set()
-    )
-    relations = {graph.edge_types.index(e) for e in holdout_edge_types(graph, config)}
+    holdout, held, relations = holdout_of(graph, trainee.config.split), set(), set()
+    if holdout:
+        held = set(range(graph.total_nodes)[graph.type_range(holdout.node_type)])
+        relations = {graph.edge_types.index(e) for e in holdout.edge_types}
     facts = list(zip(*trainee.batches.facts.tolist(), strict=True))
     supervised = {f for f in batch.supervised.tolist() if f < len(facts)}
     asked = {
@@ -79,8 +76,8 @@ def test_an_asked_node_is_as_a_held_out_one(graph, make_config, values, num_neig
     Its others stay, and so do all edges of nodes not asked for.
     """
     trainee = trainee_of(graph, make_config, num_neighbors=num_neighbors, **values)
-    config, batch = trainee.config.split, trainee.batches.draw(0, 0)
-    held_types = holdout_edge_types(graph, config)
+    holdout, batch = holdout_of(graph, trainee.config.split), trainee.batches.draw(0, 0)
+    held_types = holdout.edge_types
     head, relation, tail = (
         torch.from_numpy(row)
         for row in trainee.batches.facts[
@@ -88,7 +85,7 @@ def test_an_asked_node_is_as_a_held_out_one(graph, make_config, values, num_neig
         ]
     )
     of_type = torch.isin(relation, torch.tensor([graph.edge_types.index(e) for e in held_types]))
-    held = graph.type_range(config.holdout_type)
+    held = graph.type_range(holdout.node_type)
     asked = torch.cat([head[of_type], tail[of_type]])
     asked = asked[(asked >= held.start) & (asked < held.stop)]
     messages = batch.messages
@@ -117,7 +114,7 @@ def test_a_held_out_node_has_no_message_to_lose(graph, make_config):
     trainee = trainee_of(graph, make_config, split="disease-holdout")
     split = split_facts(graph, trainee.config.split)
     held_out = torch.nonzero(split.node_part > TRAIN).squeeze(1)
-    relations = [graph.edge_types.index(e) for e in holdout_edge_types(graph, trainee.config.split)]
+    relations = [graph.edge_types.index(e) for e in split.holdout.edge_types]
     of_type = torch.isin(torch.from_numpy(trainee.batches.facts[1]), torch.tensor(relations))
     assert len(held_out)
     assert of_type.any()

@@ -93,7 +93,9 @@ def report_mrr(folder, mrr):
         for name in ("typed", "typed_macro", "all_nodes", "all_nodes_macro")
     }
     graph = folder.load_graph()
-    made_of = Identity.of(graph, folder.load_split(graph), folder.load_config()).as_dict()
+    made_of = Identity.of(
+        graph, folder.load_split(graph, folder.load_config().split), folder.load_config()
+    ).as_dict()
     report = {
         "ranking": ranking | {"by_edge_type": of_edge_type},
         "classification": None,
@@ -214,7 +216,7 @@ def train_on(folder, graph, mrr):
     torch.manual_seed(9)
     config = folder.load_config()
     tensors = state_tensors("model", HGTModel(graph, config.model).state_dict())
-    made_of = Identity.of(graph, folder.load_split(graph), config).as_dict()
+    made_of = Identity.of(graph, folder.load_split(graph, config.split), config).as_dict()
     save_checkpoint(
         folder.checkpoints, Checkpoint(tensors, Progress(seed=1, epoch=1, best_epoch=1), **made_of)
     )

@@ -20,7 +20,8 @@ import psutil
 import pytest
 
 from flows import session
-from flows.cli import _prepare_environment, main
+from flows.cli import main
+from flows.commands.environment import prepare_environment
 from hgt.config import RunConfig
 from hgt.errors import HgtError, InputError
 from hgt.run.events import EventReader
@@ -350,7 +351,7 @@ def test_a_home_without_the_right_to_write_is_refused(monkeypatch, tmp_path):
     # these tests may run as root, who may everything
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match="may not be written to"):
-        _prepare_environment()
+        prepare_environment()
 
 
 def test_a_damaged_database_of_prefect_is_named(monkeypatch, tmp_path):
@@ -363,7 +364,7 @@ def test_a_damaged_database_of_prefect_is_named(monkeypatch, tmp_path):
     with pytest.raises(
         InputError, match=r"prefect\.db: Prefect's database is damaged .* Remove it"
     ):
-        _prepare_environment()
+        prepare_environment()
 
 
 def test_other_packages_of_these_names_in_the_current_folder_are_not_ours(environment, tmp_path):

@@ -177,7 +177,7 @@ def test_up_with_another_port_than_what_runs_is_refused(home):
 
 def test_hgt_train_finds_the_server_unless_told_otherwise(home):
     code = (
-        "import os; from flows.cli import _prepare_environment as p; p();"
+        "import os; from flows.commands.environment import prepare_environment as p; p();"
         " print(os.environ.get('PREFECT_API_URL'))"
     )
 

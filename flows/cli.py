@@ -34,7 +34,7 @@ _COMMANDS = (
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 def cli() -> None:
-    """HGT embeddings of a knowledge graph, on your own machine."""
+    """Train HGT embeddings of a knowledge graph on your own machine."""
 
 
 for _command in _COMMANDS:
@@ -42,7 +42,7 @@ for _command in _COMMANDS:
 
 
 def main() -> None:
-    """The entry point: every error that we explain ourselves is one sentence on stderr."""
+    """The entry point. Prints each error of this product as one sentence on stderr."""
     if sys.argv[1:2] == ["train"] or _IN_SESSION in os.environ:
         from flows import session
 
@@ -50,7 +50,7 @@ def main() -> None:
             sys.exit(session.run(sys.argv[1:]))
         session.enter()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # a terminal that cannot show a name ends nothing
+        # a terminal that cannot show a character raises no error
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(cli.main(prog_name="hgt", standalone_mode=False) or 0)
@@ -69,11 +69,11 @@ def main() -> None:
         from tasks.reporting import silence
 
         click.echo(
-            f"hgt: there is no room for what it prints ({error.strerror or error}). Make room, or"
-            " send it elsewhere.",
+            f"hgt: the output could not be written ({error.strerror or error}). Free disk space, or"
+            " redirect the output.",
             err=True,
         )
-        silence(sys.stdout)  # or Python would say so again when it ends
+        silence(sys.stdout)  # otherwise Python reports it again at exit
         sys.exit(FAILED)
 
 

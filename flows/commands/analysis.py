@@ -22,10 +22,10 @@ from hgt.errors import counted
     "--num-facts",
     default=10_000,
     show_default=True,
-    help="Facts, of fifteen relations; each is written in both directions.",
+    help="Facts, of fifteen relations. Each is written in both directions.",
 )
 @click.option("--num-communities", default=10, show_default=True, help="Planted communities.")
-@click.option("--seed", default=0, show_default=True, help="Seed.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random generator.")
 @OVERWRITE
 def demo_graph(
     out: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int, overwrite: bool
@@ -43,37 +43,36 @@ def demo_graph(
 
 @click.command()
 @click.argument("embeddings", type=PATH)
-@click.option(
-    "--kg", required=True, type=PATH, metavar="FILE", help="The graph that they describe."
-)
+@click.option("--kg", required=True, type=PATH, metavar="FILE", help="The graph of the embeddings.")
 def validate(embeddings: Path, kg: Path) -> int:
-    """Hold a table of EMBEDDINGS (Parquet or CSV) against the graph that it describes."""
+    """Validate a table of EMBEDDINGS (Parquet or CSV) against its graph."""
     from hgt.input_file import check_table
 
     check_table(embeddings)
     from hgt.graph.facts import refuse_early
 
-    refuse_early(kg, GraphConfig())  # before what takes seconds to import
+    refuse_early(kg, GraphConfig())  # before slow imports
     from hgt.evaluate import evaluate_table
+    from tasks.rejection import rejection, with_rejection
 
     report = evaluate_table(embeddings, kg, click.echo)
-    click.echo(report.table())
+    sentences = rejection(report.as_dict()["checks"])
+    click.echo(with_rejection(report.table(), sentences))
     return ACCEPTED if report.accepted else REJECTED
 
 
 @click.command()
-@click.option(
-    "--kg", required=True, type=PATH, metavar="FILE", help="The graph that would be trained."
-)
+@click.option("--kg", required=True, type=PATH, metavar="FILE", help="The graph to plan for.")
 @with_parameters
 def plan(kg: Path, **given: Any) -> int:
-    """Say what training FILE would take, without training it; also for a device that is elsewhere,
-    if --memory is given.
+    """Show the memory that training FILE needs, without training.
+
+    With --memory also for a device that this machine lacks.
     """
     config = RunConfig.from_flat(given_parameters(given))
     from hgt.graph.facts import refuse_early
 
-    refuse_early(kg, config.graph)  # before what takes seconds to import
+    refuse_early(kg, config.graph)  # before slow imports
     from hgt.evaluation.certain_rejection import refuse_certain_rejection
     from hgt.graph.knowledge_graph import KnowledgeGraph
     from hgt.graph.split import split_facts
@@ -89,8 +88,8 @@ def plan(kg: Path, **given: Any) -> int:
         "fact": graph.total_facts,
         "edge type": len(graph.edge_types),
     }
-    click.echo(", ".join(counted(n, what) for what, n in size.items()))
-    split = split_facts(graph, config.split)  # a split that training would refuse is refused here
+    click.echo(", ".join(counted(n, unit) for unit, n in size.items()))
+    split = split_facts(graph, config.split)  # refuses a split that training would refuse
     memory = plan_memory(graph, config, probe)
     click.echo(memory.table())
     refuse_what_cannot_fit(memory, graph, config, probe)
@@ -108,24 +107,23 @@ def plan(kg: Path, **given: Any) -> int:
 )
 @with_parameters
 def compare(kg: Path, devices: str, **given: Any) -> int:
-    """Train FILE on two devices with one seed, and hold their time, memory, losses and validation
-    figures against each other.
+    """Train FILE on two devices with one seed, and compare time, memory, losses and validation.
 
     Exit code 3: a figure differs by more than 0.05.
     """
     values = given_parameters(given)
     from hgt.graph.facts import refuse_early
 
-    refuse_early(kg, RunConfig.from_flat(values).graph)  # before what takes seconds to import
+    refuse_early(kg, RunConfig.from_flat(values).graph)  # before slow imports
     from flows.compare import compare as compare_devices
     from flows.compare import devices_of
 
-    asked = devices_of(devices)
-    for device in sorted(asked, key=DOCKER_CPU.__ne__):  # it is looked for without torch
+    chosen = devices_of(devices)
+    for device in sorted(chosen, key=DOCKER_CPU.__ne__):  # the check of Docker needs no torch
         refuse_before_training(
             kg, RunConfig.from_flat({"baselines": ["none"], **values, "device": device})
         )
-    agreement = compare_devices(kg, asked, values, click.echo)
+    agreement = compare_devices(kg, chosen, values, click.echo)
     click.echo(agreement.table())
     return REJECTED if agreement.outside else ACCEPTED
 
@@ -134,14 +132,13 @@ def compare(kg: Path, devices: str, **given: Any) -> int:
 @click.option(
     "--device",
     type=click.Choice(list(DEVICES)),
-    help="Which one.  [default: the accelerator of this machine]",
+    help="The device to check.  [default: the accelerator of this machine]",
 )
 def doctor(device: str | None) -> int:
-    """Compare the accelerator with the CPU on the real training step, and refuse it if it computes
-    something else.
+    """Check that the accelerator computes the training step like the CPU.
 
-    Prints chip, memory, caps, versions and what is known to be bad about the combination. Exit code
-    1: refused.
+    Prints chip, memory, limits, versions and known issues of the combination. Exit code 1: the
+    results differ, or the step does not run.
     """
     from hgt.diagnosis.doctor import examine
 

@@ -9,7 +9,7 @@ from hgt.errors import InputError
 
 
 def prepare_environment() -> None:
-    """Settings that Prefect and MLflow read when they are imported; what the user has set stays."""
+    """Set the variables that Prefect and MLflow read at import. Keeps the user's own values."""
     from flows.services.local import running_server
     from tasks.home import check_home, hgt_home
 
@@ -19,18 +19,18 @@ def prepare_environment() -> None:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"HGT_HOME {home}: is no folder, and none can be made there ({error.strerror}). Give"
-            " another one."
+            f"HGT_HOME {home}: is no folder and cannot be created ({error.strerror}). Give another"
+            " folder."
         ) from error
     defaults = {
         "HGT_TERMINAL": "1",
-        # the flow's own lines are printed; Prefect's log keeps everything
+        # the flow prints its own lines; Prefect's log has everything
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-        # an empty database takes 30 s on two cores; Prefect gives it 20
+        # creating a database takes 30 s on two cores; Prefect's limit is 20
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
-        # a server that is gone is told in one sentence
+        # the command reports a missing server in one sentence
         "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
-        # 15 s: a server that is gone is asked several times before the flow gives up
+        # several retries before the flow gives up, 15 s in all
         "PREFECT_CLIENT_MAX_RETRIES": "3",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
     }
@@ -44,12 +44,13 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     import logging
 
-    logging.raiseExceptions = False  # or Prefect's log handler writes each failure to stderr
+    logging.raiseExceptions = False  # otherwise Prefect's log handler prints each failure
 
 
 def _check_database(path: Path) -> None:
-    """Prefect starts its temporary server anew for ever where this is none that it can use. Raises
-    InputError.
+    """Raises InputError for a database that Prefect cannot use.
+
+    Prefect itself would restart its temporary server for ever.
     """
     if not path.exists():
         return
@@ -62,11 +63,11 @@ def _check_database(path: Path) -> None:
     except sqlite3.OperationalError as error:
         if "locked" not in str(error):
             raise InputError(
-                f"{path}: Prefect's database cannot be opened ({error}). Give the right to, or"
+                f"{path}: Prefect's database cannot be opened ({error}). Grant access to it, or set"
                 " another HGT_HOME."
             ) from error
     except sqlite3.DatabaseError as error:
         raise InputError(
-            f"{path}: Prefect's database is damaged ({error}). Remove it: it holds the history that"
-            " Prefect shows, no run and no figure."
+            f"{path}: Prefect's database is damaged ({error}). Remove it: it only contains"
+            " Prefect's history, no run and no figure."
         ) from error

@@ -13,9 +13,7 @@ from hgt.parameter import Parameter
 
 
 class UserPath(click.Path):
-    """As the shell gives it: zsh leaves the ~ of `--kg=~/kg.csv` and of `make train KG=~/kg.csv` as
-    it is.
-    """
+    """A path with ~ replaced: zsh keeps the ~ of `--kg=~/kg.csv` and `make train KG=~/kg.csv`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         from tasks.home import user_path
@@ -28,12 +26,12 @@ PORT = click.IntRange(1, 65535)
 OVERWRITE = click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace a file that is there. What is read is never replaced.",
+    help="Replace an existing output file. Input files are never replaced.",
 )
 
 
 def with_parameters(command: Callable[..., Any]) -> Callable[..., Any]:
-    """An option for every parameter of a run; what is not given keeps its default."""
+    """The command with an option for every parameter. Omitted options keep their defaults."""
     for p in reversed(list(parameters())):
         option = f"--{p.name.replace('_', '-')}"
         if p.type is bool:
@@ -59,7 +57,7 @@ def _help(p: Parameter) -> str:
     default = ", ".join(default) if isinstance(default, tuple) else default
     default = {True: "yes", False: "no"}[default] if isinstance(default, bool) else default
     default = ", ".join(default) if isinstance(default, tuple) else default
-    again = "; repeat for several" if p.is_list else ""
+    again = "; repeat the option for several" if p.is_list else ""
     return (
         f"{p.help[0].upper()}{p.help[1:]}{again}.  [default:"
         f" {default}{' ' + p.unit if p.unit and default != 'none' else ''}]"
@@ -67,7 +65,7 @@ def _help(p: Parameter) -> str:
 
 
 def given_parameters(options: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that were given on the command line."""
+    """The parameters that the command line sets."""
     return {
         name: list(v) if isinstance(v, tuple) else v
         for name, v in options.items()

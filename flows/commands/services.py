@@ -16,16 +16,16 @@ from hgt.errors import InputError
 @click.command()
 @click.argument("run")
 def track(run: str) -> int:
-    """Deliver to MLflow what it has not got of RUN. Exit code 1: it does not answer."""
+    """Deliver missing entries of RUN to MLflow. Exit code 1: MLflow does not answer."""
     from tasks.home import check_store, find_run, run_folder
 
     check_store()
-    name = find_run(run)  # before what takes seconds to import
+    name = find_run(run)  # before slow imports
     prepare_environment()
     from tasks.tracking.tracker import catch_up
 
-    told, left = catch_up(run_folder(name))
-    for sentence in [*told, left or f"MLflow has everything of {run}."]:
+    messages, left = catch_up(run_folder(name))
+    for sentence in [*messages, left or f"MLflow has all entries of {run}."]:
         click.echo(sentence, err=bool(left))
     return FAILED if left else ACCEPTED
 
@@ -36,21 +36,21 @@ def track(run: str) -> int:
     type=PORT,
     default=5001,
     show_default=True,
-    help="Port on 127.0.0.1; macOS itself listens on 5000.",
+    help="Port on 127.0.0.1. macOS itself uses 5000.",
 )
 def ui(port: int) -> int:
-    """Open MLflow's UI on the product's own store."""
+    """Start MLflow's web page for the product's own store."""
     from tasks.home import check_store, store_uri
 
     check_store()
     uri = store_uri()
     if uri.lower().startswith(("http://", "https://")):
         raise InputError(
-            f"MLFLOW_TRACKING_URI {uri}: is a server, with a UI of its own at that address. Open it"
-            " in a browser."
+            f"MLFLOW_TRACKING_URI {uri}: is a server with its own web page. Open that address in a"
+            " browser."
         )
     prepare_environment()
-    click.echo(f"MLflow's UI on {uri}: http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    click.echo(f"MLflow's UI on {uri}: http://127.0.0.1:{port}  (Ctrl-C stops it)")
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
     arguments = [
         "server",
@@ -74,9 +74,7 @@ def ui(port: int) -> int:
     "--mlflow-port", type=PORT, help="Port of the MLflow server on 127.0.0.1.  [default: 5001]"
 )
 def start_services(prefect_port: int | None, mlflow_port: int | None) -> int:
-    """Start Prefect server, MLflow server and workers in the background; what runs already is left
-    alone.
-    """
+    """Start Prefect server, MLflow server and workers in the background, unless they run."""
     from flows.services.up import up
 
     up(prefect_port, mlflow_port, click.echo)
@@ -85,7 +83,7 @@ def start_services(prefect_port: int | None, mlflow_port: int | None) -> int:
 
 @click.command("down")
 def stop_services() -> int:
-    """Stop what `hgt up` started."""
+    """Stop the services that `hgt up` started."""
     from flows.services.down import down
 
     down(click.echo)
@@ -94,7 +92,7 @@ def stop_services() -> int:
 
 @click.command("status")
 def tell_services() -> int:
-    """Say which services run, and where. Exit code 1: not all do."""
+    """Show which services run, and where. Exit code 1: some do not run."""
     from flows.services.status import status
 
     return ACCEPTED if status(click.echo) else FAILED

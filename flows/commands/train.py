@@ -1,4 +1,4 @@
-"""The command `hgt train`: starts or resumes a run and ends with its exit code."""
+"""The command `hgt train`: starts or resumes a run, and returns its exit code."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from hgt.errors import HgtError, InputError, TrainingDiverged
     "--kg",
     type=PATH,
     metavar="FILE",
-    help="Knowledge graph in PrimeKG's columns: CSV, Parquet or a folder of parts.",
+    help="Knowledge graph with PrimeKG's columns: CSV, Parquet or a folder of part files.",
 )
 @click.option(
     "--resume",
     metavar="RUN",
-    help="Go on with this run (its id or folder) from its last checkpoint, instead of --kg.",
+    help="Continue this run (id or folder) from its last checkpoint, instead of --kg.",
 )
 @click.option(
-    "--run-id", metavar="NAME", help="Name of the new run.  [default: made from the time]"
+    "--run-id", metavar="NAME", help="Name of the new run.  [default: made from date and time]"
 )
 @click.option(
     "--output-csv",
     type=PATH,
     metavar="FILE",
-    help="Write the embeddings as CSV too; their relations go beside it.",
+    help="Also write the embeddings as CSV, and the relations to a file beside it.",
 )
 @OVERWRITE
 @with_parameters
@@ -47,7 +47,7 @@ def train(
     overwrite: bool,
     **given: Any,
 ) -> int:
-    """Learn embeddings of FILE, track them in MLflow and validate them."""
+    """Train embeddings of FILE, validate them and log the run to MLflow."""
     from tasks.home import check_home, check_new_run, check_store, find_run, new_run_id
     from tasks.outputs import claim_embeddings_csv, refuse_used_run_folder
 
@@ -60,7 +60,7 @@ def train(
     if run_id is not None:
         if resume:
             raise InputError(
-                "Give either --run-id, the name of a new run, or --resume, a run to go on with."
+                "Give either --run-id, the name of a new run, or --resume, the run to continue."
             )
         check_new_run(run_id)
         refuse_used_run_folder(run_id)
@@ -78,39 +78,43 @@ def train(
         is_closed = isinstance(error, OutputClosed | BrokenPipeError)
         if is_closed:
             silence(sys.stdout)
-        why = " because nobody reads its output any more (a closed pipe)" if is_closed else ""
+        why = ", because the reader of the output closed the pipe" if is_closed else ""
         try:
-            click.echo(f"Interrupted{why}. {_how_to_go_on(run)}", err=True)
+            click.echo(f"Interrupted{why}. {_how_to_continue(run)}", err=True)
         except BrokenPipeError:  # 2>&1 | head
             silence(sys.stderr)
         return OUTPUT_CLOSED if is_closed else INTERRUPTED
 
 
 def _kept(run: str, values: dict[str, Any]) -> RunConfig:
-    """The configuration that a run goes on with. values: given anew"""
+    """The configuration of a resumed run.
+
+    run: id of the run
+    values: parameters that the resume changes
+    """
     from tasks.home import config_file
 
     return RunConfig.from_flat(RunConfig.load(config_file(run)).to_flat() | values)
 
 
-def _how_to_go_on(run: str) -> str:
+def _how_to_continue(run: str) -> str:
     from tasks.home import run_folder
 
     return (
-        f"Go on with: hgt train --resume {run}"
+        f"Continue with: hgt train --resume {run}"
         if run_folder(run).config.exists()
-        else "Nothing had been trained yet."
+        else "Nothing was trained yet."
     )
 
 
 def refuse_before_training(kg: Path | None, config: RunConfig) -> None:
-    """What can be told at once is told before any server starts."""
+    """Check graph and device before any server starts. Raises InputError or HgtError."""
     if kg is not None:
         from hgt.graph.facts import refuse_early
 
         refuse_early(kg, config.graph)
     if config.train.device == DOCKER_CPU:
-        from tasks.execution.container import refuse_unavailable
+        from tasks.execution.readiness import refuse_unavailable
 
         refuse_unavailable()
     from hgt.device.probe import probe_device
@@ -136,10 +140,10 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
     try:
         state = hgt_embeddings(**arguments, return_state=True)
     except NO_ANSWER as error:
-        server = os.environ.get("PREFECT_API_URL", "of its own")
+        server = os.environ.get("PREFECT_API_URL", "(temporary)")
         raise HgtError(
             f"The Prefect server {server} does not answer ({type(error).__name__}). Run `hgt up`."
-            f" {_how_to_go_on(run)}"
+            f" {_how_to_continue(run)}"
         ) from error
     if state.is_completed():
         return ACCEPTED
@@ -153,7 +157,7 @@ def _run_flow(run: str, arguments: dict[str, Any]) -> int:
         (
             f"hgt: {said}"
             if isinstance(error, TrainingDiverged)
-            else f"hgt: {said} {_how_to_go_on(run)}"
+            else f"hgt: {said} {_how_to_continue(run)}"
         ),
         err=True,
     )

@@ -1,5 +1,6 @@
-"""The Docker engine: where it listens, as whom its containers run, and how one is removed. Imports
-nothing but the Docker SDK, so that container_guard.py stays small.
+"""The Docker engine: its address, the user of its containers, and the removal of a container.
+
+Imports only the Docker SDK, so that container_guard.py stays small.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import docker.context
 from docker.errors import DockerException
 from docker.models.containers import Container
 
-# the SDK lets those of `requests` through, which are OSErrors
+# the SDK also raises errors of `requests`, which are OSErrors
 EngineError = (DockerException, OSError)
 _STOP_SECONDS = 5
 
@@ -55,7 +56,7 @@ def user_in_containers(info: Mapping[str, Any]) -> str:
 
 
 def remove(container: Container) -> None:
-    """Ask it to stop, kill it after 5 s, remove it. Does nothing when it or the engine is gone."""
+    """Stop the container, kill it after 5 s, remove it. Ignores a missing container or engine."""
     with contextlib.suppress(*EngineError):
         container.stop(timeout=_STOP_SECONDS)
     with contextlib.suppress(*EngineError):

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from flows.services.containers import engine_problem
-from flows.services.local import ask
+from flows.services.server_requests import ask
 from tests.conftest import CHECKOUT, HGT, LAX, QUIET, SMALL, free_port, living_processes, wait_for
 from tests.here import run_command
 

@@ -30,7 +30,10 @@ from hgt.errors import counted
 def demo_graph(
     out: Path, num_nodes: int, num_facts: int, num_communities: int, seed: int, overwrite: bool
 ) -> int:
-    """Write a synthetic PrimeKG-like graph to OUT (.csv, .csv.gz or .parquet)."""
+    """Write a synthetic PrimeKG-like graph to OUT.
+
+    The ending of OUT is .csv, .csv.gz or .parquet.
+    """
     from tasks.outputs import claim_file
 
     claim_file(out, overwrite)
@@ -45,7 +48,10 @@ def demo_graph(
 @click.argument("embeddings", type=PATH)
 @click.option("--kg", required=True, type=PATH, metavar="FILE", help="The graph of the embeddings.")
 def validate(embeddings: Path, kg: Path) -> int:
-    """Validate a table of EMBEDDINGS (Parquet or CSV) against its graph."""
+    """Validate a table of EMBEDDINGS.
+
+    EMBEDDINGS is a Parquet or CSV file. Its graph gives the facts to rank.
+    """
     from hgt.input_file import check_table
 
     check_table(embeddings)
@@ -65,9 +71,9 @@ def validate(embeddings: Path, kg: Path) -> int:
 @click.option("--kg", required=True, type=PATH, metavar="FILE", help="The graph to plan for.")
 @with_parameters
 def plan(kg: Path, **given: Any) -> int:
-    """Show the memory that training FILE needs, without training.
+    """Show the memory that training FILE needs.
 
-    With --memory also for a device that this machine lacks.
+    It trains nothing. With --memory also for a device that this machine lacks.
     """
     config = RunConfig.from_flat(given_parameters(given))
     from hgt.graph.facts import refuse_early
@@ -107,7 +113,9 @@ def plan(kg: Path, **given: Any) -> int:
 )
 @with_parameters
 def compare(kg: Path, devices: str, **given: Any) -> int:
-    """Train FILE on two devices with one seed, and compare time, memory, losses and validation.
+    """Train FILE on two devices and compare the runs.
+
+    Both use one seed. Shows time, memory, losses and validation figures of both.
 
     Exit code 3: a figure differs by more than 0.05.
     """
@@ -135,7 +143,9 @@ def compare(kg: Path, devices: str, **given: Any) -> int:
     help="The device to check.  [default: the accelerator of this machine]",
 )
 def doctor(device: str | None) -> int:
-    """Check that the accelerator computes the training step like the CPU.
+    """Compare the accelerator with the CPU.
+
+    Checks that both compute the same training step.
 
     Prints chip, memory, limits, versions and known issues of the combination. Exit code 1: the
     results differ, or the step does not run.

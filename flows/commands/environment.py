@@ -1,4 +1,4 @@
-"""What Prefect and MLflow read from the environment while they are imported."""
+"""The environment variables that Prefect and MLflow read at import."""
 
 from __future__ import annotations
 

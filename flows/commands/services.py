@@ -16,7 +16,10 @@ from hgt.errors import InputError
 @click.command()
 @click.argument("run")
 def track(run: str) -> int:
-    """Deliver missing entries of RUN to MLflow. Exit code 1: MLflow does not answer."""
+    """Deliver missing entries of RUN to MLflow.
+
+    Exit code 1: MLflow does not answer.
+    """
     from tasks.home import check_store, find_run, run_folder
 
     check_store()
@@ -39,7 +42,7 @@ def track(run: str) -> int:
     help="Port on 127.0.0.1. macOS itself uses 5000.",
 )
 def ui(port: int) -> int:
-    """Start MLflow's web page for the product's own store."""
+    """Start MLflow's web page for this store."""
     from tasks.home import check_store, store_uri
 
     check_store()
@@ -74,7 +77,10 @@ def ui(port: int) -> int:
     "--mlflow-port", type=PORT, help="Port of the MLflow server on 127.0.0.1.  [default: 5001]"
 )
 def start_services(prefect_port: int | None, mlflow_port: int | None) -> int:
-    """Start Prefect server, MLflow server and workers in the background, unless they run."""
+    """Start Prefect, MLflow and the workers.
+
+    They run in the background. Running services stay as they are.
+    """
     from flows.services.up import up
 
     up(prefect_port, mlflow_port, click.echo)
@@ -92,7 +98,10 @@ def stop_services() -> int:
 
 @click.command("status")
 def tell_services() -> int:
-    """Show which services run, and where. Exit code 1: some do not run."""
+    """Show which services run, and where.
+
+    Exit code 1: some do not run.
+    """
     from flows.services.status import status
 
     return ACCEPTED if status(click.echo) else FAILED

@@ -47,7 +47,10 @@ def train(
     overwrite: bool,
     **given: Any,
 ) -> int:
-    """Train embeddings of FILE, validate them and log the run to MLflow."""
+    """Train and validate embeddings of FILE.
+
+    Logs the run to MLflow. Exit code 3: validation rejects the embeddings.
+    """
     from tasks.home import check_home, check_new_run, check_store, find_run, new_run_id
     from tasks.outputs import claim_embeddings_csv, refuse_used_run_folder
 

@@ -22,8 +22,9 @@ _STOP_SECONDS = 5
 
 
 def engine_address() -> str:
-    """DOCKER_HOST, or what the `docker` command uses: its current context, such as Docker Desktop's
-    socket in the home folder.
+    """DOCKER_HOST, or the address of the `docker` command's current context.
+
+    Docker Desktop's context is a socket in the home folder.
     """
     if host := os.environ.get("DOCKER_HOST"):
         return host
@@ -34,12 +35,13 @@ def engine_address() -> str:
 
 
 def connect(timeout_seconds: float) -> docker.DockerClient:
-    """A client that has spoken with the engine. Raises one of EngineError; the time-out holds for
-    each of its calls.
+    """A client that has reached the engine. Raises one of EngineError.
+
+    timeout_seconds: limit of each of its calls
     """
     address = engine_address()
     if address.startswith("unix://"):
-        # docker 7.2.0 does not close the one that it fails to connect
+        # docker 7.2.0 does not close a socket that fails to connect
         with socket.socket(socket.AF_UNIX) as listening:
             listening.settimeout(timeout_seconds)
             listening.connect(address.removeprefix("unix://"))
@@ -50,7 +52,7 @@ def connect(timeout_seconds: float) -> docker.DockerClient:
 
 
 def user_in_containers(info: Mapping[str, Any]) -> str:
-    """uid:gid of whoever calls; a rootless engine's root is the caller."""
+    """uid:gid of the calling user. In a rootless engine root is the calling user."""
     rootless = any("rootless" in option for option in info.get("SecurityOptions") or ())
     return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
 

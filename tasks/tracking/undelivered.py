@@ -1,4 +1,4 @@
-"""What MLflow lacks of a run, in words."""
+"""The entries of a run that MLflow lacks, in words."""
 
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
-"""Orchestration only: the flows, and the command line that starts them. Which task follows which is
-decided here; what a task does is in `tasks`, what it computes in `hgt`.
+"""The flows, and the command line that starts them.
+
+This package only decides the order of the tasks. `tasks` has the tasks, `hgt` the computations.
 """

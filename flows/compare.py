@@ -1,6 +1,4 @@
-"""`hgt compare`: the same training on two devices, each a run of its own, and their figures beside
-each other.
-"""
+"""`hgt compare`: trains the same run on two devices and compares their figures."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flows import session
 from hgt.config import DEVICE_CHOICES, DOCKER_CPU, RunConfig
 from hgt.errors import HgtError, InputError
-from tasks.execution import container
+from tasks.execution import readiness
 from tasks.home import new_run_id, run_folder
 
 if TYPE_CHECKING:
@@ -23,12 +21,12 @@ _SET = ("device", "patience", "fallback", "baselines")
 
 
 def devices_of(given: str) -> tuple[str, str]:
-    """`"cpu,mps"` as the command line takes it. Raises InputError."""
+    """The two devices in `"cpu,mps"`. Raises InputError."""
     devices = tuple(part.strip() for part in given.split(","))
     if len(devices) != 2 or not set(devices) <= set(DEVICE_CHOICES):
         raise InputError(
-            f"--devices {given}: must be two of {', '.join(DEVICE_CHOICES)}, such as cpu,mps. One"
-            " device twice is two trainings on it."
+            f"--devices {given}: must be two of {', '.join(DEVICE_CHOICES)}, such as cpu,mps. The"
+            " same device twice trains on it twice."
         )
     return devices[0], devices[1]
 
@@ -36,19 +34,24 @@ def devices_of(given: str) -> tuple[str, str]:
 def compare(
     kg: Path, devices: tuple[str, str], values: Mapping[str, Any], say: Callable[[str], None]
 ) -> Agreement:
-    """Train on both, one after the other, and compare. values: the run's parameters.
+    """Train on both devices, one after the other, and compare.
 
-    Both train all epochs, on their device or not at all, without baselines. Raises InputError for a
-    parameter that the comparison sets itself or a docker-cpu that cannot be had, HgtError when a
-    training fails, KeyboardInterrupt when it was interrupted.
+    kg: the graph file
+    devices: the two devices
+    values: parameters of both runs
+    say: prints a line
+
+    Both runs train all epochs, only on their device, without baselines. Raises InputError for a
+    parameter that the comparison sets itself or an unavailable docker-cpu, HgtError when a training
+    fails, KeyboardInterrupt when it was interrupted.
     """
     if set_here := [name for name in _SET if name in values]:
         raise InputError(
-            f"--{set_here[0].replace('_', '-')}: is set by the comparison itself. Leave it out."
+            f"--{set_here[0].replace('_', '-')}: the comparison sets this option. Leave it out."
         )
-    if DOCKER_CPU in devices:  # known now, not after the first training
-        container.refuse_unavailable()
-    from hgt.diagnosis.agreement import compare_runs  # with torch: 2 s, which no refusal waits for
+    if DOCKER_CPU in devices:  # before the first training
+        readiness.refuse_unavailable()
+    from hgt.diagnosis.agreement import compare_runs  # imports torch: 2 s that a refusal saves
 
     num_epochs = RunConfig.from_flat({**values, "baselines": ["none"]}).stopping.num_epochs
     runs = []
@@ -72,7 +75,7 @@ def compare(
 
 
 def _train(run: str, kg: Path, values: Mapping[str, Any]) -> str:
-    """As `hgt train` does, in a session of its own."""
+    """Run `hgt train` in its own session, and return the id of the run."""
     options = [part for name, value in values.items() for part in _option(name, value)]
     code = session.run(["train", "--kg", str(kg), "--run-id", run, *options])
     if code in _INTERRUPTED:

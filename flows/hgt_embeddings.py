@@ -1,5 +1,6 @@
-"""The flow `hgt-embeddings`: which task follows which. Its parameters are those of `hgt/config/`,
-derived from there.
+"""The flow `hgt-embeddings`: the order of the tasks.
+
+Its parameters are derived from `hgt/config/`.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from tasks.train import attempts, train
 from tasks.validate import Verdict, validate
 
 REJECTED = "Rejected"
-# What a flow run takes besides the parameters of the configuration: (name, what it is).
+# Parameters of a flow run that are not in the configuration: (name, meaning).
 _REFERENCES = (
     (
         "kg",
         (
-            "path of a knowledge graph in PrimeKG's columns: CSV (packed or not), Parquet, or a"
-            " folder of parts"
+            "path of a knowledge graph with PrimeKG's columns: CSV (compressed or not), Parquet,"
+            " or a folder of part files"
         ),
     ),
-    ("resume", "id or path of a run to go on with, instead of kg"),
-    ("run_id", "name of the new run; made from the time when not given"),
-    ("output_csv", "path of an additional CSV of the embeddings"),
-    ("overwrite", "whether output_csv may replace a file that the run did not write itself"),
+    ("resume", "id or path of the run to continue, instead of kg"),
+    ("run_id", "name of the new run; by default made from the date and time"),
+    ("output_csv", "path of a CSV file to which the embeddings are also written"),
+    ("overwrite", "whether output_csv may replace an existing file that the run did not write"),
 )
 
-_REFERENCE_KINDS = {"overwrite": bool}  # all others are texts
+_REFERENCE_KINDS = {"overwrite": bool}  # all others are strings
 
 
 def train_embeddings(
@@ -56,7 +57,7 @@ def train_embeddings(
     overwrite: bool | None,
     **given: Any,
 ) -> State[Verdict]:
-    """Learn embeddings of a knowledge graph and say whether they can be trusted."""
+    """Train embeddings of a knowledge graph and decide whether to accept them."""
     values = {name: value for name, value in given.items() if value is not None}
     csv = None if output_csv is None else (output_csv, bool(overwrite))
     with _opened(kg, resume, run_id, csv, values) as run, tracked(run.folder) as tracker:
@@ -74,8 +75,8 @@ def train_embeddings(
         (register if verdict.accepted else withdraw)(run, tracker)
     if verdict.accepted:
         return Completed(message=f"run {run.name} accepted", data=verdict)
-    reasons = "; ".join(verdict.failed)
-    return Failed(name=REJECTED, message=f"run {run.name} rejected: {reasons}", data=verdict)
+    reasons = " ".join(verdict.rejection)
+    return Failed(name=REJECTED, message=f"run {run.name} {reasons}", data=verdict)
 
 
 def _opened(
@@ -88,19 +89,18 @@ def _opened(
     if resume is None:
         if kg is None:
             raise InputError(
-                "Give kg, the path of a knowledge graph, or resume, a run to go on with."
+                "Give kg, the path of a knowledge graph, or resume, the run to continue."
             )
         return start_run(kg, run_id, csv, values)
     if kg is not None:
-        raise InputError(
-            "Give either kg or resume: a resumed run keeps the graph that it began with."
-        )
+        raise InputError("Give either kg or resume, not both. A resumed run keeps its graph.")
     return resume_run(resume, csv, values)
 
 
 def _signature() -> inspect.Signature:
-    """kg, resume, ... and every parameter of the configuration, optional all of them: None keeps
-    the default.
+    """The signature: kg, resume, ... and every parameter of the configuration.
+
+    All are optional. None keeps the default.
     """
     names = {name: _REFERENCE_KINDS.get(name, str) | None for name, _ in _REFERENCES}
     names |= {p.name: _annotation(p) for p in parameters()}
@@ -122,7 +122,7 @@ def _annotation(p: Parameter) -> Any:
 
 
 def _docstring() -> str:
-    lines = [f"    {name}: {what}" for name, what in _REFERENCES]
+    lines = [f"    {name}: {meaning}" for name, meaning in _REFERENCES]
     lines += [
         f"    {p.name}: {p.help} (default {p.default}{' ' + p.unit if p.unit else ''})"
         for p in parameters()
@@ -131,7 +131,7 @@ def _docstring() -> str:
 
 
 def _with_parameters(function: Any) -> Any:
-    """Give the function the signature that Prefect shows, checks and documents."""
+    """The function with the signature that Prefect shows, checks and documents."""
 
     def hgt_embeddings(**given: Any) -> State[Verdict]:
         references = {name: given.pop(name, None) for name, _ in _REFERENCES}

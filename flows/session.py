@@ -1,8 +1,8 @@
-"""Runs a command in a session of its own, so that Ctrl-C reaches the flow and nothing else.
+"""Runs a command in its own session, so that Ctrl-C reaches only the flow.
 
-In the terminal's process group Ctrl-C would end Prefect's temporary server together with the flow,
-and the flow would then wait minutes for it (prefect 3.8.8). Here the parent gets the signal and
-hands it to the flow's process alone.
+In the terminal's process group Ctrl-C would also end Prefect's temporary server, and the flow would
+then wait minutes for it (prefect 3.8.8). Here the parent receives the signal and forwards it to the
+flow's process.
 """
 
 from __future__ import annotations
@@ -24,19 +24,17 @@ _WATCH_SECONDS, _END_SECONDS = 1.0, 10.0
 
 
 def inside() -> bool:
-    """Whether this process is the one in the session of its own."""
+    """Whether this process runs in its own session."""
     return _PARENT in os.environ
 
 
 def running() -> bool:
-    """Whether such a process lives for this HGT_HOME, as far as it can be seen."""
+    """Whether a flow of this HGT_HOME runs, among the processes that this user can see."""
     return any(not is_left for _, is_left in _marked())
 
 
 def _marked() -> Iterator[tuple[psutil.Process, bool]]:
-    """(process, whether the flow that began its session is gone) of the flows of this HGT_HOME and
-    of what they started.
-    """
+    """The processes of all flows of this HGT_HOME, each with whether its flow has ended."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             theirs = process.environ()
@@ -49,9 +47,7 @@ def _marked() -> Iterator[tuple[psutil.Process, bool]]:
 
 
 def _end_what_is_left() -> None:
-    """End Prefect's temporary server where its flow was killed; trainers, in sessions of their own,
-    end by themselves.
-    """
+    """End the temporary Prefect server of a killed flow. Trainers end by themselves."""
     left = [process for process, is_left in _marked() if is_left]
     for end in (psutil.Process.terminate, psutil.Process.kill):
         for process in left:
@@ -61,12 +57,13 @@ def _end_what_is_left() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """`hgt <arguments>` in a new session; returns its exit code, 130 also where the interpreter, on
-    its way out, no longer handled the SIGINT. SIGINT, SIGTERM and a terminal's end become SIGINT
-    there. Of a flow that was killed nothing stays, neither this one nor one before.
+    """Run `hgt <arguments>` in a new session and return its exit code.
+
+    SIGINT, SIGTERM and SIGHUP reach it as SIGINT. Returns 130 also when the interpreter no longer
+    handled the SIGINT. Ends the remaining processes of this flow and of earlier killed flows.
     """
     _end_what_is_left()
-    # -P: another `flows` in the current folder is not ours
+    # -P: does not import a `flows` in the current folder
     command = [sys.executable, "-P", "-m", "flows.cli", *arguments]
     child = subprocess.Popen(
         command, env=os.environ | {_PARENT: str(os.getpid())}, start_new_session=True
@@ -76,7 +73,7 @@ def run(arguments: list[str]) -> int:
         child.send_signal(signal.SIGINT)
 
     ends = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup asks for
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
         ends.append(signal.SIGHUP)
     before = {signum: signal.signal(signum, forward) for signum in ends}
     try:
@@ -92,16 +89,14 @@ def run(arguments: list[str]) -> int:
         return 130
     name = signal.Signals(-code).name
     sys.stderr.write(
-        f"hgt: The flow was killed ({name}). Go on with `hgt train --resume` and the run's name in"
-        " the first line above.\n"
+        f"hgt: The flow was killed ({name}). Continue with `hgt train --resume RUN`. The first line"
+        " above has the name of the run.\n"
     )
     return 1
 
 
 def enter() -> None:
-    """In the new session: take SIGINT and SIGTERM as Ctrl-C, and take the parent's death for one
-    too.
-    """
+    """In the new session: treat SIGINT, SIGTERM and the end of the parent as Ctrl-C."""
     # a shell's background jobs start with SIGINT ignored
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.default_int_handler)

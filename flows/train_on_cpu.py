@@ -1,8 +1,7 @@
-"""The flow `train-on-cpu`, run by the CPU worker in Docker: the trainer on a run folder that
-exists, from its newest checkpoint on.
+"""The flow `train-on-cpu` of the CPU worker in Docker: trains an existing run.
 
-It knows no MLflow: the epochs are in the run folder's `events.jsonl`, from where the flow that
-dispatched this one, or the next `hgt train --resume`, logs them.
+It knows no MLflow. It writes its epochs into the run folder's `events.jsonl`. The flow that
+dispatched it, or the next `hgt train --resume`, logs them.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from tasks.reporting import TrainingProgress
 
 @flow(name="train-on-cpu")
 def train_on_cpu(run: str) -> State[None]:
-    """Train a run that exists on the CPU, from its newest checkpoint to the end.
+    """Train an existing run on the CPU, from its newest checkpoint to the end.
 
     Args:
         run: id or folder of the run
     """
     try:
-        name = find_run(Path(run).name)  # a folder is the host's path: here the run lies elsewhere
+        name = find_run(Path(run).name)  # drops the host's folder, which differs here
         folder = run_folder(name)
         with contextlib.ExitStack() as held:
             known = folder.load_plan()
-            # nobody handed the run over: it was planned for the device of another machine
+            # started without a dispatching flow: the plan is for another device
             if known is None or known.device != "cpu":
                 held.enter_context(folder.led())
                 plan = plan_memory(folder.load_graph(), folder.load_config(), probe_device("cpu"))
@@ -43,7 +42,7 @@ def train_on_cpu(run: str) -> State[None]:
             progress = held.enter_context(TrainingProgress())
             run_child("train", folder, progress)
     except OutOfMemory as error:
-        # the name tells the one that dispatched it
+        # the dispatching flow reads the name of the state
         return Failed(name=OutOfMemory.__name__, message=str(error))
     except HgtError as error:
         return Failed(message=str(error))

@@ -1,16 +1,15 @@
-"""Prefect tasks. Each takes a reference (the run's id), calls one function of `hgt`, saves, and
-returns a reference.
+"""Prefect tasks. Each takes the run, calls one function of `hgt` and saves the result.
 
-Telemetry of every dependency is off unless the user's environment says otherwise, and this machine
-is reached without a proxy. It stands here because the libraries read it while they are imported,
-and no module imports one of them before this package.
+This package turns off the telemetry of every dependency, unless the user's environment turns it on.
+It also excepts this machine from proxies. Both must happen here: the libraries read these settings
+while they are imported, and no module imports one of them before this package.
 """
 
 import os
 
 from tasks.direct import keep_local_direct
 
-# they would stand between the flow's lines
+# progress bars of MLflow would break the flow's output
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

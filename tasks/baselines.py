@@ -1,4 +1,4 @@
-"""Task `baselines`: how far one would get without HGT, on the same held-out facts."""
+"""Task `baselines`: ranks of simpler models on the same held-out facts."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tasks.tracking.tracker import Tracker
 def baselines(run: LedRun, tracker: Tracker) -> None:
     """Write the comparison into the run's report and log it.
 
-    A baseline that no memory is to be had for costs the run its comparison, not its embeddings.
+    When memory runs out, the run keeps its embeddings and lacks the comparison.
     """
     folder = run.folder
     json_file, text_file = folder.report / "baselines.json", folder.report / "baselines.txt"
     for file in (json_file, text_file):
-        file.unlink(missing_ok=True)  # of the run before it was resumed
+        file.unlink(missing_ok=True)  # from before the resume
     wanted = run.config.baseline.baselines
     if wanted == ("none",):
         return
     try:
         run_or_move_to_cpu("baselines", folder, run.planner, lambda event: None)
     except OutOfMemory as error:
-        say(f"WARNING: memory ran out, so there is no comparison with {', '.join(wanted)}: {error}")
+        say(f"WARNING: no comparison with {', '.join(wanted)}, because memory ran out: {error}")
         return
     if json_file.is_file():
         tracker.metrics(_figures(json.loads(json_file.read_text())))
@@ -40,7 +40,7 @@ def baselines(run: LedRun, tracker: Tracker) -> None:
 
 
 def _figures(comparison: dict[str, Any]) -> dict[str, float]:
-    """MLflow's metrics: each baseline's MRR, and HGT's over it."""
+    """MLflow's metrics: the MRR of each baseline, and the ratio of HGT's MRR to it."""
     scopes = {"typed": "typed", "all nodes": "all_nodes"}
     figures = {}
     for b in comparison["baselines"]:

@@ -1,8 +1,8 @@
-"""What is local never goes through a proxy: for this process, its children and the containers that
-it starts.
+"""Connections to this machine bypass proxies, in this process, its children and its containers.
 
-`HTTP_PROXY` without `NO_PROXY` makes the clients of Prefect, MLflow and Docker ask the proxy for
-127.0.0.1. What is remote, such as a tracking server of the user's, still goes through it.
+With `HTTP_PROXY` and without `NO_PROXY` the clients of Prefect, MLflow and Docker would ask the
+proxy for 127.0.0.1. Connections to remote servers, such as the user's tracking server, still use
+the proxy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import MutableMapping
 from urllib.parse import urlsplit
 
-# the last: this machine, as a container sees it
+# the last: this machine, as seen from a container
 _LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0", "host.docker.internal")
 _ADDRESSES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "DOCKER_HOST")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -22,10 +22,10 @@ _NAMES = ("NO_PROXY", "no_proxy")
 
 
 def keep_local_direct(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Add this machine to NO_PROXY, in both spellings, where there is a proxy; what the user
-    excepted stays so.
+    """Add this machine to NO_PROXY and no_proxy, if a proxy is set. Keeps the user's exceptions.
 
-    Before the clients are imported: some read it only then. Without a proxy nothing is changed.
+    Call it before importing the clients: some read NO_PROXY only at import. Without a proxy it
+    changes nothing.
     """
     _spell_out_system_proxies(environment)
     if not any(name.lower() in _PROXIES and value for name, value in environment.items()):
@@ -35,7 +35,7 @@ def keep_local_direct(environment: MutableMapping[str, str] = os.environ) -> Non
     ]
     # httpx 0.28 fails at networks of IPv6
     given = [host for host in given if host and not (":" in host and "/" in host)]
-    # nothing goes through it; beside other names urllib would not know the star
+    # * excepts every host; urllib does not recognise it beside other names
     if set(given) != {"*"}:
         given += [*_LOCAL, *_own_hosts(environment)]
     for name in _NAMES:
@@ -43,7 +43,7 @@ def keep_local_direct(environment: MutableMapping[str, str] = os.environ) -> Non
 
 
 def _own_hosts(environment: MutableMapping[str, str]) -> list[str]:
-    """Other names of this machine that the user's addresses have."""
+    """Other names of this machine in the user's addresses."""
     found = (_host(environment.get(name, "")) for name in _ADDRESSES)
     return [host for host in found if host and _is_here(host)]
 
@@ -63,8 +63,9 @@ def _is_here(host: str) -> bool:
 
 
 def _spell_out_system_proxies(environment: MutableMapping[str, str]) -> None:
-    """A Mac's own settings count only where the environment names no proxy, not even NO_PROXY: name
-    them there.
+    """Copy a Mac's proxy settings into the environment, if it names no proxy.
+
+    macOS ignores its own settings as soon as the environment sets any of them, even NO_PROXY.
     """
     if environment is not os.environ or urllib.request.getproxies_environment():
         return
@@ -75,7 +76,7 @@ def _spell_out_system_proxies(environment: MutableMapping[str, str]) -> None:
 
 
 def _system_exceptions() -> list[str]:
-    """Of a Mac, such as *.local."""
+    """The hosts that a Mac excepts from its proxies, such as *.local."""
     try:
         from _scproxy import _get_proxy_settings
     except ImportError:

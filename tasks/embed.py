@@ -1,4 +1,4 @@
-"""Task `embed`: the best checkpoint becomes the table of embeddings."""
+"""Task `embed`: computes the table of embeddings from the best checkpoint."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from tasks.tracking.tracker import Tracker
 
 @task(name="embed", cache_policy=NO_CACHE)
 def embed(run: LedRun, tracker: Tracker) -> None:
-    """Write the embeddings' files into the run folder and to MLflow, and to `run.csv` if it is
-    given.
-    """
+    """Write the embeddings into the run folder, to MLflow, and to `run.csv` if given."""
     folder = run.folder
 
     def on_event(event: dict[str, Any]) -> None:

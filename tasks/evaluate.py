@@ -20,7 +20,7 @@ def evaluate(run: LedRun, tracker: Tracker) -> None:
 
     def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "audited":
-            say(f"before the test facts are ranked: {event['message']}")
+            say(f"before ranking: {event['message']}")
 
     run_or_move_to_cpu("evaluate", folder, run.planner, on_event)
     tracker.artifacts(folder.report, "report")

@@ -1,4 +1,4 @@
-"""Where runs and MLflow's store lie: `$HGT_HOME`, by default `runs` in the checkout."""
+"""The folder of runs and of MLflow's store: `$HGT_HOME`, by default `runs` in the checkout."""
 
 from __future__ import annotations
 
@@ -24,38 +24,41 @@ _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def user_path(given: str | Path) -> Path:
-    """With ~ as the user's home; a ~name that is nobody's stays as it is, where `Path.expanduser`
-    would raise.
+    """The path with ~ replaced by the user's home folder.
+
+    The ~name of an unknown user stays; `Path.expanduser` would raise.
     """
     return Path(os.path.expanduser(given))  # noqa: PTH111
 
 
 def hgt_home() -> Path:
-    """Raises InputError for what can be no folder, and for one that Prefect or MLflow would take
-    for another one: both know their databases by URLs.
+    """The absolute path of HGT_HOME.
+
+    Raises InputError when it cannot be a folder, or when a database URL cannot contain its name:
+    Prefect and MLflow address their databases by URL.
     """
     home = user_path(
         os.environ.get("HGT_HOME") or Path(__file__).resolve().parents[1] / "runs"
     ).resolve()
     if unquote(str(home)) != str(home) or "?" in str(home):
         raise InputError(
-            f"HGT_HOME {home}: no database can be kept below a folder with ? or a percent-encoded"
-            " name. Give another one."
+            f"HGT_HOME {home}: its name contains ? or a percent code, which database URLs do not"
+            " allow. Give another folder."
         )
     if not _there(home).is_dir():
         raise InputError(
-            f"HGT_HOME {home}: is no folder, and none can be made there ({_there(home)} is a file)."
-            " Give another one."
+            f"HGT_HOME {home}: is no folder and cannot be created ({_there(home)} is a file)."
+            " Give another folder."
         )
     return home
 
 
 def check_home() -> None:
-    """Raises InputError for a home that cannot be written to."""
+    """Raises InputError when this user cannot write to HGT_HOME."""
     if not os.access(_there(hgt_home()), os.W_OK | os.X_OK):
         raise InputError(
-            f"HGT_HOME {hgt_home()}: may not be written to. Give another folder, or the right to"
-            " write there."
+            f"HGT_HOME {hgt_home()}: this user may not write there. Give another folder, or grant"
+            " write access."
         )
 
 
@@ -75,8 +78,9 @@ def store_uri() -> str:
 
 
 def check_store() -> None:
-    """What can be said of MLflow's store at once, without MLflow. Raises InputError for one that
-    will never answer.
+    """Check MLflow's store without importing MLflow.
+
+    Raises InputError for a store that can never work.
     """
     uri = store_uri()
     if (
@@ -85,13 +89,13 @@ def check_store() -> None:
         and not os.environ.get("MLFLOW_ALLOW_FILE_STORE")
     ):
         raise InputError(
-            f'MLFLOW_TRACKING_URI {uri}: MLflow refuses stores of files ("The filesystem tracking'
+            f'MLFLOW_TRACKING_URI {uri}: MLflow refuses file stores ("The filesystem tracking'
             ' backend is in maintenance mode"). Give a database, such as'
             " sqlite:////path/to/mlflow.db, or a server's address."
         )
     if "://" in uri and not _is_known(urlsplit(uri).scheme):
         raise InputError(
-            f"MLFLOW_TRACKING_URI {uri}: MLflow knows no stores that begin so. Give a server's"
+            f"MLFLOW_TRACKING_URI {uri}: MLflow does not know this kind of store. Give a server's"
             f" address, such as http://127.0.0.1:5001, or a database ({', '.join(_DATABASES)})."
         )
     path = Path(unquote(uri.removeprefix("sqlite:///")))
@@ -103,21 +107,22 @@ def check_store() -> None:
     except sqlite3.Error as error:
         if "locked" not in str(error):
             raise InputError(
-                f"MLflow's store {uri} cannot be used ({error}). Mend it, or move it away for a new"
-                " one."
+                f"MLflow's store {uri} cannot be used ({error}). Repair it, or move it away: the"
+                " next run creates a new one."
             ) from error
 
 
 def run_folder(run_id: str) -> RunFolder:
-    # with torch and pandas: 2 s, which `hgt status` does not wait for
+    # imports torch and pandas: 2 s that `hgt status` saves
     from hgt.run.folder import RunFolder
 
     return RunFolder(hgt_home() / "runs" / run_id)
 
 
 def _is_known(scheme: str) -> bool:
-    """As MLflow 3.17.2 has it: a database's driver follows a +, and other packages may bring stores
-    of their own.
+    """Whether MLflow 3.17.2 knows the scheme.
+
+    A database driver follows a +. Other packages may add stores of their own.
     """
     if scheme in _OTHER_STORES or scheme.split("+")[0] in _DATABASES:
         return True
@@ -125,7 +130,7 @@ def _is_known(scheme: str) -> bool:
 
 
 def config_file(run_id: str) -> Path:
-    """As `RunFolder.config`, without its imports."""
+    """The path `RunFolder.config`, without its imports."""
     return hgt_home() / "runs" / run_id / "config.json"
 
 
@@ -134,32 +139,31 @@ def new_run_id() -> str:
 
 
 def check_new_run(name: str) -> None:
-    """Raises InputError for a name that is none for a folder and a container, or that another run
-    has.
-    """
+    """Raises InputError when the name is invalid for a folder or container, or already used."""
     if not _RUN_NAME.fullmatch(name):
         raise InputError(
-            f"{name!r}: cannot name a run. Take letters, digits, dots, dashes and underscores, at"
-            " most 100."
+            f"{name!r}: is no valid run name. Use at most 100 letters, digits, dots, dashes and"
+            " underscores."
         )
     if config_file(name).exists():
         raise InputError(
-            f"{hgt_home() / 'runs' / name}: there is a run of this name already. Give another"
-            " run_id, or resume it."
+            f"{hgt_home() / 'runs' / name}: a run with this name exists already. Give another"
+            " run_id, or resume that run."
         )
 
 
 def find_run(name: str) -> str:
-    """The run id for what the user gave: an id, or the path of a run folder. Raises InputError when
-    there is none.
+    """The id of the run that the user named by its id or by the path of its folder.
+
+    Raises InputError when there is no such run.
     """
     candidates = [hgt_home() / "runs" / name, user_path(name).absolute()]
     for path in candidates:
         if os.path.isfile(path / "config.json"):  # noqa: PTH113 - Path's raises for a name that is too long
             if path.parent.resolve() != (hgt_home() / "runs").resolve():
                 raise InputError(
-                    f"{path}: lies outside {hgt_home() / 'runs'}. Set HGT_HOME to the folder that"
-                    " holds its `runs`."
+                    f"{path}: lies outside {hgt_home() / 'runs'}. Set HGT_HOME to the parent folder"
+                    " of its `runs`."
                 )
             return path.name
     there = sorted(p.parent.name for p in (hgt_home() / "runs").glob("*/config.json"))

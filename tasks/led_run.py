@@ -1,7 +1,7 @@
-"""The run that a flow leads: opened once, by starting or by resuming it, and handed to every task.
+"""The run of a flow: opened once, when it starts or resumes, and passed to every task.
 
-In: what the flow was asked for. Out: a `LedRun`. Its lock is held until the flow ends, so that no
-other flow leads the same run. Knows no task and no tracker.
+In: the flow's parameters. Out: a `LedRun`. It locks the run until the flow ends, so that no other
+flow runs it at the same time. Knows no task and no tracker.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from tasks.outputs import claim_embeddings_csv, refuse_used_run_folder
 
 
 class LedRun:
-    """One run in this process, and what was read or computed of it once.
+    """One run in this process, with the data that several tasks need.
 
     folder: its run folder
-    config: its configuration, with what a resume gives anew
-    kg: the file of a new run; None for a run that is resumed
-    csv: another file for the embeddings, and whether it may replace one that is there
-    device: what this very call was sent to
-    loaded: its graph and split, from task `load` to task `plan`: training wants the memory
-    planner: plans its stretches, from task `plan` on
+    config: its configuration, with the parameters that a resume changes
+    kg: the graph file of a new run; None for a resumed run
+    csv: path of a CSV for the embeddings, and whether it may replace an existing file
+    device: the device that this call requested; None when it requested none
+    loaded: graph and split, between the tasks `load` and `plan`; training needs the memory
+    planner: plans the memory of each segment; set by the task `plan`
     """
 
     planner: Planner
@@ -55,13 +55,15 @@ class LedRun:
         return self.folder.path.name
 
     def lead(self) -> None:
-        """From now on the folder is a run's, and no other flow may lead it. Raises RunLocked."""
+        """Lock the run for this flow. Raises RunLocked when another flow has locked it."""
         self._held.enter_context(self.folder.led())
 
     @contextlib.contextmanager
     def taken_back_when_refused(self) -> Iterator[None]:
-        """A resumed run is configured, placed and planned as before if what was given anew is
-        refused within the block: the next resume must not meet it."""
+        """Restore a resumed run's configuration, segments and plan when the block refuses it.
+
+        Otherwise the next resume would use the refused parameters.
+        """
         if self.kg is not None:
             yield
             return
@@ -88,9 +90,14 @@ def _put_back(file: Path, content: bytes | None) -> None:
 def start_run(
     kg: str, run_id: str | None, csv: tuple[str, bool] | None, values: Mapping[str, Any]
 ) -> Iterator[LedRun]:
-    """A new run. Nothing is written before its graph is read.
+    """A new run. It writes nothing before it has read its graph.
 
-    csv: path, and whether it may replace a file; values: parameters. Raises InputError.
+    kg: path of the graph file
+    run_id: name of the run; None makes one from the date and time
+    csv: path of a CSV for the embeddings, and whether it may replace an existing file
+    values: parameters of the configuration
+
+    Raises InputError.
     """
     name = run_id or new_run_id()
     check_new_run(name)
@@ -106,9 +113,13 @@ def start_run(
 def resume_run(
     name: str, csv: tuple[str, bool] | None, values: Mapping[str, Any]
 ) -> Iterator[LedRun]:
-    """A run that goes on; values: parameters given anew, none of which may change its result.
+    """A resumed run.
 
-    Raises InputError, and RunLocked while another flow leads the run.
+    name: id or folder of the run
+    csv: path of a CSV for the embeddings, and whether it may replace an existing file
+    values: changed parameters; none may change the result of the run
+
+    Raises InputError, and RunLocked when another flow has locked the run.
     """
     folder = run_folder(find_run(name))
     with contextlib.ExitStack() as held:
@@ -129,7 +140,7 @@ def _given_anew(run: LedRun, values: Mapping[str, Any]) -> RunConfig:
         names = [p.name for p in parameters() if p.changes_result and old[p.name] != new[p.name]]
         changed = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in names)
         raise InputError(
-            f"Run {run.name} cannot go on with another configuration: {changed}. Start a new run"
-            " for it."
+            f"Run {run.name} cannot continue with another configuration: {changed}. Start a new"
+            " run for it."
         )
     return config

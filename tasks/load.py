@@ -1,4 +1,4 @@
-"""Task `load`: the file becomes the run folder's graph and split."""
+"""Task `load`: reads the graph file and writes graph and split into the run folder."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tasks.led_run import LedRun
 from tasks.reporting import say
 from tasks.tracking.tracker import Tracker
 
-_MOST_EDGE_TYPES = 40  # listed on the screen; MLflow has them all
-_MOST_FILES = 5  # the parts of a folder whose rows are told one by one
+_MOST_EDGE_TYPES = 40  # shown on the screen; MLflow stores all
+_MOST_FILES = 5  # part files whose row counts are shown one by one
 _WORST = 5
 
 
 @task(name="load", cache_policy=NO_CACHE)
 def load(run: LedRun, tracker: Tracker) -> None:
-    """Read a new run's file into its run folder; of a run that is resumed, check what is there.
+    """Read a new run's file, or load the graph and split of a resumed run.
 
-    Leaves graph and split in `run.loaded`.
+    Leaves both in `run.loaded` and checks the split for leakage.
     """
     if run.kg is None:
         graph = run.folder.load_graph()
@@ -49,7 +49,7 @@ def load(run: LedRun, tracker: Tracker) -> None:
 
 
 def _read(run: LedRun, kg: Path, tracker: Tracker) -> Audit:
-    """From now on the folder is a run's, which this flow leads."""
+    """Read the file and create the run folder. This flow locks the run from then on."""
     table = read_edge_table(kg)
     for counts in table.counts[:_MOST_FILES]:
         say(str(counts))
@@ -70,18 +70,16 @@ def _make_folder(run: LedRun, graph: KnowledgeGraph, split: EdgeSplit, tracker: 
     folder = run.folder
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.locked():
-        check_new_run(run.name)  # of two runs given one name at once, the first to get here has it
+        check_new_run(run.name)  # of two runs with one name the first wins
         graph.save(folder.graph)
         split.save(folder.split, graph)
         tracker.remember()
-        run.config.save(folder.config)  # last: from now on this is a run folder
+        run.config.save(folder.config)  # last, because it marks a run folder
     run.lead()
 
 
 def _not_held_out(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) -> list[str]:
-    """One sentence about the edge types of which facts should have been held out and were not, if
-    there are any.
-    """
+    """At most one sentence: the edge types with too few facts to hold any out."""
     due = (
         split.unsplit
         if split.holdout is None
@@ -93,17 +91,17 @@ def _not_held_out(graph: KnowledgeGraph, split: EdgeSplit, config: RunConfig) ->
         f"{config.split.val_fraction:g} for validation and {config.split.test_fraction:g} for the"
         " test"
     )
-    why = f"too few to hold out {shares}" if split.holdout is None else "none of a held-out node"
+    why = f"too few to hold out {shares}" if split.holdout is None else "none at a held-out node"
     largest = sorted(due, key=lambda e: -graph.num_facts[e])[:_WORST]
     named = ", ".join(f"{edge_type_name(e)} ({graph.num_facts[e]})" for e in largest)
     if len(due) == 1:
         return [
-            f"{edge_type_name(due[0])} has {graph.num_facts[due[0]]} fact(s), {why}: all of them"
-            " train, none is ranked"
+            f"{edge_type_name(due[0])} has {graph.num_facts[due[0]]} fact(s), {why}: training uses"
+            " all, the test ranks none"
         ]
     facts = sum(graph.num_facts[e] for e in due)
     more = f"; the {_WORST} largest are" if len(due) > _WORST else ":"
     return [
-        f"{len(due):,} edge types have {facts:,} fact(s), each {why}: all of them train, none is"
-        f" ranked{more} {named}"
+        f"{len(due):,} edge types have {facts:,} fact(s), each {why}: training uses all, the test"
+        f" ranks none{more} {named}"
     ]

@@ -1,4 +1,7 @@
-"""Where a command may write: outside of what the product keeps, and over nothing that it reads."""
+"""Checks of the output paths of a command.
+
+A command writes neither over the product's own files nor over its inputs.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,14 @@ _SQLITE = "sqlite:///"
 def claim_embeddings_csv(
     given: str | Path, kg: str | Path | None, run: str | None, overwrite: bool
 ) -> Path:
-    """The place of a run's CSV. run: the one that is resumed, which may replace what it wrote
-    itself.
+    """The path of a run's CSV, after all checks.
 
-    Raises InputError where the CSV or the relations beside it may not be written.
+    given: the path that the user gave
+    kg: the graph file of a new run
+    run: the id of a resumed run, which may replace the CSV that it wrote before
+    overwrite: whether another existing file may be replaced
+
+    Raises InputError when the CSV or the relations file beside it may not be written.
     """
     reads = [*_kept_files(), *(_inputs(user_path(kg)) if kg is not None else [])]
     record = hgt_home() / "runs" / run / "outputs.json" if run else None
@@ -28,29 +35,25 @@ def claim_embeddings_csv(
 
 
 def claim_file(given: Path, overwrite: bool) -> Path:
-    """The place of a file that a command makes from nothing. Raises InputError as
-    `claim_embeddings_csv` does.
-    """
+    """The path of a new file that reads no input. Raises InputError like `claim_embeddings_csv`."""
     return claim_output(given, _kept_files(), overwrite)
 
 
 def refuse_used_run_folder(run: str) -> None:
-    """Raises InputError where a new run's folder would be somebody's file or holds somebody's
-    files.
+    """Raises InputError when a new run's folder is a file or contains foreign files.
 
-    A folder without a configuration is what a run leaves that was ended while it read its graph.
+    A folder without a configuration is allowed: a run that was stopped while it read its graph
+    leaves one.
     """
     folder = hgt_home() / "runs" / run
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
-        raise InputError(
-            f"{folder}: is no folder, so no run can be kept there. Give another run_id."
-        )
+        raise InputError(f"{folder}: is no folder, so it cannot store a run. Give another run_id.")
     others = sorted({p.name for p in folder.iterdir()} - _BEFORE_A_RUN)
     if others:
         raise InputError(
-            f"{folder}: holds files of another kind ({', '.join(others[:3])}). Give another run_id."
+            f"{folder}: contains files of no run ({', '.join(others[:3])}). Give another run_id."
         )
 
 
@@ -58,7 +61,7 @@ _BEFORE_A_RUN = {"graph", "split.safetensors", "split.safetensors.new", "lock", 
 
 
 def _kept_files() -> list[Path]:
-    """Files and folders that the product, Prefect and MLflow keep."""
+    """Files and folders of the product, Prefect and MLflow."""
     kept = [hgt_home() / name for name in (*_STORES, *_FOLDERS)]
     if home := os.environ.get("PREFECT_HOME"):
         kept.append(Path(home))
@@ -67,15 +70,13 @@ def _kept_files() -> list[Path]:
 
 
 def _inputs(kg: Path) -> list[Path]:
-    """The file or folder that is read, the files of which it consists, and the other half of a
-    graph in two files.
-    """
-    # with pyarrow, which a command without a graph does not need
+    """The input path, its part files, and the other file of a graph in two files."""
+    # imports pyarrow, which a command without a graph does not need
     from hgt.reading.edge_files import EdgeFiles
 
     halves = (("edges", "nodes"), ("nodes", "edges"))
     named = [kg, *(kg.with_name(kg.name.replace(*pair)) for pair in halves if pair[0] in kg.name)]
     try:
         return [*named, *EdgeFiles.open(kg).paths]
-    except InputError:  # told when it is read
+    except InputError:  # the reader reports it
         return named

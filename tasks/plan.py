@@ -1,4 +1,4 @@
-"""Task `plan`: what the run will take, before anything is allocated."""
+"""Task `plan`: the memory plan of the run, computed before training allocates memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from tasks.tracking.tracker import Tracker
 
 @task(name="plan", cache_policy=NO_CACHE)
 def plan(run: LedRun, found: DeviceProbe, tracker: Tracker) -> None:
-    """Write the memory plan; refuses what cannot fit.
+    """Write the memory plan. Refuse a run that cannot fit.
 
-    Takes graph and split from `run.loaded` and lets them go: training wants the memory. Leaves a
-    planner, which needs their counts alone, in `run.planner`.
+    Takes graph and split from `run.loaded` and frees them, because training needs the memory.
+    Leaves a planner in `run.planner`, which only needs their counts.
+
+    Raises InputError for a run that cannot fit, or whose validation must fail.
     """
     loaded, run.loaded = run.loaded, None
-    assert loaded is not None, "task load comes before"
+    assert loaded is not None, "task load runs first"
     planner = run.planner = Planner.of(loaded.graph, run.config, found.type, "cpu")
     segment, memory = begin_segment(run.folder, planner, found, run.device)
     say(memory.table())
@@ -35,18 +37,16 @@ def plan(run: LedRun, found: DeviceProbe, tracker: Tracker) -> None:
     tracker.tags({"plan.form": str(memory.form)})
     tracker.artifacts(run.folder.plan)
     refuse_unfit(loaded.graph, run.config, segment, memory, found)
-    _say_what_is_certain(loaded)
+    _report_certain_rejection(loaded)
     if problem := docker_too_small(planner, found):
         say(
-            f"WARNING: if memory runs out, {problem} Until then the run would go on on the CPU of"
-            " this machine."
+            f"WARNING: Docker is too small to continue the run: {problem}\n"
+            "WARNING: Without it the run continues on the CPU of this machine."
         )
 
 
-def _say_what_is_certain(loaded: LoadedRun) -> None:
-    """Rejection that no training can avoid is said before it. A run that has trained already goes
-    on.
-    """
+def _report_certain_rejection(loaded: LoadedRun) -> None:
+    """Refuse a new run that validation must reject. Warn about a run that has trained before."""
     try:
         refuse_certain_rejection(loaded.graph, loaded.split, loaded.config)
     except InputError as error:

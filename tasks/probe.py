@@ -1,6 +1,4 @@
-"""Task `probe`: which device there is, what it may give, and where the run goes if that is not
-enough.
-"""
+"""Task `probe`: the device, its memory, and the fallback when that memory runs out."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from tasks.tracking.tracker import Tracker
 
 @task(name="probe", cache_policy=NO_CACHE)
 def probe(run: LedRun, tracker: Tracker) -> DeviceProbe:
-    """Choose the device. Raises InputError when it cannot be had."""
+    """Choose the device. Raises InputError when it is not available."""
     config = run.config
     found = probe_device(config.execution.compute_device, memory_limit(config))
     say(

@@ -1,7 +1,6 @@
-"""What people see while a flow runs: tables and lines, a progress bar in the terminal, a progress
-artifact in Prefect.
+"""The output of a running flow: lines and tables, a progress bar, a progress artifact in Prefect.
 
-The command line sets HGT_TERMINAL; elsewhere (workers) everything goes to Prefect's log alone.
+The command line sets HGT_TERMINAL. Without it (in a worker) the output only goes to Prefect's log.
 """
 
 from __future__ import annotations
@@ -21,18 +20,21 @@ from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 _ARTIFACT_SECONDS = 5.0
-# of a Prefect server that is gone: no reason to stop a training
+# errors of a Prefect server that is gone: they do not stop the training
 NO_ANSWER = (httpx.HTTPError, RuntimeError)
 
 
 class OutputClosed(KeyboardInterrupt):
-    """Whoever read the output is gone, as in `hgt train ... | head`: the run is interrupted."""
+    """The reader closed the pipe, as in `hgt train ... | head`. Interrupts the run."""
 
 
 def say(text: str) -> None:
-    """To Prefect's log, and to the terminal under the command line. Raises OutputClosed."""
+    """Write to Prefect's log, and to the terminal when the command line runs the flow.
+
+    Raises OutputClosed when the reader of the output is gone.
+    """
     get_run_logger().info("\n" + text if "\n" in text else text)
-    # stdout itself also beside a progress bar
+    # write to stdout itself, not to the progress bar's proxy
     stream = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
     if os.environ.get("HGT_TERMINAL") and stream is not None:
         try:
@@ -44,14 +46,14 @@ def say(text: str) -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """What is written to it from now on is lost without an error."""
+    """Discard later output of the stream without an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 class TrainingProgress:
-    """Shows where the training stands, from its events. A context manager."""
+    """Shows the progress of the training from its events. A context manager."""
 
     def __init__(self) -> None:
         self._bar: rich.progress.Progress | None = None
@@ -81,7 +83,7 @@ class TrainingProgress:
             self._bar.stop()
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Take one event of `events.jsonl`."""
+        """Show one event of `events.jsonl`."""
         match event["event"]:
             case "start":
                 self._start(event)
@@ -94,7 +96,7 @@ class TrainingProgress:
             case "checkpoint_skipped":
                 say(f"WARNING: {event['message']}")
             case "resume":
-                say(f"going on after epoch {event['epoch']}, batch {event['batch']}")
+                say(f"continuing after epoch {event['epoch']}, batch {event['batch']}")
             case "end":
                 self._end(event)
 
@@ -102,8 +104,8 @@ class TrainingProgress:
         self._num_epochs, self._num_batches = event["num_epochs"], event["num_batches"]
         if event["contrastive_weight"] and not event["contrastive"]:
             say(
-                "no contrastive loss: the graph lacks its node type, or no two of its nodes are"
-                " alike"
+                "no contrastive loss: the graph lacks its node type, or no two nodes of that type"
+                " are similar"
             )
         done = event["epoch"] * self._num_batches + event["batch"]
         if self._bar:
@@ -139,13 +141,11 @@ class TrainingProgress:
         self._show(event["epoch"] * self._num_batches, epoch=event["epoch"], always=True)
 
     def _end(self, event: dict[str, Any]) -> None:
-        why = (
-            "no better validation MRR for a while" if event["stopped_early"] else "all epochs done"
-        )
+        why = "validation MRR stopped improving" if event["stopped_early"] else "all epochs done"
         if self._bar:
-            self._bar.stop()  # or the next line would stand in the middle of it
+            self._bar.stop()  # otherwise the next line would break it
         say(
-            f"training ended after epoch {event['epoch']} ({why}); the best is epoch"
+            f"training ended after epoch {event['epoch']} ({why}); best epoch:"
             f" {event['best_epoch']}"
         )
         self._show(self._num_epochs * self._num_batches, epoch=event["epoch"], always=True)

@@ -1,8 +1,7 @@
-"""Task `train`: the trainer, followed into MLflow and onto the screen; each attempt stands on the
-ladder's next rung.
+"""Task `train`: runs the trainer, and logs its events to MLflow and to the screen.
 
-An attempt that runs out of memory writes the next segment to the run folder and fails with
-OutOfMemory, which alone is retried.
+Each attempt is the next rung of the ladder. An attempt that runs out of memory writes the next
+segment into the run folder and raises OutOfMemory. Prefect retries only that error.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from prefect.client.schemas import State, TaskRun
 from hgt.device.probe import DeviceProbe
 from hgt.errors import OutOfMemory
 from hgt.run.events import EventReader
-from tasks.execution import container, pool
+from tasks.execution import container, pool, pool_run
 from tasks.execution.child import run_child
 from tasks.execution.outcome import OnEvent
 from tasks.execution.placement import container_memory, step_down
@@ -29,7 +28,7 @@ _RUNGS_AFTER_SHRINKS = 2
 
 
 def only_out_of_memory(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Anything else fails the run at once: it would fail anywhere."""
+    """Whether the task is retried. Any other error would occur on every device."""
     return isinstance(state.result(raise_on_failure=False), OutOfMemory)
 
 
@@ -37,10 +36,10 @@ def only_out_of_memory(task: Task[Any, Any], task_run: TaskRun, state: State[Any
 def train(run: LedRun, found: DeviceProbe, tracker: Tracker) -> None:
     """Train the run from its newest checkpoint to the end.
 
-    Raises OutOfMemory when the next attempt has somewhere to go on, MemoryExhausted when not.
+    Raises OutOfMemory when the ladder has a next rung, otherwise MemoryExhausted.
     """
     folder = run.folder
-    for event in EventReader(folder.events).new():  # epochs that a killed parent did not log
+    for event in EventReader(folder.events).new():  # epochs that a killed flow did not log
         if event["event"] == "epoch":
             tracker.epoch(event)
     known = read_segments(folder)
@@ -65,14 +64,14 @@ def train(run: LedRun, found: DeviceProbe, tracker: Tracker) -> None:
         except OutOfMemory as error:
             tracker.tags({f"segment.{number}.ended": str(error)[:500]})
             following = step_down(folder, run.planner, error, found)
-            say(f"OUT OF MEMORY: {error}\ngoing on from the last checkpoint {following.where}")
+            say(f"OUT OF MEMORY: {error}\ncontinuing from the last checkpoint {following.where}")
             raise
     tracker.tags({f"segment.{number}.ended": "trained to the end"})
     tracker.artifacts(folder.events)
 
 
 def attempts(max_shrinks: int) -> int:
-    """How often the ladder can go on after the first attempt."""
+    """The largest number of attempts after the first one."""
     return max_shrinks + _RUNGS_AFTER_SHRINKS
 
 
@@ -84,10 +83,10 @@ def _run(segment: Segment, run: LedRun, on_event: OnEvent) -> None:
     problem = pool.unavailable() if pool.has_server() else "no server"
     if problem is None:
         try:
-            pool.run_on_pool(run.folder, on_event, memory)
+            pool_run.run_on_pool(run.folder, on_event, memory)
             return
         except pool.NotStarted as error:
             problem = str(error)
     if pool.has_server():
-        say(f"WARNING: {problem} The container is started without it.")
+        say(f"WARNING: {problem}\nWARNING: The container starts without the work pool.")
     container.run_container("train", run.folder, on_event, memory)

@@ -1,4 +1,7 @@
-"""Task `validate`: the verdict on the run's embeddings."""
+"""Task `validate`: the verdict on the run's embeddings.
+
+In: the run's report. Out: a `Verdict`, shown on the screen, in Prefect and in MLflow.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,42 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from hgt.run.events import epochs_by_number
 from hgt.run.report import read_report
 from tasks.led_run import LedRun
+from tasks.rejection import rejection, with_rejection
 from tasks.reporting import NO_ANSWER, say
 from tasks.tracking.tracker import Tracker
 
-_FENCE = "~" * 12  # which hardly stands in a name, as ``` may
-# around the node type in the name of hgt/evaluation/geometry_checks.py's check
+_FENCE = "~" * 12  # a name may contain ```, hardly this
+# hgt/evaluation/geometry_checks.py names a check "mean cosine among <node type> nodes"
 _AMONG, _NODES = "mean cosine among ", " nodes"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """run: its id; failed: names of the required checks that failed."""
+    """The verdict on a run.
+
+    run: the run's id
+    accepted: whether every required check passed
+    failed: names of the required checks that failed
+    rejection: why the run is rejected and what to do, one sentence each
+    """
 
     run: str
     accepted: bool
     failed: tuple[str, ...]
+    rejection: tuple[str, ...] = ()
 
 
 @task(name="validate", cache_policy=NO_CACHE)
 def validate(run: LedRun, tracker: Tracker) -> Verdict:
-    """Show the report, log its figures, and say whether the embeddings can be trusted."""
+    """Show the report, log its figures and return the verdict."""
     folder = run.folder
     report = read_report(folder.report / "validation.json")
-    table = (folder.report / "validation.txt").read_text()
+    num_epochs = max(epochs_by_number(folder.events), default=0)
+    sentences = rejection(report["checks"], num_epochs)
+    table = with_rejection((folder.report / "validation.txt").read_text(), sentences)
     if (folder.report / "baselines.txt").is_file():
         table = (folder.report / "baselines.txt").read_text() + "\n" + table
     say(table)
@@ -47,11 +61,11 @@ def validate(run: LedRun, tracker: Tracker) -> Verdict:
     tracker.metrics(_figures(report))
     failed = tuple(c["name"] for c in report["checks"] if c["required"] and not c["passed"])
     tracker.tags({"accepted": str(report["accepted"]).lower(), "failed_checks": "; ".join(failed)})
-    return Verdict(run.name, report["accepted"], failed)
+    return Verdict(run.name, report["accepted"], failed, tuple(sentences))
 
 
 def _check_name(name: str) -> str:
-    """In the words of the report, joined by underscores; a node type stays as it is."""
+    """The name of a check, with underscores for blanks. A node type in it keeps its blanks."""
     if name.startswith(_AMONG) and name.endswith(_NODES):
         return f"{_joined(_AMONG)}{name[len(_AMONG) : -len(_NODES)]}{_joined(_NODES)}"
     return _joined(name)
@@ -62,8 +76,9 @@ def _joined(words: str) -> str:
 
 
 def _figures(report: dict[str, Any]) -> dict[str, float]:
-    """MLflow's metrics: a value for each check, and what held-out facts gave; figures of single
-    edge types are in the report.
+    """MLflow's metrics: the value of each check, and the ranking figures of the test facts.
+
+    Figures of single edge types are only in the report.
     """
     checks = report["checks"]
     figures = {

@@ -335,8 +335,8 @@ def worker_image(docker_engine, tmp_path_factory):
     """The name of the CPU worker's image, built by `make image` where it is absent or older than
     the sources.
     """
-    from tasks.execution.container import unavailable
     from tasks.execution.image import image_name
+    from tasks.execution.readiness import unavailable
 
     # one build for all of pytest-xdist's workers
     with locked(tmp_path_factory.getbasetemp().parent / "image.lock"):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from flows import cli as command_line
 from flows.cli import cli
+from flows.commands import exit_code
 from hgt.config import CHECKS, REQUIRED_CHECKS, parameters
 from tests import parameters_page
 from tests.conftest import CHECKOUT
@@ -151,7 +151,7 @@ def test_the_commands_and_options_that_a_page_names_exist(page):
 def test_the_exit_codes_are_those_of_the_command_line():
     names = ("ACCEPTED", "FAILED", "BAD_INPUT", "REJECTED", "INTERRUPTED", "OUTPUT_CLOSED")
     shown = first_cells("flows/README.md", EXIT_CODES)
-    assert sorted(map(int, shown)) == sorted(getattr(command_line, name) for name in names)
+    assert sorted(map(int, shown)) == sorted(getattr(exit_code, name) for name in names)
 
 
 def test_the_table_of_checks_is_that_of_the_code_those_that_decide_first():

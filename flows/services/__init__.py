@@ -1,4 +1,5 @@
-"""In: `hgt up`, `hgt down`, `hgt status`. Out: a Prefect server, an MLflow server and a worker for
-each work pool, running on this machine and listening on the loopback address alone. It knows no
-run.
+"""The services of `hgt up`, `hgt down` and `hgt status`.
+
+Out: a Prefect server, an MLflow server and a worker for each work pool on this machine. They listen
+only on the loopback address. Knows no run.
 """

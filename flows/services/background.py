@@ -1,9 +1,8 @@
-"""Processes that outlive the command that started them: each has a file that says which it is, and
-a mark in its environment.
+"""Background processes that outlive the command that started them.
 
-A process counts as ours only if it carries the mark, so a pid that the system has given to somebody
-else (after a reboot, or after a crash) is never taken for ours. Whatever a service starts itself,
-in whatever process group or session, inherits the mark.
+Each has a file with its pid, and a mark in its environment. Only a process with the mark is ours:
+after a reboot or a crash another program may have the same pid. All processes that a service starts
+inherit the mark, in any process group or session.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pathlib import Path
 import psutil
 
 _MARK = "HGT_SERVICE"
-# start times are compared only where the system hides another process's environment
+# compares start times only if the system hides the environment of a process
 _SAME_START_SECONDS = 2.0
 _KILL_SECONDS = 5.0
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -29,8 +28,11 @@ _GONE = (psutil.Error, OSError)
 
 @dataclass(frozen=True)
 class Record:
-    """What the file says of a process: pid, its start in seconds since the epoch, and what it was
-    started with.
+    """The content of the file of a process.
+
+    pid: process id
+    started: start in seconds since 1970
+    settings: settings that it was started with
     """
 
     pid: int
@@ -40,9 +42,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Background:
-    """One process in the background; its files are `<folder>/<name>.json` and
-    `<folder>/<name>.log`.
-    """
+    """A background process with the files `<folder>/<name>.json` and `<folder>/<name>.log`."""
 
     folder: Path
     name: str
@@ -60,14 +60,14 @@ class Background:
         return str(self.file)
 
     def record(self) -> Record | None:
-        """What was started last; None where nothing was, or the file is unreadable."""
+        """The record of the last start; None without one, or for an unreadable file."""
         try:
             return Record(**json.loads(self.file.read_text()))
         except (OSError, ValueError, TypeError):
             return None
 
     def leader(self) -> psutil.Process | None:
-        """The process that was started, if it still runs."""
+        """The started process, if it still runs."""
         record = self.record()
         if record is None:
             return None
@@ -86,18 +86,23 @@ class Background:
             environment = {}
         if environment:
             return environment.get(_MARK) == self._mark
-        # Hidden, or not there yet: for a moment after its start a process has none.
+        # hidden, or not set yet: a process has none for a moment after its start
         return abs(process.create_time() - record.started) < _SAME_START_SECONDS
 
     def survivors(self) -> bool:
-        """Whether anything that it started outlives it."""
+        """Whether the process has ended and a process that it started still runs."""
         return self.leader() is None and bool(self._family())
 
     def start(
         self, command: list[str], environment: dict[str, str], settings: dict[str, str]
     ) -> Record:
-        """Start it in a session of its own, with its output in the log; the log of the start before
-        becomes `<name>.log.old`.
+        """Start the process in its own session, and write its output into the log.
+
+        command: program and arguments
+        environment: environment variables
+        settings: stored in the record
+
+        The previous log becomes `<name>.log.old`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.log.exists():
@@ -112,7 +117,7 @@ class Background:
                 env=environment | {_MARK: self._mark},
                 start_new_session=True,
             )
-        # it outlives this program: nobody waits for it, and Python shall not complain of that
+        # it outlives this program; prevents Python's warning about a child without a wait
         child.returncode = 0
         record = Record(child.pid, psutil.Process(child.pid).create_time(), settings)
         new = self.file.with_suffix(".json.new")
@@ -121,12 +126,13 @@ class Background:
         return record
 
     def stop(self, seconds: float) -> bool:
-        """End the process and all that it started, and remove its file. Returns whether anything
-        ran.
+        """End the process and all processes that it started, and remove its file.
 
-        SIGTERM goes first to what it started in sessions of their own (a worker's flow runs, which
-        then still end in Prefect and MLflow, and end their own children), then to its own process
-        group. What is left after `seconds` of either gets SIGKILL.
+        seconds: time to end after each SIGTERM, before SIGKILL
+
+        Returns whether a process ran. SIGTERM goes first to processes in other sessions: a worker's
+        flow runs, which then report their end to Prefect and MLflow. Then it goes to the process's
+        own group.
         """
         found = self._family()
         runs = [p for p in self._outermost(found) if not self._in_own_group(p)]
@@ -137,7 +143,7 @@ class Background:
         return bool(found)
 
     def kill(self) -> None:
-        """SIGKILL to the process and all that it started."""
+        """Kill the process and all processes that it started."""
         deadline = time.monotonic() + _KILL_SECONDS
         while (left := self._family()) and time.monotonic() < deadline:
             for process in left:
@@ -157,7 +163,7 @@ class Background:
             return False
 
     def _outermost(self, family: list[psutil.Process]) -> list[psutil.Process]:
-        """Those that no other one but the process's own group started."""
+        """The processes that the process's own group started directly."""
         inner = {p.pid for p in family if not self._in_own_group(p)}
         found = []
         for process in family:
@@ -167,13 +173,13 @@ class Background:
         return found
 
     def _family(self) -> list[psutil.Process]:
-        """The process, if it lives, and every living one with the mark."""
+        """The process, if it runs, and every running process with the mark."""
         found = {
             p.pid: p
             for p in psutil.process_iter()
             if p.pid != os.getpid() and self._carries_mark(p)
         }
-        # where environments cannot be read, its descendants are all that can be found
+        # without readable environments only its descendants can be found
         if leader := self.leader():
             found |= {p.pid: p for p in (leader, *leader.children(recursive=True))}
         return list(found.values())

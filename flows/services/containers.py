@@ -1,4 +1,4 @@
-"""The containers that the Docker work pool's worker started, and the engine that runs them."""
+"""The containers of the Docker work pool's worker, and their engine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from docker.models.containers import Container
 from tasks.execution.engine import EngineError, connect, remove
 from tasks.home import hgt_home
 
-_LABEL = "hgt.services"  # given in prefect.yaml; its value is HGT_HOME
+_LABEL = "hgt.services"  # set in prefect.yaml; its value is HGT_HOME
 _FLOW_RUN = "io.prefect.flow-run-id"
 _PING_SECONDS, _ENGINE_SECONDS = 3.0, 30.0
 
 
 def engine_problem() -> str | None:
-    """Why no Docker engine can be used, in a sentence; None where one answers."""
+    """Why there is no Docker engine, in a sentence; None when one answers."""
     try:
         with contextlib.closing(connect(_PING_SECONDS)) as engine:
             engine.ping()
@@ -27,7 +27,7 @@ def engine_problem() -> str | None:
 
 
 def engine_info() -> dict[str, Any]:
-    """What the engine says of itself; empty where none answers."""
+    """The engine's description of itself; empty when none answers."""
     with contextlib.suppress(*EngineError), contextlib.closing(connect(_PING_SECONDS)) as engine:
         return dict(engine.info())
     return {}
@@ -43,7 +43,7 @@ def running_flow_runs() -> set[str]:
 
 
 def remove_containers() -> int:
-    """Stop and remove what a worker of this HGT_HOME left behind; returns how many there were."""
+    """Stop and remove the containers of this HGT_HOME's worker, and return their number."""
     with contextlib.suppress(*EngineError), contextlib.closing(connect(_ENGINE_SECONDS)) as engine:
         left = _ours(engine, all_states=True)
         for container in left:

@@ -1,4 +1,4 @@
-"""Work pools, deployments and lost runs in the Prefect server of `hgt up`."""
+"""Work pools, deployments and lost flow runs in the Prefect server of `hgt up`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from flows.services.local import (
     Addresses,
     Say,
     Service,
-    ask,
     environment,
-    heartbeat_ages,
     services_folder,
     worker_name,
 )
+from flows.services.server_requests import ask, heartbeat_ages
 from hgt.errors import HgtError
 from tasks.execution.engine import user_in_containers
 from tasks.execution.image import image_name
@@ -30,15 +29,13 @@ from tasks.home import hgt_home
 
 DEPLOYMENTS = ("hgt-embeddings/native", "train-on-cpu/docker")
 _DEPLOY_SECONDS = 180.0
-_CONTAINER_SHARE = 0.9  # of the Docker engine's memory, for a container that nobody has planned
+_CONTAINER_SHARE = 0.9  # of the engine's memory, for a container without a memory plan
 _LOG_LINES = 15
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def create_pools(api: str) -> None:
-    """Create the work pools that are not there; one that is there keeps what the user has
-    changed.
-    """
+    """Create missing work pools. Existing ones keep the user's changes."""
     there = {pool["name"] for pool in ask(f"{api}/work_pools/filter", {})}
     if there >= set(POOLS):
         return
@@ -64,9 +61,7 @@ def missing_deployments(api: str) -> list[str]:
 
 
 class Deploying:
-    """`prefect deploy --all` while other things go on; nothing at all where the server has what
-    this checkout deploys.
-    """
+    """Runs `prefect deploy --all` in the background, unless all deployments are current."""
 
     def __init__(self, addresses: Addresses, say: Say):
         self._values = _values()
@@ -76,7 +71,7 @@ class Deploying:
             and _done().read_text() == _fingerprint(self._values)
             and not missing_deployments(addresses.api)
         ):
-            say("deployments are as in prefect.yaml already")
+            say("deployments are up to date")
             return
         _done().unlink(missing_ok=True)
         with _log().open("wb") as log:
@@ -98,7 +93,7 @@ class Deploying:
             self._process.wait()
 
     def finish(self, say: Say) -> None:
-        """Wait for it. Raises HgtError when it fails or takes more than three minutes."""
+        """Wait for the end. Raises HgtError when it fails or takes more than three minutes."""
         if self._process is None:
             return
         try:
@@ -115,19 +110,23 @@ class Deploying:
 
 
 def bury_lost_runs(worker: Service, api: str, say: Say) -> None:
-    """What ended without a word (power cut, SIGKILL, a server that was gone) is Crashed.
+    """Mark flow runs of a worker as Crashed that ended unreported (power cut, SIGKILL).
 
-    Prefect shows such runs as Running for ever, and one of them holds the only slot of the
-    deployment's concurrency limit.
+    Prefect would show them as Running for ever, and one of them would occupy the only slot of the
+    deployment.
+
+    worker: the service of the work pool
+    api: address of the Prefect server
+    say: prints a line
     """
     lives = worker.process.leader() is not None
     if lives and worker.key != "docker-cpu":
-        return  # its runs are its children
+        return  # its flow runs are its children and report their end
     elsewhere = {
         name for name, age in heartbeat_ages(worker.key, api).items() if age < FRESH_SECONDS
     } - {worker_name(worker.key)}
     if worker.process.survivors() or elsewhere:
-        return  # a run goes on without its worker, or with one that the user started
+        return  # a flow run continues without its worker, or with a worker of the user
     alive = running_flow_runs() if worker.key == "docker-cpu" else set()
     unended = {
         "state": {"type": {"any_": ["RUNNING", "CANCELLING", *([] if lives else ["PENDING"])]}}
@@ -141,7 +140,7 @@ def bury_lost_runs(worker: Service, api: str, say: Say) -> None:
 
 
 def bury_lost_trainings(api: str, say: Say) -> None:
-    """The same for `hgt train`, which runs its flow itself: while one lives nothing is buried."""
+    """Mark lost flow runs of `hgt train` as Crashed, unless an `hgt train` still runs."""
     unended = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
     flow = {"name": {"any_": [DEPLOYMENTS[0].split("/")[0]]}}
     lost = [
@@ -156,7 +155,7 @@ def bury_lost_trainings(api: str, say: Say) -> None:
 
 def _bury(run: dict[str, Any], ended_with: str, api: str, say: Say) -> None:
     message = (
-        "It ended with its worker or with the machine. `hgt train --resume` goes on from its last"
+        "It ended with its worker or with the machine. `hgt train --resume` continues from its last"
         " checkpoint."
     )
     ask(
@@ -167,7 +166,7 @@ def _bury(run: dict[str, Any], ended_with: str, api: str, say: Say) -> None:
 
 
 def _values() -> dict[str, str]:
-    """What prefect.yaml takes from the environment."""
+    """The variables that prefect.yaml reads from the environment."""
     info = engine_info()
     limit = (
         {"HGT_DOCKER_MEMORY": f"{int(_CONTAINER_SHARE * info['MemTotal']) >> 20}m"} if info else {}
@@ -180,7 +179,7 @@ def _values() -> dict[str, str]:
 
 
 def _fingerprint(values: dict[str, str]) -> str:
-    """A hash of all that the deployments are made from."""
+    """A hash of all sources of the deployments."""
     sources = [
         _CHECKOUT / "prefect.yaml",
         *sorted((_CHECKOUT / "hgt" / "config").glob("*.py")),

@@ -1,4 +1,4 @@
-"""`hgt down`: stops what `hgt up` started, also after a crash or a reboot."""
+"""`hgt down`: stops the services of `hgt up`, also after a crash or a reboot."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from flows.services.local import STOP_SECONDS, Say, alone, services, services_fo
 
 
 def down(say: Say) -> None:
-    """Stop everything, workers first, so that their runs still end in Prefect and MLflow; process
-    files that lead nowhere go.
+    """Stop all services and remove outdated process files.
+
+    Workers stop first, so that Prefect and MLflow still record the end of their runs.
     """
     if not services_folder().is_dir():
         say("Nothing was running.")
@@ -22,7 +23,9 @@ def down(say: Say) -> None:
             if leader:
                 said.append(f"{service.title} stopped (pid {leader.pid})")
             elif ran:
-                said.append(f"{service.title} had ended before; what it had left behind is stopped")
+                said.append(
+                    f"{service.title} had ended before; its remaining processes are stopped"
+                )
             elif known:
                 said.append(f"{service.title} had ended before; its process file is removed")
             if key == "docker-cpu" and (number := remove_containers()):

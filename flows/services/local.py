@@ -1,30 +1,23 @@
-"""What `hgt up` starts on this machine: a Prefect server, an MLflow server and a worker for each
-work pool; and whether they are well.
+"""The services of `hgt up`: a Prefect server, an MLflow server and a worker for each work pool.
 
-On the host, because containers cannot see MPS. All listen on 127.0.0.1 alone and keep their things
-in `$HGT_HOME`: process files and logs in `services/`, Prefect's database in `prefect/`, MLflow's in
-`mlflow.db`.
+They run on the host, because containers cannot use MPS. They listen only on 127.0.0.1. Their files
+are in `$HGT_HOME`: process files and logs in `services/`, Prefect's database in `prefect/`,
+MLflow's in `mlflow.db`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from http import HTTPStatus
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError
 
 from flows.services.background import Background
+from flows.services.server_requests import answers, heartbeat_ages
 from hgt.errors import InputError
 from tasks.execution.engine import engine_address
 from tasks.home import check_home, hgt_home, own_store
@@ -33,15 +26,13 @@ HOST = "127.0.0.1"
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5001  # macOS itself listens on MLflow's usual 5000 (AirPlay receiver)
 POOLS = {"native": "process", "docker-cpu": "docker"}
-# From SIGTERM to SIGKILL, in the order of stopping: a native run that was handed over to Docker can
-# still end its container.
+# Seconds from SIGTERM to SIGKILL. The order is the order of stopping: a native run that moved to
+# Docker can still end its container.
 STOP_SECONDS = {"native": 30.0, "docker-cpu": 30.0, "mlflow": 15.0, "prefect": 15.0}
-# a worker that was last heard of longer ago is not well, whatever Prefect shows
+# a worker with an older heartbeat does not work, whatever Prefect shows
 FRESH_SECONDS = 20.0
-NO_ANSWER = (OSError, ValueError, HTTPException)
 _HEARTBEAT_SECONDS, _QUERY_SECONDS = 5, 5
-_ANSWER_SECONDS, _ASK_SECONDS, _ASK_AGAIN_SECONDS = 5.0, 30.0, 0.5
-# Of the user's environment: what would send our processes to another server, database or terminal.
+# Variables of the user that would send the services to another server, database or terminal.
 _NOT_INHERITED = (
     "PREFECT_API_",
     "PREFECT_CLIENT_",
@@ -64,7 +55,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the two servers listen."""
+    """The addresses of the two servers."""
 
     prefect_port: int
     mlflow_port: int
@@ -84,8 +75,13 @@ class Addresses:
 
 @dataclass(frozen=True)
 class Service:
-    """One of them. key: its short name; title: what people read; option: the one of `hgt up` that
-    sets a server's port.
+    """A service.
+
+    key: short name
+    title: name in messages
+    process: its background process
+    option: option of `hgt up` for the port of a server
+    default_port: of a server
     """
 
     key: str
@@ -99,9 +95,7 @@ class Service:
         return self.key in POOLS
 
     def port(self) -> int | None:
-        """Where the server was last started to listen; None for a worker and for what was not
-        started since the last `hgt down`.
-        """
+        """The port of the last start; None for a worker, and after `hgt down`."""
         record = self.process.record()
         return int(record.settings["port"]) if record and "port" in record.settings else None
 
@@ -110,7 +104,7 @@ class Service:
         return f"http://{HOST}:{port}" if port else None
 
     def command(self, addresses: Addresses) -> list[str]:
-        """Its program and arguments."""
+        """The program and its arguments."""
         if self.key == "prefect":
             arguments = [
                 "prefect",
@@ -122,7 +116,7 @@ class Service:
                 str(addresses.prefect_port),
             ]
         elif self.key == "mlflow":
-            # read and written in place, also by a run that goes straight to the store
+            # runs read and write artifacts directly, also without this server
             artifacts = (hgt_home() / "mlartifacts").as_uri()
             store = [
                 "--backend-store-uri",
@@ -147,7 +141,7 @@ class Service:
         return [sys.executable, "-m", *arguments]
 
     def settings(self, addresses: Addresses) -> dict[str, str]:
-        """What a running one cannot change."""
+        """Settings that a running service cannot change."""
         if self.is_worker:
             return {"api": addresses.api, "mlflow": addresses.mlflow}
         return {
@@ -155,7 +149,7 @@ class Service:
         }
 
     def is_well(self, api: str) -> bool:
-        """Whether a server answers, or a worker was heard of lately and since it was started."""
+        """Whether the server answers, or the worker sent a recent heartbeat since its start."""
         if self.is_worker:
             record, age = (
                 self.process.record(),
@@ -166,11 +160,11 @@ class Service:
                 and record is not None
                 and age < min(FRESH_SECONDS, time.time() - record.started)
             )
-        return _answers(f"{self.address()}{'/api/health' if self.key == 'prefect' else '/health'}")
+        return answers(f"{self.address()}{'/api/health' if self.key == 'prefect' else '/health'}")
 
 
 def services() -> dict[str, Service]:
-    """By key, in the order of starting."""
+    """{key: service} in the order of starting."""
     folder = services_folder()
     found = [
         Service(
@@ -201,16 +195,18 @@ def worker_name(pool: str) -> str:
 
 
 def running_server() -> str | None:
-    """API address of the Prefect server that `hgt up` started; None if it does not run and
-    answer.
-    """
+    """API address of the Prefect server of `hgt up`; None unless it runs and answers."""
     prefect = services()["prefect"]
     api = f"{prefect.address()}/api"
     return api if prefect.process.leader() and prefect.is_well(api) else None
 
 
 def environment(addresses: Addresses, is_client: bool) -> dict[str, str]:
-    """Of our processes; is_client: of those that use the servers."""
+    """The environment of a service.
+
+    addresses: of the servers
+    is_client: whether the service uses the servers
+    """
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)
     }
@@ -232,61 +228,9 @@ def environment(addresses: Addresses, is_client: bool) -> dict[str, str]:
     return kept | ours
 
 
-def heartbeat_ages(pool: str, api: str) -> dict[str, float]:
-    """{worker of the pool: seconds since it was last heard of}; empty where the server does not
-    answer.
-    """
-    try:
-        workers = ask(f"{api}/work_pools/{pool}/workers/filter", {})
-    except NO_ANSWER:
-        return {}
-    now = datetime.now(UTC)
-    return {
-        w["name"]: (now - datetime.fromisoformat(w["last_heartbeat_time"])).total_seconds()
-        for w in workers
-        if w["last_heartbeat_time"]
-    }
-
-
-def ask(url: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
-    """The JSON that a server answers, None for an answer without one. Raises one of NO_ANSWER where
-    it does not answer.
-
-    Prefect's server says 503 where another writer holds its SQLite file, and means: ask again. Its
-    client would do all this, 3 s of imports later.
-    """
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
-    until = time.monotonic() + _ASK_SECONDS
-    while True:
-        try:
-            with _open(request, _ASK_SECONDS) as answer:
-                return json.loads(answer.read() or "null")
-        except HTTPError as error:
-            error.close()
-            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > until:
-                raise
-        time.sleep(_ASK_AGAIN_SECONDS)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with _open(urllib.request.Request(url), _ANSWER_SECONDS) as answer:
-            return bool(answer.status == 200)
-    except NO_ANSWER:
-        return False
-
-
-def _open(request: urllib.request.Request, seconds: float) -> Any:
-    # no proxy knows our 127.0.0.1
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-        request, timeout=seconds
-    )
-
-
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """One `hgt up` or `hgt down` at a time. Raises InputError while another one works."""
+    """Allow one `hgt up` or `hgt down` at a time. Raises InputError while another one runs."""
     check_home()
     services_folder().mkdir(parents=True, exist_ok=True)
     with (services_folder() / "lock").open("w") as lock:
@@ -294,13 +238,13 @@ def alone() -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"Another `hgt up` or `hgt down` works on {hgt_home()} just now. Wait for it."
+                f"Another `hgt up` or `hgt down` is running for {hgt_home()}. Wait for its end."
             ) from None
         yield
 
 
 def table(rows: list[list[str]]) -> str:
-    """The rows in columns."""
+    """The rows as text in aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,4 +1,4 @@
-"""`hgt status`: what runs, where, since when."""
+"""`hgt status`: state, address and start of each service."""
 
 from __future__ import annotations
 
@@ -6,25 +6,16 @@ import time
 
 from flows.services.containers import engine_problem
 from flows.services.deployments import DEPLOYMENTS, missing_deployments
-from flows.services.local import (
-    FRESH_SECONDS,
-    NO_ANSWER,
-    POOLS,
-    Say,
-    Service,
-    ask,
-    heartbeat_ages,
-    services,
-    table,
-    worker_name,
-)
+from flows.services.local import FRESH_SECONDS, POOLS, Say, Service, services, table, worker_name
+from flows.services.server_requests import NO_ANSWER, ask, heartbeat_ages
 
 _RUNNING, _UNHEALTHY, _STOPPED, _NO_ENGINE = "running", "unhealthy", "stopped", "no Docker engine"
 
 
 def status(say: Say) -> bool:
-    """Say what runs; returns whether all does. No worker for Docker is missed where no Docker
-    engine answers.
+    """Show the services and return whether all run.
+
+    The worker for Docker may be missing when there is no Docker engine.
     """
     found = services()
     prefect = found["prefect"]
@@ -62,9 +53,9 @@ def status(say: Say) -> bool:
         say(f"\nexport PREFECT_API_URL={api}")
     all_well = set(states.values()) <= {_RUNNING, _NO_ENGINE} and not missing
     if _UNHEALTHY in states.values():
-        say("\nWhat is unhealthy needs `hgt down` before `hgt up`.")
+        say("\nAn unhealthy service needs `hgt down`, then `hgt up`.")
     elif not all_well:
-        say("\n`hgt up` starts what is missing.")
+        say("\n`hgt up` starts missing services.")
     return all_well
 
 
@@ -102,6 +93,6 @@ def _pool(pool: str, api: str) -> list[str]:
         (
             "never"
             if age is None
-            else f"{age:.0f} s ago{'' if age < FRESH_SECONDS else ', so none polls'}"
+            else f"{age:.0f} s ago{'' if age < FRESH_SECONDS else ', no worker polls'}"
         ),
     ]

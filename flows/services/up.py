@@ -1,4 +1,4 @@
-"""`hgt up`: starts what does not run, and waits until it is well."""
+"""`hgt up`: starts missing services and waits until they answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from flows.services.deployments import (
 )
 from flows.services.local import (
     HOST,
-    NO_ANSWER,
     POOLS,
     STOP_SECONDS,
     Addresses,
@@ -34,21 +33,26 @@ from flows.services.local import (
     services,
     services_folder,
     table,
-)  # fmt: skip
+)
+from flows.services.server_requests import NO_ANSWER  # fmt: skip
 from hgt.errors import HgtError, InputError
 from tasks.home import hgt_home
 
-_SERVER_SECONDS = 180.0  # an empty database takes 15 s on two cores, and every core may be training
+_SERVER_SECONDS = 180.0  # creating a database takes 15 s on two idle cores
 _WORKER_SECONDS = 120.0
 _POLL_SECONDS = 0.2
 _LOG_LINES = 15
 
 
 def up(prefect_port: int | None, mlflow_port: int | None, say: Say) -> None:
-    """Start what does not run; a port that is None is the one of before, or the default.
+    """Start the services that do not run.
 
-    Raises InputError for a port that is taken or contradicts what runs, HgtError for what does not
-    come up within its time. Then whatever this call started is stopped again.
+    prefect_port: None for the port of the last start, or the default
+    mlflow_port: the same
+    say: prints a line
+
+    Raises InputError for a port that is taken or differs from a running server's, HgtError for a
+    service that does not answer in time. After an error it stops the services that it started.
     """
     with alone():
         found = services()
@@ -72,31 +76,31 @@ def up(prefect_port: int | None, mlflow_port: int | None, say: Say) -> None:
                             " again."
                         )
                         continue
-                    # without an engine nobody knows which containers live
+                    # without an engine the live containers are unknown
                     if not (problem and found[pool].process.leader()):
                         bury_lost_runs(found[pool], addresses.api, say)
                     _start(found[pool], addresses, started, say)
                 _wait(started, addresses, _WORKER_SECONDS)
                 deploying.finish(say)
-    say("\n" + _what_now(addresses))
+    say("\n" + _next_steps(addresses))
 
 
 def _port(server: Service, wanted: int | None) -> int:
-    """The port to use. Raises InputError where the server cannot have the one that is wanted."""
+    """The port of the server. Raises InputError when the wanted one is not possible."""
     before = server.port()
     if before and server.process.leader():
         if wanted not in (None, before):
             raise InputError(
-                f"The {server.title} runs on port {before} already. Run `hgt down` before you move"
-                f" it to {wanted}."
+                f"The {server.title} runs on port {before} already. Run `hgt down` first to move it"
+                f" to {wanted}."
             )
         return before
-    server.process.kill()  # what a dead server left behind may hold the port
+    server.process.kill()  # child processes of a dead server may use the port
     port = wanted or before or server.default_port
     if _is_taken(port):
         raise InputError(
-            f"Port {port} of {HOST} is taken by another program. Choose one for the {server.title}"
-            f" with {server.option}."
+            f"Port {port} of {HOST} is taken by another program. Choose a port for the"
+            f" {server.title} with {server.option}."
         )
     return port
 
@@ -104,7 +108,7 @@ def _port(server: Service, wanted: int | None) -> int:
 def _is_taken(port: int) -> bool:
     with socket.socket() as s:
         s.settimeout(1.0)
-        # also one that listens on all addresses, beside which macOS would let us bind
+        # also finds a program on all addresses, which macOS would let us bind beside
         if s.connect_ex((HOST, port)) == 0:
             return True
     with socket.socket() as s:
@@ -129,7 +133,7 @@ def _start(service: Service, addresses: Addresses, started: list[Service], say: 
     if service.process.leader():
         say(f"{service.title} runs already")
         return
-    started.append(service)  # before it is, so that Ctrl-C at any moment stops it again
+    started.append(service)  # before the start, so that Ctrl-C always stops it
     record = service.process.start(
         service.command(addresses),
         environment(addresses, is_client=service.is_worker),
@@ -139,9 +143,7 @@ def _start(service: Service, addresses: Addresses, started: list[Service], say: 
 
 
 def _wait(awaited: list[Service], addresses: Addresses, seconds: float) -> None:
-    """Until all of them are well. Raises HgtError for the first that ends, or that is not within
-    its time.
-    """
+    """Wait until all answer. Raises HgtError when one ends or does not answer in time."""
     deadline = time.monotonic() + seconds
     while ill := [service for service in awaited if not service.is_well(addresses.api)]:
         for service in ill:
@@ -175,7 +177,7 @@ def _stopped_on_failure(say: Say) -> Iterator[list[Service]]:
         raise
 
 
-def _what_now(addresses: Addresses) -> str:
+def _next_steps(addresses: Addresses) -> str:
     rows = [
         ["Prefect UI", addresses.prefect],
         ["MLflow UI", addresses.mlflow],
@@ -193,11 +195,11 @@ def _what_now(addresses: Addresses) -> str:
 Try:
   export PREFECT_API_URL={addresses.api}{direct}
   {_prefect()} deployment run '{DEPLOYMENTS[0]}' -p kg=/path/to/kg.csv
-`hgt train` finds the server by itself. `hgt status` says what runs, `hgt down` stops it."""
+`hgt train` finds the server by itself. `hgt status` shows the services, `hgt down` stops them."""
 
 
 def _prefect() -> str:
-    """Prefect's command as it is called from here."""
+    """Prefect's command, as the user calls it from the current folder."""
     ours, found = Path(sys.executable).with_name("prefect"), shutil.which("prefect")
     if found and Path(found).resolve() == ours.resolve():
         return "prefect"

@@ -1,8 +1,7 @@
-"""A Prefect worker as a program of its own: `python -m flows.services.worker POOL TYPE NAME`. `hgt
-up` starts it.
+"""A Prefect worker as a program: `python -m flows.services.worker POOL TYPE NAME`.
 
-What a shell starts in the background ignores SIGINT, and a worker passes its first SIGTERM on to
-itself as SIGINT, so it would not end (prefect 3.8.8): here SIGINT is as Python has it.
+`hgt up` starts it. A background process of a shell ignores SIGINT. A worker sends itself SIGINT at
+its first SIGTERM, so it would not end (prefect 3.8.8). This program restores Python's SIGINT.
 """
 
 from __future__ import annotations

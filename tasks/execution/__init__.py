@@ -1,5 +1,6 @@
-"""In: a run and the counts that its memory plan is computed from. Out: its programs run to their
-end: in a child process, in a container that is started directly, or through Prefect's Docker work
-pool. When memory runs out, the ladder names the next place. This is the only room that knows
-Docker; it knows no MLflow.
+"""Runs the programs of the library.
+
+In: a run, and the counts for its memory plan. Out: finished programs. A program runs in a child
+process, in a container, or through Prefect's Docker work pool. When memory runs out, the ladder
+chooses the next place. Of the tasks only this package knows Docker. It knows no MLflow.
 """

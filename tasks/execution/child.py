@@ -1,7 +1,7 @@
-"""Runs one of the library's programs in a child process and follows its `events.jsonl`.
+"""Runs a program of the library in a child process and follows its `events.jsonl`.
 
-A child, because not every memory failure is an exception: MPS aborts the process on some
-allocations, and the kernel kills. Whatever ends the parent also ends the child.
+A child process, because not every memory failure is an exception: MPS aborts the process on some
+allocations, and the kernel kills it. The child ends when its parent ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def run_child(program: str, folder: RunFolder, on_event: OnEvent, *arguments: str) -> None:
-    """Run `python -m hgt.<program> <folder> <arguments>` to its end, calling `on_event` for every
-    new event.
+    """Run `python -m hgt.<program> <folder> <arguments>` to its end.
 
-    Raises OutOfMemory, InputError or HgtError with the child's own message. Any exception here
-    (Ctrl-C, a cancelled flow) stops the child at once; its last checkpoint is whole.
+    program: such as train or embed
+    folder: the run folder
+    on_event: called with every new event
+    arguments: more arguments of the program
+
+    Raises OutOfMemory, InputError or HgtError with the message of the child. Any exception in this
+    process (Ctrl-C, a cancelled flow) stops the child at once. Its last checkpoint stays valid.
     """
     events = EventReader(folder.events)
     events.skip_to_end()
@@ -51,13 +55,13 @@ def run_child(program: str, folder: RunFolder, on_event: OnEvent, *arguments: st
 
 
 def _environment() -> dict[str, str]:
-    # a missing kernel is an error, not a slow surprise
+    # 0: a kernel that MPS lacks raises an error instead of running slowly on the CPU
     defaults = {"PYTORCH_ENABLE_MPS_FALLBACK": "0"}
     return defaults | os.environ | {"HGT_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """Nothing to do for a child that has ended; otherwise ask it, then kill it."""
+    """Terminate the child if it runs, and kill it when it does not end in time."""
     if child.poll() is not None:
         return
     child.send_signal(signal.SIGTERM)

@@ -1,9 +1,8 @@
-"""A small process beside a container: `python -m tasks.execution.container_guard HEARTBEAT_FILE`,
-its stdin held open by the parent.
+"""A small process beside a container: `python -m tasks.execution.container_guard HEARTBEAT_FILE`.
 
-Touches the file every few seconds, from which the program in the container knows that somebody
-follows it (hgt/run/parent.py). When stdin is closed, because the parent was killed with signal 9,
-it removes the container that has the file's name as its label, and the file.
+The parent keeps its stdin open. The guard touches the file every few seconds; the program in the
+container reads there that its parent lives (hgt/run/parent.py). When signal 9 kills the parent,
+stdin closes. Then the guard removes the container with the file's name as its label, and the file.
 """
 
 from __future__ import annotations

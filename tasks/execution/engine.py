@@ -1,5 +1,6 @@
-"""The Docker engine: where it listens, as whom its containers run, and how one is removed. Imports
-nothing but the Docker SDK, so that container_guard.py stays small.
+"""The Docker engine: its address, the user of its containers, and the removal of a container.
+
+Imports only the Docker SDK, so that container_guard.py stays small.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import docker.context
 from docker.errors import DockerException
 from docker.models.containers import Container
 
-# the SDK lets those of `requests` through, which are OSErrors
+# the SDK also raises errors of `requests`, which are OSErrors
 EngineError = (DockerException, OSError)
 _STOP_SECONDS = 5
 
 
 def engine_address() -> str:
-    """DOCKER_HOST, or what the `docker` command uses: its current context, such as Docker Desktop's
-    socket in the home folder.
+    """DOCKER_HOST, or the address of the `docker` command's current context.
+
+    Docker Desktop's context is a socket in the home folder.
     """
     if host := os.environ.get("DOCKER_HOST"):
         return host
@@ -33,12 +35,13 @@ def engine_address() -> str:
 
 
 def connect(timeout_seconds: float) -> docker.DockerClient:
-    """A client that has spoken with the engine. Raises one of EngineError; the time-out holds for
-    each of its calls.
+    """A client that has reached the engine. Raises one of EngineError.
+
+    timeout_seconds: limit of each of its calls
     """
     address = engine_address()
     if address.startswith("unix://"):
-        # docker 7.2.0 does not close the one that it fails to connect
+        # docker 7.2.0 does not close a socket that fails to connect
         with socket.socket(socket.AF_UNIX) as listening:
             listening.settimeout(timeout_seconds)
             listening.connect(address.removeprefix("unix://"))
@@ -49,13 +52,13 @@ def connect(timeout_seconds: float) -> docker.DockerClient:
 
 
 def user_in_containers(info: Mapping[str, Any]) -> str:
-    """uid:gid of whoever calls; a rootless engine's root is the caller."""
+    """uid:gid of the calling user. In a rootless engine root is the calling user."""
     rootless = any("rootless" in option for option in info.get("SecurityOptions") or ())
     return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
 
 
 def remove(container: Container) -> None:
-    """Ask it to stop, kill it after 5 s, remove it. Does nothing when it or the engine is gone."""
+    """Stop the container, kill it after 5 s, remove it. Ignores a missing container or engine."""
     with contextlib.suppress(*EngineError):
         container.stop(timeout=_STOP_SECONDS)
     with contextlib.suppress(*EngineError):

@@ -1,10 +1,12 @@
-"""The image of the CPU worker: which files make it, how it is built, whether it is still the one
-that these files make.
+"""The image of the CPU worker: its source files, its build, and the hash of its sources.
 
-`make image` runs this module. It reads, all optional: DOCKER (the client, default `docker`),
-BASE_IMAGE and TORCH_INDEX (build arguments of docker/Dockerfile), BUILD_FLAGS (more options of
-`docker build`, as on a command line), WHEELS (a folder of wheels that pip tries first), HGT_IMAGE
-(the image's name).
+`make image` runs this module. Optional environment variables:
+
+DOCKER: the Docker client, by default `docker`
+BASE_IMAGE, TORCH_INDEX: build arguments of docker/Dockerfile
+BUILD_FLAGS: more options of `docker build`, written as on a command line
+WHEELS: a folder of wheels that pip tries first
+HGT_IMAGE: the name of the image
 """
 
 from __future__ import annotations
@@ -36,8 +38,9 @@ def source_files(checkout: Path = _CHECKOUT) -> dict[str, bytes]:
 
 
 def source_hash(files: dict[str, bytes] | None = None) -> str:
-    """SHA-256 (64 hex digits) over the names and contents of the image's files; by default of those
-    in this checkout.
+    """SHA-256 (64 hex digits) of the names and contents of the image's files.
+
+    files: as `source_files` returns them; by default those of this checkout
     """
     total = hashlib.sha256()
     for name, content in (source_files() if files is None else files).items():
@@ -46,9 +49,7 @@ def source_hash(files: dict[str, bytes] | None = None) -> str:
 
 
 def build() -> int:
-    """Build the image with `docker build`; returns its exit code. What it says goes to the
-    terminal.
-    """
+    """Build the image with `docker build` and return its exit code. Its output is printed."""
     files = source_files()
     arguments = {"SOURCE_HASH": source_hash(files)} | {
         k: v for k in ("BASE_IMAGE", "TORCH_INDEX") if (v := os.environ.get(k))
@@ -75,22 +76,23 @@ def build() -> int:
         )
     except FileNotFoundError:
         sys.stderr.write(
-            f"{client[0]}: there is no such command. Install Docker, or say with DOCKER=... where"
-            " its client is.\n"
+            f"{client[0]}: command not found. Install Docker, or set DOCKER to the path of its"
+            " client.\n"
         )
         return 2
     try:
         _send_context(build, files)
     except BrokenPipeError:
-        pass  # the client has ended already, and said why
+        pass  # the client ended early and printed why
     finally:
         code = build.wait()
     return code
 
 
 def _send_context(build: subprocess.Popen[bytes], files: dict[str, bytes]) -> None:
-    """The build's context as a tar on its stdin: the image's files and `wheels/`, without times, so
-    that equal files are cached.
+    """Write the build context as a tar to stdin: the image's files and `wheels/`.
+
+    The tar has no file times, so that Docker caches equal files.
     """
     assert build.stdin is not None
     with build.stdin, tarfile.open(fileobj=build.stdin, mode="w|") as context:

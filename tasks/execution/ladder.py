@@ -1,8 +1,8 @@
-"""The OOM ladder: where a run begins, and where it goes on when memory runs out.
+"""The out-of-memory ladder: where a run starts, and where it continues when memory runs out.
 
-In: what was tried, what is planned and which places the configuration allows. Out: the next rung.
-A smaller form of the step on its own device comes first, then the CPU worker in Docker, then the
-CPU of this machine. Pure functions: they know neither files, nor Docker, nor a device.
+In: earlier segments, memory plans, and the places that the configuration allows. Out: the next
+rung. The first rungs are smaller forms of the step on the same device, then the CPU worker in
+Docker, then the CPU of this machine. Pure functions: they know no files, no Docker and no device.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from hgt.device.probe import DeviceProbe
 from hgt.training.step_form import StepForm
 from tasks.execution.segments import CPU, DOCKER, NATIVE, Segment
 
-_WORTH_AN_ATTEMPT = 0.9  # of the present form's planned bytes: some forms spare a graph nothing
+_WORTH_AN_ATTEMPT = (
+    0.9  # of the current form's planned bytes; some forms save nothing on some graphs
+)
 
 
 def first_rung(
     tried: Sequence[Segment], config: RunConfig, found: DeviceProbe, device: str | None = None
 ) -> Segment:
-    """Where a run begins, or where a resumed one goes on: the segment tried last, or a new one.
+    """The first segment of a run, or the segment with which a resumed run continues.
 
     tried: the run's segments so far
+    config: the run's configuration
     found: the native device
-    device: what this very resume was sent to. A run that began with `--device cpu` may have been
-        led into Docker, and stays there; one that is resumed with it leaves Docker.
+    device: the device that this resume requests. A run that started with `--device cpu` may have
+        moved to Docker and stays there. A resume with `--device cpu` leaves Docker.
     """
     wanted = config.execution.device
     if tried:
@@ -45,10 +48,12 @@ def first_rung(
 def rungs_below(
     tried: Sequence[Segment], smaller: StepForm | None, config: RunConfig, reason: str
 ) -> list[Segment]:
-    """The segments that may follow the last one, which ran out of memory; best first.
+    """The segments that may follow the last one, which ran out of memory. The best is first.
 
-    smaller: the form that the step would be given next (`form_to_try`)
-    reason: what ran out, in words
+    tried: the run's segments so far
+    smaller: the next form of the step (`form_to_try`); None when there is none
+    config: the run's configuration
+    reason: the memory error in words
     """
     now, execution = tried[-1], config.execution
     if now.place != NATIVE:
@@ -65,9 +70,12 @@ def rungs_below(
 
 
 def form_to_try(form: StepForm, required_bytes: Callable[[StepForm], int]) -> StepForm | None:
-    """The next smaller form that is worth an attempt, or the very next where none is.
+    """The next smaller form that saves enough memory, or the next one when none does.
 
-    required_bytes: what the plan of a form needs. Returns None after the smallest form.
+    form: the current form
+    required_bytes: the planned memory of a form
+
+    Returns None after the smallest form.
     """
     following = candidate = form.smaller()
     enough = _WORTH_AN_ATTEMPT * required_bytes(form)
@@ -79,9 +87,7 @@ def form_to_try(form: StepForm, required_bytes: Callable[[StepForm], int]) -> St
 
 
 def exhausted(tried: Sequence[Segment], problems: Sequence[str], config: RunConfig) -> str:
-    """What to say where no rung is left: the way so far, what stands against each place, what to
-    do.
-    """
+    """The message when no rung is left: earlier segments, why each place is out, what to do."""
     way = "; ".join(str(segment).rstrip(".") for segment in tried)
     went = f"The ladder: {way}. " if len(tried) > 1 else ""
     remedies = " ".join(problems) or _remedy(tried[-1], config)
@@ -90,15 +96,18 @@ def exhausted(tried: Sequence[Segment], problems: Sequence[str], config: RunConf
 
 def _remedy(last: Segment, config: RunConfig) -> str:
     if last.place == DOCKER:
-        return ""  # the error names it
+        return ""  # the error names the remedy
     if config.execution.fallback == "none":
         return (
-            "Resume with --fallback docker to go on on the CPU worker, or take a smaller"
-            " hidden_dim."
+            "Resume with --fallback docker to continue on the CPU worker, or start a run with a"
+            " smaller hidden_dim."
         )
-    return "Close other programs and resume, raise max_shrinks, or take a smaller hidden_dim."
+    return (
+        "Close other programs and resume, resume with a larger max_shrinks, or start a run with a"
+        " smaller hidden_dim."
+    )
 
 
 def moved_to_cpu(reason: str) -> Segment:
-    """Where a program that follows the training goes on when its device runs out of memory."""
+    """The segment of a later program (embed, evaluate) whose device ran out of memory."""
     return Segment(CPU, "cpu", 0, None, reason)

@@ -1,7 +1,7 @@
-"""What a program of the library says in `events.jsonl` while it runs, and what its end means to the
-one who started it.
+"""The events of a running program of the library, and the meaning of its end.
 
-The same for a child process (child.py) and for a container (container.py).
+In: `events.jsonl`, exit code and output. Out: events, and an exception for a failed program. Serves
+child processes (child.py), containers (container.py) and the work pool (pool_run.py).
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from hgt.run.folder import RunFolder
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
-MAX_OUTPUT = 100_000  # characters of a program's output that its end is judged by
+MAX_OUTPUT = 100_000  # last characters of the output that explain the end
 _POLL_SECONDS = 0.25
 _MAX_MESSAGE = 4_000
-# what a program is mostly busy with
+# the memory phase in which a program spends most of its time
 _PHASES = {"train": "step", "embed": "inference", "evaluate": "evaluation", "baselines": "step"}
 
 
 def follow(events: EventReader, is_running: Callable[[], bool], on_event: OnEvent) -> Event | None:
-    """Call `on_event` for every new event until the program has ended; returns its error event, if
-    it told one.
+    """Call `on_event` for every new event until the program ends.
+
+    Returns the program's error event, or None when it wrote none.
     """
     error: Event | None = None
     running = True
     while running:
-        # asked before reading, so that the last events are read after the end
+        # checked before reading, so that one more read follows the end
         running = is_running()
         for event in events.new():
             error = event if event["event"] == "error" else error
@@ -42,9 +43,9 @@ def follow(events: EventReader, is_running: Callable[[], bool], on_event: OnEven
 
 
 def failure(program: str, folder: RunFolder, end: ProgramEnd) -> HgtError:
-    """The exception for a program that ended in this way.
+    """The exception for a failed program: OutOfMemory, InputError or HgtError.
 
-    OutOfMemory, InputError or HgtError, with the program's own message.
+    It carries the message of the program.
     """
     exit_code, error = end.exit_code, end.error
     said, ran_out = last_words(end.output), memory_death(end)
@@ -54,7 +55,7 @@ def failure(program: str, folder: RunFolder, end: ProgramEnd) -> HgtError:
             f" memory{f': {said}' if said else ''}."
         )
         return killed_for_memory(program, folder, killed)
-    message = error["message"] if error else said or "it said nothing"
+    message = error["message"] if error else said or "it printed nothing"
     if error and ran_out is MemoryDeath.REPORTED:
         details = {name: error.get(name) for name in OutOfMemory("").details()}
         return OutOfMemory(f"The {program} process ran out of memory: {message}", **details)
@@ -72,8 +73,9 @@ def failure(program: str, folder: RunFolder, end: ProgramEnd) -> HgtError:
 def killed_for_memory(
     program: str, folder: RunFolder, message: str, device: str | None = None
 ) -> OutOfMemory:
-    """OutOfMemory of a program that could not say so itself: in the phase that it is mostly busy
-    with, and what was planned for it.
+    """OutOfMemory for a program that was killed before it could report it.
+
+    Names the phase in which the program spends most of its time, and that phase's planned memory.
     """
     phase, plan = _PHASES.get(program), folder.load_plan()
     planned_bytes = plan.phases.get(phase or "") if plan else None
@@ -81,7 +83,7 @@ def killed_for_memory(
 
 
 def killed_container(how: MemoryDeath, limit_bytes: int) -> str:
-    """How memory ended a container, as the predicate of a sentence, with the container's limit."""
+    """The predicate of a sentence: how memory ended a container, with the container's limit."""
     if how is MemoryDeath.OVER_LIMIT:
         return f"needed more than its limit of {limit_bytes / 1e9:.1f} GB"
     why = "was killed (exit code 137), most likely for memory, with a limit of"

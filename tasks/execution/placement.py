@@ -1,8 +1,8 @@
-"""Places a run: plans each stretch of its training, and moves it when memory runs out.
+"""Places a run: plans each segment of its training, and moves the run when memory runs out.
 
-In: a run that is led, its planner, the device that was found. Out: the segment and the memory plan
-of the next stretch, written to the run folder. Which rung follows which is `ladder.py`'s; what a
-place has is asked here, of Docker and of this machine.
+In: a run, its planner, the device that was found. Out: the next segment and its memory plan,
+written into the run folder. `ladder.py` decides the order of the rungs. This module reads the
+memory of Docker and of this machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hgt.errors import HgtError, OutOfMemory
 from hgt.graph.knowledge_graph import KnowledgeGraph
 from hgt.memory.plan import MemoryPlan, Planner, memory_limit, refuse_what_cannot_fit
 from hgt.run.folder import RunFolder
-from tasks.execution import container, pool
+from tasks.execution import pool, readiness
 from tasks.execution.child import run_child
 from tasks.execution.ladder import exhausted, first_rung, form_to_try, moved_to_cpu, rungs_below
 from tasks.execution.segments import DOCKER, NATIVE, PLACES, Segment, append_segment, read_segments
@@ -35,9 +35,12 @@ class MemoryExhausted(HgtError):
 def begin_segment(
     folder: RunFolder, planner: Planner, found: DeviceProbe, device: str | None = None
 ) -> tuple[Segment, MemoryPlan]:
-    """Where the run begins or goes on, and its plan, which is written to the run folder.
+    """The segment with which the run starts or continues, and its plan.
 
-    found: the native device; device: what this very resume was sent to
+    folder: the run folder, into which both are written
+    planner: plans the memory of a segment
+    found: the native device
+    device: the device that this resume requests
     """
     tried = read_segments(folder)
     segment = first_rung(tried, planner.config, found, device)
@@ -55,8 +58,10 @@ def plan_segment(planner: Planner, segment: Segment, found: DeviceProbe) -> Memo
 def refuse_unfit(
     graph: KnowledgeGraph, config: RunConfig, segment: Segment, plan: MemoryPlan, found: DeviceProbe
 ) -> None:
-    """Raises InputError for a segment that cannot fit. A form that the ladder chose is tried
-    whatever the plan says."""
+    """Raises InputError for a segment that cannot fit.
+
+    A form that the ladder chose is tried whatever the plan says.
+    """
     if segment.form is None:
         otherwise = _MORE_FOR_DOCKER if segment.place == DOCKER else "another device"
         refuse_what_cannot_fit(plan, graph, config, _probe(segment, config, found), otherwise)
@@ -65,10 +70,9 @@ def refuse_unfit(
 def step_down(
     folder: RunFolder, planner: Planner, error: OutOfMemory, found: DeviceProbe
 ) -> Segment:
-    """The segment after the last one, which ran out of memory; planned and written to the run
-    folder.
+    """The segment after the last one, which ran out of memory. Plans it and writes both.
 
-    Raises MemoryExhausted when there is none, with what was tried and what to do.
+    Raises MemoryExhausted when no rung is left. Its message has all attempts and the remedy.
     """
     tried, problems = read_segments(folder), []
     smaller = _smaller_form(folder, planner, tried[-1], found)
@@ -92,8 +96,8 @@ def _smaller_form(folder: RunFolder, planner: Planner, now: Segment, found: Devi
 
 
 def _against(planner: Planner, segment: Segment, found: DeviceProbe) -> str | None:
-    """What keeps the run from going on there, in words; None when nothing does."""
-    absent = container.unavailable() if segment.place == DOCKER else None
+    """Why the run cannot continue with this segment; None when it can."""
+    absent = readiness.unavailable() if segment.place == DOCKER else None
     return absent or _unfit(planner, segment, found)
 
 
@@ -109,11 +113,10 @@ def _unfit(planner: Planner, segment: Segment, found: DeviceProbe) -> str | None
 
 
 def docker_too_small(planner: Planner, found: DeviceProbe) -> str | None:
-    """Why the run could not go on in Docker once it had to, as far as memory goes; None when it
-    could, or when no Docker is there."""
+    """Why Docker has too little memory to continue the run; None if it has enough or is absent."""
     execution = planner.config.execution
     in_docker = execution.device == "docker-cpu"
-    if in_docker or execution.fallback != "docker" or container.unavailable():
+    if in_docker or execution.fallback != "docker" or readiness.unavailable():
         return None
     return _unfit(planner, Segment(DOCKER, "cpu", 0, None, "out of memory"), found)
 
@@ -125,10 +128,16 @@ def run_or_move_to_cpu(
     on_event: Callable[[dict[str, Any]], None],
     *arguments: str,
 ) -> None:
-    """Run a program that follows the training; where its device has too little memory, on the CPU
-    of this machine instead.
+    """Run a program after the training. Repeat it on the CPU when its device runs out of memory.
 
-    Raises what `run_child` raises; OutOfMemory when the fallback is "none" or the CPU ran out.
+    program: embed, evaluate or baselines
+    folder: the run folder
+    planner: plans the memory on the CPU
+    on_event: called with every new event
+    arguments: more arguments of the program
+
+    Raises the errors of `run_child`, and OutOfMemory when the fallback is "none" or the CPU has too
+    little memory.
     """
     try:
         run_child(program, folder, on_event, *arguments)
@@ -136,14 +145,14 @@ def run_or_move_to_cpu(
         plan = folder.load_plan()
         if (plan and plan.device == "cpu") or planner.config.execution.fallback == "none":
             raise
-        say(f"OUT OF MEMORY: {error}\ngoing on on the CPU of this machine")
+        say(f"OUT OF MEMORY: {error}\ncontinuing on the CPU of this machine")
         found = probe_device("cpu", memory_limit(planner.config))
         plan_segment(planner, moved_to_cpu(_what_ran_out(error)), found).save(folder.plan)
         run_child(program, folder, on_event, *arguments)
 
 
 def _probe(segment: Segment, config: RunConfig, found: DeviceProbe) -> DeviceProbe:
-    """What the segment's place has."""
+    """The device and the memory of the segment's place."""
     if segment.place == DOCKER:
         limit = container_memory(config) - (pool.PREFECT_BYTES if pool.has_server() else 0)
         return replace(
@@ -158,43 +167,43 @@ def _probe(segment: Segment, config: RunConfig, found: DeviceProbe) -> DevicePro
 
 
 def container_memory(config: RunConfig) -> int:
-    """Bytes that the worker's container may take."""
+    """Memory limit of the worker's container, in bytes."""
     wanted = config.execution.docker_memory
     if wanted is None:
-        return int(0.9 * container.engine_memory_bytes())
+        return int(0.9 * readiness.engine_memory_bytes())
     return parse_bytes(wanted, "docker_memory")
 
 
 def fallback_told(config: RunConfig, found: DeviceProbe) -> str:
-    """What will happen if memory runs out, said before training begins. found: the native
-    device.
+    """The announcement of what happens if memory runs out.
+
+    config: the run's configuration
+    found: the native device
     """
     execution = config.execution
     in_docker = execution.device == "docker-cpu"
     if in_docker:
-        container.refuse_unavailable()
-    problem = container.unavailable() if execution.fallback == "docker" and not in_docker else None
-    on_cpu = (
-        "then the run fails" if found.type == "cpu" else "then goes on on the CPU of this machine"
-    )
+        readiness.refuse_unavailable()
+    problem = readiness.unavailable() if execution.fallback == "docker" and not in_docker else None
+    on_cpu = "fails" if found.type == "cpu" else "continues on the CPU of this machine"
     then = {
-        "none": "then the run fails",
+        "none": "fails",
         "cpu": on_cpu,
-        "docker": (
-            "then goes on on the CPU worker in Docker"
-            if problem is None
-            else f"{on_cpu}: {problem}"
-        ),
+        "docker": on_cpu if problem else "continues on the CPU worker in Docker",
     }
-    shrinks = (
-        f"it is made smaller up to {execution.max_shrinks} times"
-        if execution.max_shrinks
-        else "it is not made smaller"
-    )
-    uses_pool = execution.fallback == "docker" and problem is None and pool.has_server()
+    told = f"if memory runs out: {_retries(execution.max_shrinks)}{then[execution.fallback]}"
+    if problem:
+        return f"{told}\nnot in Docker: {problem}"
+    uses_pool = execution.fallback == "docker" and pool.has_server()
     why = pool.unavailable() if uses_pool else None
-    without = f" (its container is started without Prefect's work pool: {why})" if why else ""
-    return f"if memory runs out: {shrinks}, {then[execution.fallback]}{without}"
+    return f"{told}\nwithout Prefect's work pool: {why}" if why else told
+
+
+def _retries(max_shrinks: int) -> str:
+    if max_shrinks == 0:
+        return "the run "
+    times = {1: "once", 2: "twice"}.get(max_shrinks, f"{max_shrinks} times")
+    return f"retries with less memory up to {times}, then "
 
 
 def _what_ran_out(error: OutOfMemory) -> str:

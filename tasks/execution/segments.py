@@ -1,8 +1,7 @@
-"""The stretches of a run's training, in `segments.json` of the run folder: the ladder's state.
+"""The segments of a run's training, in `segments.json` of the run folder: the ladder's state.
 
-In: a run folder. Out: one `Segment` for each stretch, the last being where the run goes on. The
-memory plan of the last one is the folder's `plan.json`. Knows neither Docker nor the ladder's
-rules.
+In: a run folder. Out: its segments; the run continues with the last one. The folder's `plan.json`
+is the memory plan of the last segment. Knows neither Docker nor the ladder's rules.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ PLACES = {
     DOCKER: "the CPU worker in Docker",
     CPU: "the CPU of this machine",
 }
-_BEGIN_ANEW = "Remove it: the run then goes on where new ones begin."
+_BEGIN_ANEW = "Remove it: the run then continues where new runs start."
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One stretch of a run's training.
+    """A part of a run's training in one place and one form.
 
     place: native (the device that was found), docker or cpu
     device: mps, cuda or cpu
-    shrinks: how often the step was given a smaller form before
-    form: the form of its steps where the ladder chose it; None for the largest that fits
-    reason: why here, for people
+    shrinks: number of earlier reductions of the step's memory
+    form: form of the steps, if the ladder chose it; None for the largest that fits
+    reason: why the segment runs here, in words
     """
 
     place: str
@@ -46,8 +45,8 @@ class Segment:
 
     @property
     def where(self) -> str:
-        """For people: the place, and the form where it changed."""
-        changed = f", made smaller: {self.form}" if self.form and self.place == NATIVE else ""
+        """In words: the place, and the form if the ladder reduced it."""
+        changed = f" with less memory: {self.form}" if self.form and self.place == NATIVE else ""
         return f"on {PLACES[self.place]}{changed}"
 
     def __str__(self) -> str:
@@ -56,7 +55,7 @@ class Segment:
 
 
 def read_segments(folder: RunFolder) -> list[Segment]:
-    """All stretches so far; none for a run that was never planned. Raises InputError."""
+    """All segments so far, none for a run without a plan. Raises InputError for a damaged file."""
     if not folder.segments.exists():
         return []
     entries: list[Any] = read_json(folder.segments, list, _BEGIN_ANEW)
@@ -67,7 +66,7 @@ def read_segments(folder: RunFolder) -> list[Segment]:
 
 
 def append_segment(folder: RunFolder, segment: Segment) -> None:
-    """The run goes on there from now on."""
+    """Continue the run with this segment."""
     entries = [asdict(s) for s in [*read_segments(folder), segment]]
     with written_whole(folder.segments) as new:
         new.write_text(json.dumps(entries, indent=2) + "\n")
@@ -77,5 +76,5 @@ def _segment(entry: Any) -> Segment:
     segment = Segment(**{**entry, "form": entry["form"] and StepForm.from_dict(entry["form"])})
     wrong = segment.place not in PLACES or segment.device not in DEVICES
     if wrong or type(segment.shrinks) is not int or not isinstance(segment.reason, str):
-        raise ValueError(f"{quoted(entry)} is no stretch of a training")
+        raise ValueError(f"{quoted(entry)} is no segment of a training")
     return segment

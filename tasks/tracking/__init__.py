@@ -1,4 +1,6 @@
-"""In: what a run has to tell: parameters, losses, files, a verdict. Out: one MLflow run and, when
-it is accepted, a registered version. What cannot be delivered now is kept in the run folder and
-delivered later; nothing here ends a training. This is the only room that knows MLflow.
+"""Logs a run to MLflow.
+
+In: parameters, losses, files and the verdict of a run. Out: one MLflow run, and a registered
+version of an accepted run. The run folder keeps undelivered entries; a later call delivers them. No
+error of MLflow ends a training. Only this package knows MLflow.
 """

@@ -1,9 +1,7 @@
-"""Delivers an outbox to MLflow, in a thread of its own: in order, again and again where the store
-does not answer.
+"""Delivers an outbox to MLflow in a thread, in order, and retries while the store does not answer.
 
-No signal can break this thread off (Ctrl-C in the middle of a write left SQLite's transaction
-open), and nobody waits for it when the
-program ends: what it has not delivered by then is in the run folder.
+No signal can interrupt this thread (Ctrl-C during a write left SQLite's transaction open). The
+program does not wait for it at the end: the run folder keeps undelivered entries.
 """
 
 from __future__ import annotations
@@ -14,20 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from hgt.run.folder import RunFolder
-from tasks.tracking.mlflow_run import MARK, MlflowRun, in_words, is_passing
+from tasks.tracking.mlflow_run import MARK, MlflowRun
 from tasks.tracking.outbox import Entry, Outbox
 from tasks.tracking.registry import decide
+from tasks.tracking.store_errors import in_words, is_passing
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _POLL_SECONDS = 0.05
-_FILES_SECONDS = 900.0  # of one attempt that sends files
+_FILES_SECONDS = 900.0  # limit of one attempt that sends files
 _SENDS_FILES = ("artifacts", "register")
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds: without_answer, since the first attempt that failed; in_attempt, since one began,
-    unless it sends files and for_files.
+    """How long to wait for the store, in seconds.
+
+    without_answer: since the first failed attempt
+    in_attempt: since the start of the current attempt
+    for_files: whether an attempt that sends files may take longer
     """
 
     without_answer: float
@@ -36,7 +38,11 @@ class Patience:
 
 
 class Delivery:
-    """problem: why the store does not answer just now, or ""; fatal: why it never will."""
+    """The delivery of one run's outbox.
+
+    problem: why the store does not answer now; "" when it does
+    fatal: why the store can never work; None when it can
+    """
 
     def __init__(self, folder: RunFolder, outbox: Outbox):
         self.folder, self.outbox = folder, outbox
@@ -52,7 +58,7 @@ class Delivery:
         threading.Thread(target=self._work, name="mlflow", daemon=True).start()
 
     def told(self) -> list[str]:
-        """Sentences for people, since the last call."""
+        """Messages for the user since the last call."""
         told, self._told = self._told, []
         return told
 
@@ -62,10 +68,12 @@ class Delivery:
         return entry
 
     def wait(self, patience: Patience, entry: Entry | None = None) -> bool:
-        """Until the entry, or else all that the store takes, is delivered; returns whether it
-        was.
+        """Wait for the delivery, and return whether it succeeded.
+
+        patience: how long to wait
+        entry: the entry to wait for; None for all that the store accepts
         """
-        if self.problem:  # it is asked at once
+        if self.problem:  # retry at once
             self._failing_since, self._pause = time.monotonic(), 0.0
         while self.fatal is None:
             left = self._left()
@@ -77,7 +85,7 @@ class Delivery:
         return False
 
     def stop(self) -> None:
-        """No attempt after the present one. The outbox keeps what is left."""
+        """Start no further attempt. The outbox keeps undelivered entries."""
         self._is_stopped = True
         self._wake.set()
         self.outbox.close()
@@ -105,17 +113,17 @@ class Delivery:
                 self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
 
     def _wait_out(self, seconds: float) -> None:
-        """A call of `wait` shortens it, new entries do not."""
+        """Pause between attempts. A call of `wait` shortens it; new entries do not."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self._pause >= seconds and not self._is_stopped:
             time.sleep(_POLL_SECONDS)
 
     def _attempt(self, entry: Entry) -> bool:
-        """Whether the store answered, be it with a refusal."""
+        """Whether the store answered, even with a refusal."""
         self._began, self._at_work = time.monotonic(), entry
         try:
             entry.answer = self._deliver(entry)
-        except Exception as error:  # noqa: BLE001 - told, and tried again
+        except Exception as error:  # noqa: BLE001 - reported and retried
             return self._failed(entry, error)
         finally:
             self._at_work = None
@@ -132,14 +140,14 @@ class Delivery:
                 self._failing_since = time.monotonic()
                 if self.run is not None:
                     self._told.append(
-                        f"WARNING: MLflow does not answer ({in_words(error)}). The run goes on;"
-                        " MLflow is told later."
+                        f"WARNING: MLflow does not answer ({in_words(error)}). The run continues."
+                        " MLflow gets its entries later."
                     )
             self.problem = in_words(error)
             return False
         if self.run is None:
             self.fatal = error
-        entry.refused = in_words(error)  # what follows may be taken all the same
+        entry.refused = in_words(error)  # MLflow may accept later entries
         return True
 
     def _deliver(self, entry: Entry) -> object:
@@ -180,7 +188,7 @@ class Delivery:
             case "text":
                 run.text(**v)
             case "artifacts":
-                # unless the run has removed it since
+                # the run may have removed it
                 if (path := self.folder.path / v["path"]).exists():
                     run.artifacts(path, v["into"])
             case "register" | "withdraw":

@@ -1,18 +1,15 @@
-"""One MLflow run, written and read directly. The product's own SQLite store unless
-MLFLOW_TRACKING_URI names another.
+"""One MLflow run, written and read directly.
 
-`tracking.py` decides when; what is here fails where the store does.
+The store is the product's own SQLite file unless MLFLOW_TRACKING_URI names another. Every call
+raises the errors of the store; delivery.py handles them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
 import os
-import re
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,83 +19,48 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Met
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
-from sqlalchemy.engine import make_url
 
-from hgt.errors import is_disk_full
 from hgt.input_file import check_file
 from hgt.run.folder import RunFolder
 from tasks.home import hgt_home, store_uri
+from tasks.tracking.store_errors import check_sqlite
 from tasks.tracking.tracked_name import MAX_PARAMETER, MAX_TAG, REAL, tracked_name, tracked_text
 
 EXPERIMENT = "hgt-embeddings"
 _END_TAGS = {"ended_by", "error"}
-MARK = "hgt.mark"  # a tag: which beginning made the run, where the answer was lost
+MARK = "hgt.mark"  # a tag: finds a run whose creation got no answer
 _MAX_DIGEST = 36  # MLflow's limit for a dataset's digest; the whole hash is a tag
 _MAX_POINTS = 1_000  # MLflow's, of one call
-_LOCKED_SECONDS = 1.0
 _NO_SUCH_RUN = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE))
-_PASSING_CODES = (
-    "TEMPORARILY_UNAVAILABLE",
-    "REQUEST_LIMIT_EXCEEDED",
-    "RESOURCE_ALREADY_EXISTS",
-    "DEADLINE_EXCEEDED",
-)
-_PASSING_WORDS = (
-    "failed with exception",
-    "failed with timeout exception",
-    "locked",
-    "already exists",
-    "Connection",
-)
-_KNOWN = re.compile(
-    r"database is locked|no such table: \w+|Connection refused|Name or service not known|timed"
-    r" out|too many \d+ error responses"
-)
-# it prints the traceback of what it raises as well (3.17.2)
+# MLflow 3.17.2 prints the traceback of errors that it raises
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each retry is a warning
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # among the flow's lines
-# 7 take four minutes, and we ask again ourselves
+os.environ.setdefault(
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+)  # would break the flow's output
+# 7 retries take four minutes; delivery.py repeats the request itself
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 
-class StoreLocked(Exception):
-    """Another program holds the SQLite store."""
-
-
-def is_passing(error: Exception) -> bool:
-    """Whether it may go by itself: a server that does not answer, a database that is locked or has
-    no room.
-    """
-    if isinstance(error, StoreLocked | ConnectionError | TimeoutError) or is_disk_full(error):
-        return True
-    if store_uri().startswith("sqlite"):  # MLflow calls everything that SQLite says temporary
-        return "locked" in str(error) or "already exists" in str(error)
-    code = error.error_code if isinstance(error, MlflowException) else ""
-    return code in _PASSING_CODES or any(words in str(error) for words in _PASSING_WORDS)
-
-
-def in_words(error: Exception) -> str:
-    """One line of it; what users meet most is picked out of MLflow's long texts."""
-    if said := _KNOWN.search(str(error)):
-        return said[0]
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
 class MlflowRun:
-    """The run of a run folder: the one that is written there, or a new one.
+    """The MLflow run of a run folder: the one whose id the folder has, or a new one.
 
-    is_new: it was made here; was_finished: before `begin`; tell: takes sentences for people.
+    is_new: whether this object created it
+    was_finished: whether it was FINISHED before `begin`
     """
 
     def __init__(
         self, folder: RunFolder, tags: dict[str, str] | None = None, may_be_there: bool = False,
         tell: Callable[[str], None] = lambda sentence: None,
     ):  # fmt: skip
-        """tags: of a new one; may_be_there: with its mark among them, since the answer to its
-        making was lost.
+        """Find or create the MLflow run.
+
+        folder: the run folder
+        tags: of a new MLflow run
+        may_be_there: whether an earlier creation with the same mark got no answer
+        tell: receives messages for the user
         """
-        _check_sqlite(store_uri())
+        check_sqlite(store_uri())
         hgt_home().mkdir(parents=True, exist_ok=True)
         self._client, self._tell = mlflow.MlflowClient(store_uri()), tell
         self._id_file = folder.path / "mlflow_run_id"
@@ -113,8 +75,8 @@ class MlflowRun:
         self.run_id = self._create(may_be_there) if self.is_new else known
         if known and self.is_new:
             tell(
-                f"WARNING: MLflow's store {store_uri()} has no run {known} (any more): this run"
-                f" goes on in a new one, {self.run_id}."
+                f"WARNING: MLflow's store {store_uri()} has no run {known} (any more). This run"
+                f" continues in a new one, {self.run_id}."
             )
             self.remember()
         elif known:
@@ -122,11 +84,11 @@ class MlflowRun:
         self._epochs = {int(m.step) for m in self.call("get_metric_history", self.run_id, "loss")}
 
     def call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """A call of MLflow's client."""
+        """Call a method of MLflow's client."""
         return getattr(self._client, method)(*arguments, **options)
 
     def _holds(self, run_id: str) -> bool:
-        """Not one that was deleted: MLflow keeps it, and lets nobody write to it."""
+        """Whether the store has the run, and it is not deleted. A deleted run is read-only."""
         try:
             return str(self.call("get_run", run_id).info.lifecycle_stage) == LifecycleStage.ACTIVE
         except MlflowException as error:
@@ -135,14 +97,14 @@ class MlflowRun:
             return False
 
     def _warn_of_another_home(self) -> None:
-        """MLflow keeps the place of a run's artifacts as it was when the run began."""
+        """Warn if HGT_HOME moved: MLflow keeps the artifact folder of a run for ever."""
         ours = (hgt_home() / "mlartifacts").as_uri()
         if not os.environ.get("MLFLOW_TRACKING_URI") and not self.artifact_uri.startswith(
             f"{ours}/"
         ):
             self._tell(
-                "WARNING: HGT_HOME was copied or moved: MLflow goes on putting this run's"
-                f" artifacts into {self.artifact_uri}, not {ours}."
+                "WARNING: HGT_HOME was copied or moved. MLflow still writes this run's"
+                f" artifacts to {self.artifact_uri}, not to {ours}."
             )
 
     def _create(self, may_be_there: bool) -> str:
@@ -159,8 +121,8 @@ class MlflowRun:
             if found.lifecycle_stage != LifecycleStage.ACTIVE:
                 self.call("restore_experiment", found.experiment_id)
                 self._tell(
-                    f"WARNING: MLflow's experiment {EXPERIMENT} had been deleted; it is restored,"
-                    " for new runs go there."
+                    f"WARNING: MLflow's experiment {EXPERIMENT} was deleted. It is restored,"
+                    " because new runs belong to it."
                 )
             return str(found.experiment_id)
         own_store = not os.environ.get("MLFLOW_TRACKING_URI")
@@ -172,7 +134,7 @@ class MlflowRun:
 
     @property
     def artifact_uri(self) -> str:
-        """Where the run's artifacts lie, as MLflow names it."""
+        """The URI of the run's artifacts."""
         return str(self._data().info.artifact_uri)
 
     @property
@@ -180,18 +142,18 @@ class MlflowRun:
         return str(self._data().info.status)
 
     def _id_before(self) -> str:
-        """What the run folder remembers; empty for a run that has no MLflow run yet."""
+        """The id in the run folder; empty for a run without an MLflow run."""
         if not self._id_file.exists():
             return ""
-        check_file(self._id_file, "Remove it: the run goes on in a new MLflow run.")
+        check_file(self._id_file, "Remove it: the run continues in a new MLflow run.")
         return self._id_file.read_text(errors="replace").strip()
 
     def remember(self) -> None:
-        """Write the run's id into the run folder, so that a resumed run goes on in it."""
+        """Write the MLflow run's id into the run folder, where a resumed run finds it."""
         self._id_file.write_text(self.run_id + "\n")
 
     def begin(self) -> None:
-        """Running, whatever ended it before."""
+        """Set the status to RUNNING and remove the tags of an earlier end."""
         run = self._data()
         self.was_finished = run.info.status == "FINISHED"
         for tag in _END_TAGS & set(run.data.tags):
@@ -201,14 +163,19 @@ class MlflowRun:
     def end(
         self, status: str, tags: dict[str, str] | None = None, was_refused: bool = False
     ) -> None:
-        """was_refused: what had finished before stays so."""
+        """End the MLflow run.
+
+        status: FINISHED, FAILED or KILLED
+        tags: to set
+        was_refused: a run that was FINISHED before `begin` stays so
+        """
         if was_refused and self.was_finished:
             status, tags = "FINISHED", {}
         self.tags(tags or {})
         self.call("set_terminated", self.run_id, status)
 
     def parameters(self, values: dict[str, str]) -> None:
-        """Those that are not there yet: none can be rewritten."""
+        """Log the parameters that are not logged yet. MLflow cannot change a parameter."""
         known = self._data().data.params
         new = [
             Param(k, tracked_text(text, MAX_PARAMETER))
@@ -218,7 +185,13 @@ class MlflowRun:
         self.call("log_batch", self.run_id, params=new)
 
     def dataset(self, name: str, digest: str, source: str, profile: dict[str, Any]) -> None:
-        """The run's input. source: a URI."""
+        """Log the run's input.
+
+        name: of the data set
+        digest: hash of the graph
+        source: URI of the file
+        profile: counts of nodes, facts and dropped rows
+        """
         uri = json.dumps({"uri": source})
         entity = Dataset(
             tracked_text(name, MAX_PARAMETER),
@@ -236,7 +209,13 @@ class MlflowRun:
     def epoch(
         self, number: int, values: dict[str, float], milliseconds: int, is_doubtful: bool = False
     ) -> None:
-        """One point per epoch and figure, however often the epoch is told."""
+        """Log the figures of an epoch once.
+
+        number: of the epoch
+        values: {figure: value}
+        milliseconds: time of the epoch
+        is_doubtful: whether an earlier attempt may have logged it
+        """
         if number in self._epochs and not is_doubtful:
             return
         there = {
@@ -252,10 +231,11 @@ class MlflowRun:
         self._epochs.add(number)
 
     def metrics(self, values: dict[str, float], milliseconds: int, step: int = 0) -> None:
-        """A name that MLflow does not take is cleaned; the tag `name.<cleaned>` holds the real one.
+        """Log figures.
 
-        What MLflow has already, from a try without an answer or from before a resume that changed
-        nothing, gets no second point.
+        A name that MLflow refuses is cleaned; the tag `name.<cleaned>` has the real name. A value
+        that MLflow has already (from an attempt without an answer, or from before a resume) is not
+        logged again.
         """
         names = {tracked_name(name): name for name in values}
         there = self._data().data.metrics if step == 0 else {}
@@ -272,7 +252,7 @@ class MlflowRun:
         return list(self.call("get_metric_history", self.run_id, name))
 
     def tags(self, values: dict[str, str]) -> None:
-        """Texts that are too long are cut: what is whole is in the run folder."""
+        """Set tags. Long values are cut; the run folder has the whole text."""
         for key, value in values.items():
             self.call("set_tag", self.run_id, key, tracked_text(value, MAX_TAG))
 
@@ -288,19 +268,3 @@ class MlflowRun:
 
 def _is_same(known: float | None, value: float) -> bool:
     return known is not None and (known == value or (math.isnan(known) and math.isnan(value)))
-
-
-def _check_sqlite(uri: str) -> None:
-    """MLflow asks a file that SQLite cannot open for 100 s (3.17.2). Raises sqlite3.Error, or
-    StoreLocked.
-    """
-    path = Path(make_url(uri).database or "") if uri.startswith("sqlite:") else Path()
-    if not path.name or not path.exists():
-        return
-    try:
-        with contextlib.closing(sqlite3.connect(path, timeout=_LOCKED_SECONDS)) as database:
-            database.execute("select count(*) from sqlite_master").fetchone()
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error):
-            raise StoreLocked(f"{path}: {error}") from error
-        raise

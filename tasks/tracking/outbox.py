@@ -1,8 +1,7 @@
-"""What a tracker has to be told, in order, kept in the run folder until it has it:
-`tracking.jsonl`, one JSON object a line.
+"""The undelivered entries for a tracker, in order: `tracking.jsonl` in the run folder.
 
-A line is an entry, or the number of an entry that was delivered. Every line is written whole. Knows
-no tracker.
+Each line is one JSON object: an entry, or the number of a delivered entry. Every line is written
+whole. Knows no tracker.
 """
 
 from __future__ import annotations
@@ -23,9 +22,14 @@ FILE = "tracking.jsonl"
 
 @dataclass
 class Entry:
-    """kind, values: what to deliver; is_doubtful: it may have been delivered before; refused: why
-    the tracker does not take it, or ""
-    answer: what its delivery gave
+    """An entry for the tracker.
+
+    number: position in the order
+    kind: such as epoch, metrics or end
+    values: content to deliver
+    is_doubtful: whether an earlier attempt may have delivered it
+    refused: why the tracker refuses it; "" when it does not
+    answer: result of the delivery
     """
 
     number: int
@@ -40,10 +44,10 @@ class Entry:
 
 
 class Outbox:
-    """The entries that are not delivered yet. Several threads may use it.
+    """The undelivered entries. Several threads may use it.
 
-    In memory until `keep` is called, for a run that is not there yet: one that is refused leaves
-    nothing behind. A disk without room ends nothing either.
+    Stays in memory until `keep` is called, so that a refused new run leaves no file. A full disk
+    raises no error.
     """
 
     def __init__(self, folder: Path, is_kept: bool):
@@ -67,14 +71,19 @@ class Outbox:
         return self._is_kept
 
     def keep(self) -> None:
-        """From now on in the run folder, which is there."""
+        """Keep the entries in the run folder from now on. The folder must exist."""
         with self._lock:
             self._is_kept = True
             with contextlib.suppress(OSError), written_whole(self._folder / FILE) as new:
                 new.write_text("".join(entry.line() for entry in self._pending.values()))
 
     def add(self, kind: str, is_first: bool = False, **values: Any) -> Entry:
-        """is_first: before all others, in this process."""
+        """Add an entry.
+
+        kind: such as epoch, metrics or end
+        is_first: whether this process delivers it before all others
+        values: content to deliver
+        """
         with self._lock:
             self._last += 1
             entry = Entry(self._last, kind, values)
@@ -100,7 +109,7 @@ class Outbox:
     def _write(self, line: str) -> None:
         if not self._is_kept:
             return
-        # no room: it is in memory, and what cannot do without room says so
+        # on a full disk the entry stays in memory; other writers report the full disk
         with contextlib.suppress(OSError):
             handle = os.open(self._folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
@@ -110,9 +119,7 @@ class Outbox:
 
 
 def _read(path: Path) -> list[Entry]:
-    """The entries without a line that says they were delivered. A line that was only half written
-    is none.
-    """
+    """The entries of the file that no later line marks as delivered. Skips incomplete lines."""
     if not path.is_file():
         return []
     entries: dict[int, Entry] = {}

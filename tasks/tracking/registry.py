@@ -1,8 +1,7 @@
-"""Task `register`: every accepted run becomes a version in MLflow's model registry; the best of
-them is the `champion`.
+"""Task `register`: registers an accepted run as a version in MLflow's model registry.
 
-One registered model per graph, so that `champion` is asked for what was learned from the same
-facts. MLflow's second room in the product, beside `tracking.py`.
+Each graph has one registered model. Its best version has the alias `champion`, so that a champion
+is only compared with versions of the same facts.
 """
 
 from __future__ import annotations
@@ -11,32 +10,23 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import shutil
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlflow.pyfunc
 import numpy as np
 import safetensors.torch
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
-from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import AnyType
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-import hgt
-from hgt.config import RunConfig
 from hgt.embeddings.table import Embeddings
 from hgt.evaluation.model_card import model_card
 from hgt.graph.knowledge_graph import KnowledgeGraph
-from hgt.run.checkpoint import best_checkpoint, state_of
+from hgt.run.checkpoint import best_checkpoint
 from hgt.run.folder import RunFolder
 from hgt.run.identity import Identity
 from hgt.run.report import read_report
@@ -44,86 +34,15 @@ from tasks.home import hgt_home
 from tasks.led_run import LedRun
 from tasks.reporting import say
 from tasks.tracking.mlflow_run import MlflowRun
-from tasks.tracking.tracked_name import MAX_TAG, tracked_text
+from tasks.tracking.model_files import saved_model
+from tasks.tracking.score import Score
+from tasks.tracking.tracked_name import tracked_text
 
 if TYPE_CHECKING:
     from tasks.tracking.tracker import Tracker
 
 CHAMPION, CANDIDATE = "champion", "candidate"
-_NEEDS = ("jaxtyping", "mlflow", "numpy", "pandas", "pyarrow", "safetensors", "scipy", "torch")
-_SERVED_MODEL = Path(__file__).with_name("served_model.py")
-_MAX_DESCRIPTION = 5000  # of a version, in MLflow's database
-_SIGNATURE = ModelSignature(
-    # any: a column of integer ids is none of strings, and MLflow would refuse it
-    Schema(
-        [
-            ColSpec(AnyType(), "head"),
-            ColSpec("string", "relation"),
-            ColSpec("string", "head_type", required=False),
-        ]
-    ),
-    None,
-    ParamSchema([ParamSpec("k", "long", 10), ParamSpec("include_known", "boolean", False)]),
-)
-
-
-@dataclass(frozen=True)
-class Score:
-    """What versions of one graph are compared by. held_out: how the split was made; versions with
-    another one are not comparable.
-
-    The seed of the split is no part of it: facts that are drawn alike are alike hard on average.
-    """
-
-    mrr: float | None
-    held_out: str
-
-    @classmethod
-    def of(cls, config: RunConfig, report: dict[str, Any]) -> Score:
-        """The filtered MRR of the test facts among nodes of the right type."""
-        s, ranking = config.split, report["ranking"]
-        held_out = json.dumps(
-            [s.split, s.val_fraction, s.test_fraction, *sorted(s.holdout_relations)]
-        )
-        if len(held_out) > MAX_TAG:  # no tag takes it; versions are only compared by it
-            held_out = hashlib.sha256(held_out.encode()).hexdigest()
-        return cls(ranking["typed"]["mrr"] if ranking else None, held_out)
-
-    @classmethod
-    def from_tags(cls, tags: dict[str, str]) -> Score:
-        return cls(
-            float(tags["typed_mrr"]) if tags.get("typed_mrr") else None, tags.get("held_out", "")
-        )
-
-    def as_tags(self) -> dict[str, str]:
-        return {"typed_mrr": "" if self.mrr is None else repr(self.mrr), "held_out": self.held_out}
-
-    def against(self, champion: Score, version: str) -> tuple[bool, str]:
-        """Whether it beats the champion, and the reason in words."""
-        if self.held_out != champion.held_out:
-            return (
-                False,
-                (
-                    f"version {version}, the champion, was measured on another kind of split"
-                    f" ({champion.held_out})"
-                ),
-            )
-        if self.mrr is None or champion.mrr is None:
-            return (
-                False,
-                (
-                    f"it cannot be compared with version {version}, the champion: one of them"
-                    " ranked no facts"
-                ),
-            )
-        sign = ">" if self.mrr > champion.mrr else "<" if self.mrr < champion.mrr else "="
-        return (
-            self.mrr > champion.mrr,
-            (
-                f"typed MRR {self.mrr:.4f} {sign} {champion.mrr:.4f} of version {version}, the"
-                " champion until now"
-            ),
-        )
+_MAX_DESCRIPTION = 5000  # characters of a version's description in MLflow's database
 
 
 def model_name(graph_hash: str) -> str:
@@ -133,8 +52,12 @@ def model_name(graph_hash: str) -> str:
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of the registered model `name`; alias: champion or candidate; reason: why, in
-    words
+    """A registered version.
+
+    name: of the registered model
+    version: number of the version
+    alias: champion or candidate
+    reason: why it has this alias, in words
     """
 
     name: str
@@ -149,8 +72,8 @@ def register(run: LedRun, tracker: Tracker) -> None:
     made = tracker.decide("register", _digest(run.folder.embeddings))
     if made is None:
         say(
-            "ACCEPTED: MLflow's registry does not answer: the run is registered, and compared with"
-            " the champion, once it does"
+            "ACCEPTED: MLflow's registry does not answer. The run will be registered and compared"
+            " with the champion when it answers."
         )
     else:
         say(
@@ -161,18 +84,22 @@ def register(run: LedRun, tracker: Tracker) -> None:
 
 @task(name="withdraw", cache_policy=NO_CACHE)
 def withdraw(run: LedRun, tracker: Tracker) -> None:
-    """A rejected run's embeddings lose the alias that they had when they were accepted, by other
-    thresholds.
-    """
+    """Remove the alias of rejected embeddings, which other thresholds may have accepted before."""
     for alias in tracker.decide("withdraw", _digest(run.folder.embeddings)) or ():
-        say(f"The registered version of these embeddings is {alias} no longer")
+        say(f"The registered version of these embeddings lost the alias {alias}")
 
 
 def decide(
     kind: str, folder: RunFolder, tracker: MlflowRun, digest: str
 ) -> Registered | list[str] | None:
-    """Now that MLflow answers: "register" or "withdraw" the embeddings of this digest. None for
-    what was trained on since.
+    """Register or withdraw the embeddings when MLflow answers.
+
+    kind: "register" or "withdraw"
+    folder: the run folder
+    tracker: the MLflow run
+    digest: of the embeddings at the time of the decision
+
+    Returns None when the run has other embeddings by now.
     """
     if _digest(folder.embeddings) != digest:
         return None
@@ -180,7 +107,7 @@ def decide(
 
 
 def withdraw_run(folder: RunFolder, tracker: MlflowRun) -> list[str]:
-    """The aliases that these embeddings had, and have no more."""
+    """Remove and return the aliases of these embeddings."""
     name = model_name(folder.load_graph().hash)
     registered = _version_of(tracker, name, _digest(folder.embeddings))
     if registered is None:
@@ -195,10 +122,9 @@ def withdraw_run(folder: RunFolder, tracker: MlflowRun) -> list[str]:
 
 
 def register_run(folder: RunFolder, tracker: MlflowRun) -> Registered:
-    """A version of the run's embeddings; `champion` goes to it if it is its graph's first, or
-    better than the present one.
+    """Register the run's embeddings as a version, unless the run registered them before.
 
-    Embeddings that the run has registered before are not registered again.
+    The version becomes `champion` if it is the first of its graph or better than the current one.
     """
     config, graph, report = (
         folder.load_config(),
@@ -218,7 +144,7 @@ def register_run(folder: RunFolder, tracker: MlflowRun) -> Registered:
         tracker.artifacts(folder.report / "model_card.md", "report")
         # a resumed run's earlier version, perhaps the champion, keeps its own files
         place = f"model-{digest[:12]}"
-        with _saved_model(folder, graph) as model:
+        with saved_model(folder, graph) as model:
             tracker.artifacts(model, place)
         tags = {
             "run": folder.path.name,
@@ -241,7 +167,7 @@ def register_run(folder: RunFolder, tracker: MlflowRun) -> Registered:
             alias == CHAMPION
             and str(tracker.call("get_registered_model", name).aliases.get(CANDIDATE)) == number
         ):
-            # it was one before it was resumed
+            # it was a candidate before the resume
             tracker.call("delete_registered_model_alias", name, CANDIDATE)
     tracker.tags(
         {"registered_model": name, "registered_version": number, "registered_alias": alias}
@@ -250,9 +176,7 @@ def register_run(folder: RunFolder, tracker: MlflowRun) -> Registered:
 
 
 def _check_identity(folder: RunFolder, identity: Identity, report: dict[str, Any]) -> None:
-    """What is registered together was made of one graph, split and configuration. Raises
-    InputError.
-    """
+    """Raises InputError unless all files come from one graph, split and configuration."""
     identity.check(report, folder.report / "validation.json")
     identity.check(vars(best_checkpoint(folder.checkpoints)), folder.checkpoints)
     embeddings = folder.embeddings / "embeddings.parquet"
@@ -260,7 +184,7 @@ def _check_identity(folder: RunFolder, identity: Identity, report: dict[str, Any
 
 
 def _create_registered_model(tracker: MlflowRun, name: str, graph: KnowledgeGraph) -> None:
-    """Unless it is there."""
+    """Create the registered model, unless it exists."""
     about = f"{graph.total_nodes:,} nodes, {graph.total_facts:,} facts, SHA-256 {graph.hash}"
     try:
         tracker.call("create_registered_model", name, description=about)
@@ -271,21 +195,22 @@ def _create_registered_model(tracker: MlflowRun, name: str, graph: KnowledgeGrap
 
 @contextlib.contextmanager
 def _deciding() -> Iterator[None]:
-    """One run of this HGT_HOME at a time: of two that both beat the old champion the worse might
-    have the last word.
+    """Let one run of this HGT_HOME decide at a time.
+
+    Otherwise, of two runs that beat the old champion, the worse one could become champion.
     """
     with (hgt_home() / "registry.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # goes with the process, however that ends
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the process ends, for whatever reason
         yield
 
 
 def _alias(tracker: MlflowRun, name: str, number: str, score: Score) -> tuple[str, str]:
-    """Of a version, and why."""
+    """The alias of a version, and the reason."""
     present = tracker.call("get_registered_model", name).aliases.get(CHAMPION)
     if present is None:
-        return CHAMPION, "its graph had none"
+        return CHAMPION, "first version of its graph"
     if str(present) == number:
-        return CHAMPION, "as before"
+        return CHAMPION, "unchanged"
     better, reason = score.against(
         Score.from_tags(tracker.call("get_model_version", name, str(present)).tags), str(present)
     )
@@ -293,55 +218,11 @@ def _alias(tracker: MlflowRun, name: str, number: str, score: Score) -> tuple[st
 
 
 def _version_of(tracker: MlflowRun, name: str, digest: str) -> ModelVersion | None:
-    """The version that holds these very embeddings of this run: a run that is resumed after its end
-    is not registered twice.
-    """
+    """The version with exactly these embeddings of this run; None when there is none."""
     versions = tracker.call(
         "search_model_versions", f"name = '{name}' and run_id = '{tracker.run_id}'"
     )
     return next((v for v in versions if v.tags.get("embeddings_sha256") == digest), None)
-
-
-@contextlib.contextmanager
-def _saved_model(folder: RunFolder, graph: KnowledgeGraph) -> Iterator[Path]:
-    """A folder that MLflow loads, as long as the block lasts: `tasks/tracking/served_model.py`,
-    `hgt`, and the run's files.
-    """
-    work = folder.path / ".model"
-    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed here
-    work.mkdir()
-    try:
-        weights, model = work / "weights.safetensors", work / "model"
-        safetensors.torch.save_file(
-            state_of("model", best_checkpoint(folder.checkpoints).tensors), weights
-        )
-        files = {
-            "embeddings": folder.embeddings / "embeddings.parquet",
-            "relations": folder.embeddings / "relations.parquet",
-            "graph": folder.graph,
-            "weights": weights,
-            "configuration": folder.config,
-            "validation": folder.report / "validation.json",
-            "model_card": folder.report / "model_card.md",
-        }
-        # it advises an example of the input, whose answer it would compute
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            mlflow.pyfunc.save_model(
-                str(model),
-                python_model=str(_SERVED_MODEL),
-                # a plain path is read as one, # and all
-                artifacts={name: file.as_uri() for name, file in files.items()},
-                code_paths=[str(Path(hgt.__file__).parent)],
-                pip_requirements=[
-                    f"{package}=={version(package).split('+')[0]}" for package in _NEEDS
-                ],
-                signature=_SIGNATURE,
-                metadata={"graph_hash": graph.hash, "run": folder.path.name},
-            )
-        yield model
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _comparison(folder: RunFolder) -> dict[str, Any] | None:
@@ -350,9 +231,7 @@ def _comparison(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _digest(folder: Path) -> str:
-    """SHA-256 of the vectors alone: parameters that a resumed run may change without changing these
-    stand in the same files.
-    """
+    """SHA-256 of the vectors only. The files also contain parameters that a resume may change."""
     digest = hashlib.sha256()
     with safetensors.safe_open(folder / "embeddings.safetensors", "np") as file:
         for name in sorted(file.keys()):

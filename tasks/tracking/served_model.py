@@ -1,10 +1,10 @@
-"""What a registered version answers with: the file that MLflow copies into it and runs where it is
-loaded ("models from code").
+"""The model code of a registered version: MLflow copies this file and runs it when it loads the
+version ("models from code").
 
     model = mlflow.pyfunc.load_model("models:/hgt-embeddings-<graph>@champion")
     model.predict(pd.DataFrame({"head": ["DB00945"], "relation": ["indication"]}), params={"k": 10})
 
-Needs `hgt` and nothing else of the project; a copy of it travels with the version.
+Needs only `hgt` of this project. The version contains a copy of it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from hgt.embeddings.predictor import COLUMNS, Predictor
 from hgt.errors import InputError, quoted
 
-QUERY = "query"  # the row of the input that a row of the answer belongs to
+QUERY = "query"  # the input row that an answer row belongs to
 
 
 class TailPredictor(PythonModel):
-    """Columns of the input: head (id, also as an integer, or name), relation, and where a head is
-    not unique head_type.
+    """Predicts the tails of (head, relation).
+
+    Columns of the input:
+
+    head: id (a string or an integer) or name
+    relation: name of the relation
+    head_type: node type, if the head is not unique
 
     See `Predictor.tails`.
     """
@@ -42,11 +47,13 @@ class TailPredictor(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """The columns of `Predictor.tails` for each row of the input, and the row's number as
-        `query`; no rows for no rows.
+        """The answers of `Predictor.tails` for each input row, with the row's number as `query`.
 
-        params: k and include_known; None keeps the default. Raises InputError, which names the row,
-            as `Predictor.tails` does.
+        context: unused
+        model_input: the queries; no rows give no rows
+        params: k and include_known; None keeps the default
+
+        Raises the InputError of `Predictor.tails`, with the number of the row.
         """
         given = {name: value for name, value in (params or {}).items() if value is not None}
         answers = [
@@ -60,9 +67,7 @@ class TailPredictor(PythonModel):
         )
 
     def _tails(self, number: int, row: dict[Hashable, Any], given: dict[str, Any]) -> pd.DataFrame:
-        """MLflow lets rows of another kind through: numbers, lists, and what pandas makes of a
-        missing value.
-        """
+        """Answer one row. MLflow does not check it: values may be numbers, lists or missing."""
         asked = {name: row[name] for name in ("head", "relation")}
         if not _is_missing(row.get("head_type")):
             asked["head_type"] = row["head_type"]
@@ -76,8 +81,9 @@ class TailPredictor(PythonModel):
 
 
 def _text(name: str, value: Any) -> str:
-    """An id of numbers is often an integer in a table, and a whole float once its column had a
-    missing value.
+    """The value as text.
+
+    A numeric id is often an integer in a table, or a whole float if its column has missing values.
     """
     if isinstance(value, str):
         return value
@@ -88,7 +94,8 @@ def _text(name: str, value: Any) -> str:
     ):
         return str(int(value))
     raise InputError(
-        f"{name} {quoted(value)}: is no text and no whole number. Give an id or name in each row."
+        f"{name} {quoted(value)}: is neither text nor a whole number. Give an id or name in each"
+        " row."
     )
 
 

@@ -1,8 +1,7 @@
-"""What a flow tells MLflow. Nothing of it waits for MLflow, and nothing of it ends a training: see
-outbox.py and delivery.py.
+"""Logs a flow to MLflow. It neither waits for MLflow nor ends a training (outbox.py, delivery.py).
 
-One MLflow run per flow run. The flow's process alone starts and ends it; a resumed run goes on in
-the same one.
+One MLflow run per run. Only the process of the flow starts and ends it. A resumed run continues the
+same MLflow run.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import json
 import os
 import secrets
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +27,9 @@ from tasks.execution.segments import Segment
 from tasks.home import hgt_home, store_uri
 from tasks.reporting import say
 from tasks.tracking.delivery import Delivery, Patience
-from tasks.tracking.mlflow_run import in_words
 from tasks.tracking.outbox import Entry, Outbox
+from tasks.tracking.store_errors import in_words
+from tasks.tracking.undelivered import undelivered
 
 _EPOCH_METRICS = (
     "loss",
@@ -45,16 +44,8 @@ _EPOCH_METRICS = (
     "step_seconds",
 )
 _CANCELLED = (KeyboardInterrupt, TerminationSignal, CancelledRun, SystemExit)
-# Seconds without an answer, and of one attempt: until that is said, until training begins all the
-# same, until the program ends.
-_WORDS = {
-    "metrics": "figures",
-    "artifacts": "files",
-    "text": "files",
-    "register": "its registration",
-    "end": "its end",
-    "settle": "its end",
-}
+# Seconds without an answer, and of one attempt: before the first warning, before training starts
+# without MLflow, before the program ends.
 _MAKING = Patience(2.5, 120.0)
 _NOTICE, _START, _END, _CANCELLED_END = (
     Patience(2.5, 10.0),
@@ -65,15 +56,13 @@ _NOTICE, _START, _END, _CANCELLED_END = (
 
 
 class Tracker:
-    """Takes what is to be told of one run, in order. What was logged before (a resumed run) is not
-    logged again.
-    """
+    """Takes the entries of one run in order. Skips what a resumed run has logged before."""
 
     def __init__(self, folder: RunFolder):
-        """Raises InputError for a store that will never answer."""
+        """Raises InputError for a store that can never work."""
         self._folder = folder
         outbox = Outbox(folder.path, is_kept=folder.config.is_file())
-        # this process begins and ends it
+        # this process begins and ends the MLflow run
         earlier = [entry for entry in outbox if entry.kind in ("begin", "end")]
         self._epochs = {entry.values["number"] for entry in outbox if entry.kind == "epoch"}
         is_made = bool(os.environ.get("MLFLOW_TRACKING_URI")) or (hgt_home() / "mlflow.db").exists()
@@ -86,26 +75,27 @@ class Tracker:
         for entry in earlier:
             outbox.done(entry)
         self._of_a_new_run = False
-        # whether a finished run's results may not be those that it finished with
+        # whether a finished run may have other results now
         self.has_changed = False
         self._await_store(begun, is_made)
 
     def _await_store(self, begun: Entry, is_made: bool) -> None:
-        """For a while; then the training goes ahead of it. A new store of our own is being made,
-        which takes seconds.
+        """Wait a few seconds for the store, then train without it.
+
+        The creation of the product's own store takes seconds.
         """
         if not self._delivery.wait(_NOTICE if is_made else _MAKING, begun):
             self._refuse_store()
             why = self._delivery.problem or "no answer yet"
             say(
-                f"WARNING: MLflow's store {store_uri()} does not answer ({why}). Waiting for it a"
-                " few seconds more ..."
+                f"WARNING: MLflow's store {store_uri()} does not answer ({why}). Waiting a few more"
+                " seconds ..."
             )
             if not self._delivery.wait(_START, begun):
                 self._refuse_store()
                 say(
-                    "WARNING: Training begins without MLflow. What it has to be told is kept in the"
-                    " run folder until it answers."
+                    "WARNING: Training begins without MLflow. The run folder keeps all entries"
+                    " until it answers."
                 )
         self.flush()
 
@@ -120,17 +110,17 @@ class Tracker:
             raise error
         if error is not None:
             raise InputError(
-                f"MLflow's store {store_uri()} cannot be used ({in_words(error)}). Mend it, or move"
-                " it away for a new one."
+                f"MLflow's store {store_uri()} cannot be used ({in_words(error)}). Repair it, or"
+                " move it away: the next run creates a new one."
             )
 
     @property
     def run_id(self) -> str:
-        """MLflow's; empty until the store has answered."""
+        """The id of the MLflow run; empty until the store has answered."""
         return self._delivery.run.run_id if self._delivery.run else ""
 
     def flush(self) -> None:
-        """Say what the deliveries have to say."""
+        """Print the messages of the deliveries."""
         for sentence in self._delivery.told():
             say(sentence)
 
@@ -141,13 +131,13 @@ class Tracker:
 
     @contextmanager
     def of_a_new_run(self) -> Iterator[None]:
-        """What is told within the block is for a run that MLflow does not know yet."""
+        """Entries within the block are only for a run that MLflow does not know yet."""
         self._of_a_new_run = True
         yield
         self._of_a_new_run = False
 
     def remember(self) -> None:
-        """From now on the folder is a run's: keep there what is not delivered, and MLflow's id."""
+        """Keep undelivered entries and MLflow's run id in the run folder from now on."""
         self._delivery.outbox.keep()
         if self._delivery.run:
             self._delivery.run.remember()
@@ -177,7 +167,7 @@ class Tracker:
         self.tags({"graph_hash": graph.hash})
 
     def epoch(self, event: dict[str, Any]) -> None:
-        """One point per epoch and figure, however often the epoch is told."""
+        """Log the figures of an epoch once, however often the event arrives."""
         self.flush()
         if event["epoch"] in self._epochs:
             return
@@ -195,11 +185,15 @@ class Tracker:
         self._add("text", text=text, file=file)
 
     def artifacts(self, path: Path, into: str | None = None) -> None:
-        """path: in the run folder."""
+        """Log files.
+
+        path: a file or folder inside the run folder
+        into: folder among the artifacts
+        """
         self._add("artifacts", path=str(path.relative_to(self._folder.path)), into=into)
 
     def segment(self, number: int, segment: Segment, plan: Path) -> None:
-        """Where a stretch of training runs and why, with its plan."""
+        """Log the place, the reason and the memory plan of a segment."""
         known = {
             "place": segment.place,
             "device": segment.device,
@@ -210,8 +204,10 @@ class Tracker:
         self.text(plan.read_text(), f"plans/{number}.json")
 
     def decide(self, kind: str, digest: str) -> Any:
-        """The registry's answer to "register" or "withdraw" of these embeddings; None where it
-        comes later.
+        """The registry's answer for these embeddings; None when it comes later.
+
+        kind: "register" or "withdraw"
+        digest: of the embeddings
         """
         entry = self._delivery.add(kind, digest=digest)
         self._delivery.wait(_END, entry)
@@ -225,8 +221,12 @@ class Tracker:
         was_refused: bool = False,
         is_hurried: bool = False,
     ) -> None:
-        """End the run in MLflow, and say what MLflow has not got. was_refused: what had finished
-        before stays so.
+        """End the MLflow run, and warn about undelivered entries.
+
+        status: FINISHED, FAILED or KILLED
+        tags: of the MLflow run
+        was_refused: a run that had finished before stays FINISHED
+        is_hurried: wait only a few seconds for MLflow
         """
         self._delivery.add(
             "end", status=status, tags=tags or {}, was_refused=was_refused and not self.has_changed
@@ -238,32 +238,11 @@ class Tracker:
             say(f"WARNING: {problem}")
 
 
-def undelivered(delivery: Delivery) -> str:
-    """What MLflow has not got, why, and how to deliver it; "" when it has everything."""
-    left, folder = list(delivery.outbox), delivery.folder
-    if not left:
-        return ""
-    counts = Counter(_WORDS.get(entry.kind, entry.kind) for entry in left)
-    kinds = ", ".join(
-        f"{number} x {words}" if number > 1 else words for words, number in counts.items()
-    )
-    why = delivery.problem or next(
-        (entry.refused for entry in left if entry.refused), "no answer yet"
-    )
-    later = (
-        f"It is kept: `hgt track {folder.path.name}` delivers it, and so does the next resume."
-        if folder.config.is_file()
-        else ""
-    )
-    lacks = f"MLflow's store {store_uri()} has not got everything of this run ({kinds}): {why}."
-    return f"{lacks} {later}".strip()
-
-
 def catch_up(folder: RunFolder) -> tuple[list[str], str]:
-    """Deliver what MLflow has not got of a run that nothing trains just now. Returns what there is
-    to say, and what is left.
+    """Deliver to MLflow the entries that it lacks of a run that is not training.
 
-    A run that is running in MLflow was killed. Raises RunLocked while it is trained.
+    Returns messages, and the sentence about undelivered entries ("" when there are none). A run
+    that MLflow shows as RUNNING becomes KILLED. Raises RunLocked while a flow trains the run.
     """
     with folder.led():
         outbox = Outbox(folder.path, is_kept=True)
@@ -285,11 +264,11 @@ def _epoch(event: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def tracked(folder: RunFolder) -> Iterator[Tracker]:
-    """A tracker whose run ends as the block does: FINISHED, KILLED when interrupted or cancelled,
-    FAILED on any other error.
+    """A tracker whose MLflow run ends with the block.
 
-    A finished run that is resumed and refused stays FINISHED. Raises DiskFull for whatever found no
-    room in the run folder.
+    The status is FINISHED, KILLED after an interruption or cancellation, and FAILED after any other
+    error. A finished run whose resume is refused stays FINISHED. Raises DiskFull when the run
+    folder has no space left.
     """
     with explaining_full_disk(hgt_home()):
         tracker = Tracker(folder)

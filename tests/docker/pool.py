@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 
-from flows.services.local import ask
+from flows.services.server_requests import ask
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
 from tests.conftest import (

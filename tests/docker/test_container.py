@@ -21,16 +21,11 @@ from hgt.errors import HgtError, InputError, OutOfMemory
 from hgt.run.checkpoint import best_checkpoint, load_newest
 from hgt.run.events import EventReader
 from hgt.run.folder import RunFolder
-from tasks.execution import container, engine
+from tasks.execution import container, engine, readiness
 from tasks.execution.child import run_child
-from tasks.execution.container import (
-    RUN_LABEL,
-    engine_memory_bytes,
-    remove_leftovers,
-    run_container,
-    unavailable,
-)
+from tasks.execution.container import RUN_LABEL, remove_leftovers, run_container
 from tasks.execution.image import SOURCE_LABEL
+from tasks.execution.readiness import engine_memory_bytes, unavailable
 from tests.conftest import CHECKOUT, living_processes, wait_for
 from tests.relay import Relay
 from tests.unit.hgt.programs.test_training import losses, make_run
@@ -294,7 +289,7 @@ def test_over_its_memory_limit(tmp_path, small_kg):
             r"was killed \(exit code 137\), most likely for memory, with a limit of 2\.0 GB",
         ),
         (lambda c: c.stop(), HgtError, "failed .exit code 143"),
-        (lambda c: c.remove(force=True), HgtError, "removed by somebody else"),
+        (lambda c: c.remove(force=True), HgtError, "Another program removed the running container"),
     ],
     ids=["kill", "stop", "remove"],
 )
@@ -423,7 +418,7 @@ def test_an_interrupt_while_the_container_is_made(endless, docker_engine, monkey
 def test_a_container_can_be_had(worker_image, docker_engine, monkeypatch):
     label = docker_engine.images.get(worker_image).labels[SOURCE_LABEL]
     # of the sources that the session began with
-    monkeypatch.setattr(container, "source_hash", lambda: label)
+    monkeypatch.setattr(readiness, "source_hash", lambda: label)
     total = engine_memory_bytes()
     assert unavailable() is None
     assert unavailable(total) is None
@@ -439,8 +434,7 @@ def test_a_container_can_be_had(worker_image, docker_engine, monkeypatch):
 def test_the_image_is_absent(folder, docker_engine, monkeypatch):
     monkeypatch.setenv("HGT_IMAGE", "hgt-no-such-image:cpu")
     sentence = (
-        "The image hgt-no-such-image:cpu of the CPU worker is not there: build it with `make"
-        " image`."
+        "The image hgt-no-such-image:cpu of the CPU worker is missing: build it with `make image`."
     )
     assert unavailable() == sentence
     with pytest.raises(HgtError) as caught:
@@ -461,8 +455,7 @@ def test_the_image_is_stale(tmp_path, worker_image, docker_engine, monkeypatch, 
     monkeypatch.setenv("HGT_IMAGE", name)
     try:
         assert (
-            unavailable()
-            == f"The image {name} was built from other sources than these: build it again with"
+            unavailable() == f"The image {name} was built from other sources: build it again with"
             " `make image`."
         )
     finally:
@@ -515,7 +508,7 @@ def dead_socket(tmp_path, monkeypatch):
     ],
 )
 def test_the_engine_is_down(dead_socket, tmp_path, monkeypatch, system, remedy):
-    monkeypatch.setattr(container.sys, "platform", system)
+    monkeypatch.setattr(readiness.sys, "platform", system)
     sentence = f"The Docker engine does not answer at unix://{dead_socket}: {remedy}."
     assert unavailable() == sentence
     folder = RunFolder(tmp_path)
@@ -531,9 +524,9 @@ def test_the_engine_is_down(dead_socket, tmp_path, monkeypatch, system, remedy):
 
 def test_the_engine_is_down_and_its_socket_gone(tmp_path, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    monkeypatch.setattr(container.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(readiness.shutil, "which", lambda name: f"/bin/{name}")
     assert "does not answer" in unavailable()
-    monkeypatch.setattr(container.shutil, "which", lambda name: None)
+    monkeypatch.setattr(readiness.shutil, "which", lambda name: None)
     assert (
         unavailable()
         == "Docker is not installed: install Docker Desktop, or Docker Engine on Linux."
@@ -555,7 +548,7 @@ def test_a_socket_that_the_user_may_not_use(monkeypatch):
     def refuse(timeout_seconds):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(container, "connect", refuse)
+    monkeypatch.setattr(readiness, "connect", refuse)
     assert "add yourself to the group that owns that socket" in unavailable()
 
 

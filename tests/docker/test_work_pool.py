@@ -13,7 +13,7 @@ import signal
 import psutil
 import pytest
 
-from flows.services.local import heartbeat_ages
+from flows.services.server_requests import heartbeat_ages
 from hgt.run.events import EventReader
 from tasks.execution.pool import SILENT_SECONDS
 from tasks.execution.segments import read_segments
@@ -22,7 +22,7 @@ from tests.docker.pool import ENDLESS, FINAL, RUN
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 IN_POOL = {"device": "docker-cpu"}
-DIRECTLY = "The container is started without it."
+DIRECTLY = "WARNING: The container starts without the work pool."
 
 
 def out_of_memory(folder, step):
@@ -153,7 +153,7 @@ def test_the_image_is_taken_away(pool, second_name):
         training.says("memory plan")
         pool.engine.images.remove(second_name)
         training.ends(
-            1, f"The image {second_name} of the CPU worker is not there: build it with `make image`"
+            1, f"The image {second_name} of the CPU worker is missing: build it with `make image`"
         )
     assert "No such image" in training.said, "the worker's words"
     pool.ended(training.run, "FAILED", parent="FAILED", cpu="CRASHED")
@@ -167,8 +167,7 @@ def test_a_stale_image_is_refused(pool, worker_image):
         with pool.train(RUN | IN_POOL, HGT_IMAGE=name) as training:
             training.ends(
                 2,
-                f"The image {name} was built from other sources than these: build it again with"
-                " `make image`",
+                f"The image {name} was built from other sources: build it again with `make image`",
             )
         pool.ended(training.run, "FAILED", parent="FAILED")
     finally:
@@ -206,7 +205,7 @@ def test_the_engine_goes_down_while_the_container_works(pool):
 
 def directly(pool, training, words):
     training.ends(0, "ACCEPTED")
-    assert re.search(f"WARNING: .*{words}.* {DIRECTLY}", training.said), training.said
+    assert re.search(f"WARNING: .*{words}.*\\n{DIRECTLY}", training.said), training.said
     pool.is_whole(training.run, RUN["num_epochs"])
 
 

@@ -20,7 +20,7 @@ def goes_on(pool, run, device):
     last = pool.epochs(run)[-1]
     with pool.train({"num_epochs": last + 1, "device": device}, resume=run) as resumed:
         resumed.ends(0, "ACCEPTED")
-    assert "going on after epoch" in resumed.said
+    assert "continuing after epoch" in resumed.said
     pool.is_whole(run, last + 1)
 
 
@@ -37,7 +37,7 @@ def test_ctrl_c_while_the_container_trains(pool):
         training.says("epoch    1/")
         training.child.send_signal(signal.SIGINT)
         is_gone_within(pool, training.run, 15)
-        training.ends(130, f"Go on with: hgt train --resume {training.run}")
+        training.ends(130, f"Continue with: hgt train --resume {training.run}")
     pool.ended(training.run, "KILLED", parent="CRASHED", cpu="CANCELLED")
     goes_on(pool, training.run, "docker-cpu")
 
@@ -47,7 +47,7 @@ def test_ctrl_c_while_the_run_is_dispatched(pool, when):
     """tests/interrupted: the run is on the server alone, or a worker starts it."""
     injected = {"HGT_INTERRUPT": when, "PYTHONPATH": str(CHECKOUT / "tests" / "interrupted")}
     with pool.train(ENDLESS | {"device": "docker-cpu"}, **injected) as training:
-        training.ends(130, "Go on with: hgt train --resume")
+        training.ends(130, "Continue with: hgt train --resume")
     pool.ended(training.run, "KILLED", parent="CRASHED", cpu="CANCELLED")
     flows = pool.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": [f"{training.run}-cpu"]}}})
     assert [flow["state_type"] for flow in flows] == ["CANCELLED"]

@@ -5,6 +5,7 @@ SQLite.
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -20,7 +21,8 @@ import psutil
 import pytest
 
 from flows import session
-from flows.cli import _prepare_environment, main
+from flows.cli import main
+from flows.commands.environment import prepare_environment
 from hgt.config import RunConfig
 from hgt.errors import HgtError, InputError
 from hgt.run.events import EventReader
@@ -116,7 +118,7 @@ def test_train_tracks_everything_in_one_mlflow_run(hgt_here, environment, small_
     again = hgt_here("track", folder.name)
     assert (again.returncode, again.stdout, again.stderr) == (
         0,
-        f"MLflow has everything of {folder.name}.\n",
+        f"MLflow has all entries of {folder.name}.\n",
         "",
     )
 
@@ -170,7 +172,12 @@ def test_rejected_embeddings_end_with_exit_code_3(hgt_here, environment, small_k
     done = hgt_here("train", "--kg", small_kg, *options(SHORT | {"min_mrr_over_chance": 1000}))
     assert done.returncode == 3, done.stdout + done.stderr
     assert "REJECTED" in done.stdout
-    assert "typed MRR over chance" in done.stdout.strip().splitlines()[-1]
+    reason, remedy = done.stdout.strip().splitlines()[-2:]
+    pattern = r"REJECTED: held-out facts rank \S+ times better than chance, \S+ times is required\."
+    assert re.fullmatch(pattern, reason)
+    trained = SHORT["num_epochs"]
+    assert remedy.startswith(f"The run trained {trained} epoch")
+    assert remedy.endswith("the default is 100: train longer (--num-epochs).")
     client, (run,) = runs_of(environment)
     assert not client.search_registered_models()
     assert (run.info.status, run.data.tags["accepted"]) == ("FINISHED", "false")
@@ -228,8 +235,8 @@ def test_checks_that_are_not_required_reject_nothing(hgt_here, environment, smal
             "complex baseline needs an even embedding_dim",
         ),
         (["--kg", "{kg}", "--resume", "x"], "either --kg FILE or --resume RUN"),
-        (["--kg", "{kg}", "--run-id", "../mine"], "cannot name a run"),
-        (["--kg", "{kg}", "--run-id", ""], "cannot name a run"),
+        (["--kg", "{kg}", "--run-id", "../mine"], "is no valid run name"),
+        (["--kg", "{kg}", "--run-id", ""], "is no valid run name"),
         (
             ["--resume", "x", "--run-id", "mine"],
             "either --run-id, the name of a new run, or --resume",
@@ -335,8 +342,8 @@ def test_plan_refuses_in_one_sentence_with_exit_code_2(hgt_here, small_kg, argum
 def test_a_home_that_prefect_cannot_use_is_refused(hgt_here, small_kg, tmp_path):
     """It would wait five minutes for a server whose database is elsewhere."""
     for home, words in (
-        (tmp_path / "a%41", "percent-encoded name"),
-        (small_kg, "is no folder, and none can be made there"),
+        (tmp_path / "a%41", "a percent code"),
+        (small_kg, "is no folder and cannot be created"),
     ):
         refused = hgt_here("train", "--kg", small_kg, HGT_HOME=str(home))
         assert refused.returncode == 2
@@ -349,8 +356,8 @@ def test_a_home_without_the_right_to_write_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("HGT_HOME", str(tmp_path))
     # these tests may run as root, who may everything
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match="may not be written to"):
-        _prepare_environment()
+    with pytest.raises(InputError, match="this user may not write there"):
+        prepare_environment()
 
 
 def test_a_damaged_database_of_prefect_is_named(monkeypatch, tmp_path):
@@ -363,7 +370,7 @@ def test_a_damaged_database_of_prefect_is_named(monkeypatch, tmp_path):
     with pytest.raises(
         InputError, match=r"prefect\.db: Prefect's database is damaged .* Remove it"
     ):
-        _prepare_environment()
+        prepare_environment()
 
 
 def test_other_packages_of_these_names_in_the_current_folder_are_not_ours(environment, tmp_path):
@@ -494,7 +501,7 @@ def test_a_run_whose_mlflow_store_is_lost_goes_on_in_a_new_one(hgt, environment,
     broken = hgt("train", "--resume", folder.name)
     assert broken.returncode == 2
     assert "MLflow's store sqlite:///" in broken.stderr
-    assert "Mend it, or move it away" in broken.stderr
+    assert "Repair it, or move it away" in broken.stderr
     store.unlink()
     done = hgt("train", "--resume", folder.name, "--num-epochs", "2")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -561,7 +568,9 @@ def test_a_killed_flow_leaves_no_server_behind(hgt, environment, small_kg, tmp_p
     log, parent, flow, children = start("killed")
     flow.kill()
     assert parent.wait(30) == 1
-    assert "The flow was killed (SIGKILL). Go on with `hgt train --resume`" in log.read_text()
+    assert (
+        "The flow was killed (SIGKILL). Continue with `hgt train --resume RUN`" in log.read_text()
+    )
     assert gone(children)
 
     log, parent, flow, children = start("asked")

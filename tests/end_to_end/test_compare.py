@@ -64,7 +64,7 @@ def test_this_cpu_and_the_one_in_docker(hgt_here, environment, small_kg, worker_
         (["--devices", "cpu,mps"], "mps is not available"),
         (
             ["--devices", "cpu,cpu", "--patience", "3"],
-            "--patience: is set by the comparison itself",
+            "--patience: the comparison sets this option",
         ),
         (["--devices", "cpu,cpu", "--num-heads", "7"], "must be a multiple of num_heads 7"),
     ],

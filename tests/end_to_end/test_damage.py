@@ -82,7 +82,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(
     copied, warning = [line for line in done.stdout.splitlines() if "WARNING" in line]
     assert "HGT_HOME was copied or moved" in copied
     assert f"{newest}: {why}" in warning
-    assert "going on after epoch 1, batch 0" in done.stdout
+    assert "continuing after epoch 1, batch 0" in done.stdout
     assert_one_whole_mlflow_run(environment, 4)
     np.testing.assert_allclose(embeddings(folder), uninterrupted, atol=1e-5)
     assert_checkpoint(folder, epoch=4)
@@ -112,7 +112,7 @@ def test_the_cpu_worker_goes_on_from_the_checkpoint_before_a_damaged_one(
         f"WARNING: {folder.checkpoints / 'checkpoint-00002-00000.safetensors'}: is damaged"
         in done.stdout
     )
-    assert "going on after epoch 1, batch 0" in done.stdout
+    assert "continuing after epoch 1, batch 0" in done.stdout
     assert_one_whole_mlflow_run(environment, 4)
     np.testing.assert_allclose(embeddings(folder), uninterrupted, atol=1e-5)
     assert steps_repeated(folder) == [
@@ -134,7 +134,7 @@ def assert_told_of_a_full_disk(done):
     (said,) = done.stderr.strip().splitlines()
     assert "No space left on device" in said or "database or disk is full" in said
     assert "Make room, then resume" in said
-    assert "Go on with: hgt train --resume" in said
+    assert "Continue with: hgt train --resume" in said
     assert "OUT OF MEMORY" not in done.stdout
 
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from flows.services.local import ask
+from flows.services.server_requests import ask
 from tasks.execution.segments import read_segments
 from tests.conftest import options, runs_of
 from tests.end_to_end.failures import (
@@ -104,7 +104,7 @@ def test_without_docker_it_is_said_before_training(hgt_here, environment, inject
     )
     assert done.returncode == 1
     before = done.stdout[: done.stdout.index("memory plan")]
-    assert re.search(r"if memory runs out: .*Docker", before), before
+    assert re.search(r"if memory runs out: .*\nnot in Docker: ", before), before
 
 
 def test_what_is_not_out_of_memory_fails_at_once(hgt_here, environment, injected, small_kg):

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from flows.services.containers import engine_problem
-from flows.services.local import ask
+from flows.services.server_requests import ask
 from tests.conftest import CHECKOUT, HGT, LAX, QUIET, SMALL, free_port, living_processes, wait_for
 from tests.here import run_command
 
@@ -177,7 +177,7 @@ def test_up_with_another_port_than_what_runs_is_refused(home):
 
 def test_hgt_train_finds_the_server_unless_told_otherwise(home):
     code = (
-        "import os; from flows.cli import _prepare_environment as p; p();"
+        "import os; from flows.commands.environment import prepare_environment as p; p();"
         " print(os.environ.get('PREFECT_API_URL'))"
     )
 

@@ -67,8 +67,8 @@ def test_a_server_that_goes_away_stops_nothing_and_gets_everything_once(
             up.close()
             tracker.epoch(EPOCH | {"epoch": 2})
             tracker.artifacts(folder.config)
-    assert "The run goes on" in said[0]
-    assert "(epoch, files, its end): Connection refused. It is kept" in said[-1]
+    assert "The run continues" in said[0]
+    assert "(epoch, files, its end): Connection refused. The run folder keeps it" in said[-1]
     with tracked(folder) as tracker:  # a resume that begins without it
         tracker.epoch(EPOCH | {"epoch": 3})
     assert "does not answer (Connection refused)" in said[-3]

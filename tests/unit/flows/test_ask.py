@@ -9,7 +9,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from flows.services import local as services
+from flows.services import server_requests as services
 
 
 @pytest.fixture

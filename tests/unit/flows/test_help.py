@@ -87,27 +87,27 @@ def test_a_small_file_is_refused_before_what_takes_seconds_to_import(tmp_path, a
             (
                 c,
                 {"MLFLOW_TRACKING_URI": "htp://there"},
-                "htp://there: MLflow knows no stores that begin so",
+                "htp://there: MLflow does not know this kind of store",
             )
             for c in STORED
         ),
         (
             "ui",
             {"MLFLOW_TRACKING_URI": "http://there"},
-            "http://there: is a server, with a UI of its own at that address",
+            "http://there: is a server with its own web page. Open that address in a browser.",
         ),
         *(
             (
                 c,
                 {"HGT_HOME": "{}/kg.csv"},
-                "HGT_HOME {}/kg.csv: is no folder, and none can be made there",
+                "HGT_HOME {}/kg.csv: is no folder and cannot be created",
             )
             for c in (*STORED, *SERVICES)
         ),
         (
             "up",
             {"HGT_HOME": "{}/kg.csv/below"},
-            "none can be made there ({}/kg.csv is a file). Give another one.",
+            "cannot be created ({}/kg.csv is a file). Give another folder.",
         ),
     ],
 )
@@ -242,6 +242,6 @@ def test_an_output_without_room_gets_one_sentence(tmp_path):
     assert done.returncode == 1
     assert (
         done.stderr
-        == "hgt: there is no room for what it prints (No space left on device). Make room, or send"
-        " it elsewhere.\n"
+        == "hgt: the output could not be written (No space left on device). Free disk space, or"
+        " redirect the output.\n"
     )

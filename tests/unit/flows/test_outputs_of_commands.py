@@ -107,7 +107,7 @@ def test_not_without_being_asked_to(here, sentence, arguments):
 
 def test_a_new_run_takes_nobodys_folder(here, sentence):
     said = sentence(["train", "--kg", "kg.csv", "--run-id", "theirs"])
-    assert "holds files of another kind (report)" in said
+    assert "contains files of no run (report)" in said
     (here / "home" / "runs" / "file").touch()
     said = sentence(["train", "--kg", "kg.csv", "--run-id", "file"])
     assert "is no folder" in said

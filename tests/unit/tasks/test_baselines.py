@@ -75,7 +75,7 @@ def test_out_of_memory_ends_the_comparison_alone(run):
 
     tracker, said, files = run(program)
     assert said == [
-        "WARNING: memory ran out, so there is no comparison with random, degree, complex: cuda ran"
+        "WARNING: no comparison with random, degree, complex, because memory ran out: cuda ran"
         " out of memory"
     ]
     assert not tracker.figures

@@ -25,6 +25,6 @@ def test_of_two_runs_of_one_name_the_second_leaves_the_first_alone(small_kg, tmp
     folder = run_folder("twin")
     load.fn(LedRun(folder, RunConfig.from_flat({"seed": 1}), small_kg), Untold())
     before = folder.config.read_bytes(), folder.split.read_bytes()
-    with pytest.raises(InputError, match="there is a run of this name already"):
+    with pytest.raises(InputError, match="a run with this name exists already"):
         load.fn(LedRun(folder, RunConfig.from_flat({"seed": 2}), small_kg), Untold())
     assert (folder.config.read_bytes(), folder.split.read_bytes()) == before

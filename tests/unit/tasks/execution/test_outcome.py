@@ -9,12 +9,13 @@ from prefect.states import Cancelled, Crashed, Failed
 from hgt.device.out_of_memory import MemoryDeath, ProgramEnd
 from hgt.errors import HgtError, InputError, OutOfMemory, TrainingDiverged
 from hgt.run.folder import RunFolder
-from tasks.execution import container, pool
+from tasks.execution import container, pool_run
 from tasks.execution.outcome import failure, killed_container
 
 METAL = "failed assertion `Error: total bytes of NDArray > 2**32'"
 DOCKER_MEMORY = (
-    "Resume with more, --docker-memory (Docker Desktop's own limit is under Settings, Resources)."
+    "Resume with a larger --docker-memory (Docker Desktop's own limit is under Settings,"
+    " Resources)."
 )
 
 
@@ -61,7 +62,7 @@ RAN_OUT = event("OutOfMemory", "MPS ran out.", out_of_memory=True)
             HgtError,
             "The embed process failed (exit code 1): KeyError: 'x'",
         ),
-        (ProgramEnd(-11), HgtError, "The embed process failed (exit code -11): it said nothing"),
+        (ProgramEnd(-11), HgtError, "The embed process failed (exit code -11): it printed nothing"),
     ],
 )
 def test_of_a_process(tmp_path, end, kind, sentence):
@@ -158,8 +159,8 @@ NAMED = Failed(name="OutOfMemory", message="The host ran out.")
             "needed more",
             False,
             (
-                "The CPU worker's run was cancelled in Prefect (Cancelled: by hand). Resume when"
-                " you like."
+                "The CPU worker's run was cancelled in Prefect (Cancelled: by hand). Resume it at"
+                " any time."
             ),
         ),
         (
@@ -168,8 +169,8 @@ NAMED = Failed(name="OutOfMemory", message="The host ran out.")
             "needed more than its limit of 2.0 GB",
             True,
             (
-                "The CPU worker's container needed more than its limit of 2.0 GB. Resume with more,"
-                " --docker-memory."
+                "The CPU worker's container needed more than its limit of 2.0 GB. Resume with a"
+                " larger --docker-memory."
             ),
         ),
         (
@@ -179,7 +180,7 @@ NAMED = Failed(name="OutOfMemory", message="The host ran out.")
             True,
             (
                 "The CPU worker's run was killed, most likely for memory (OutOfMemory: The host ran"
-                " out.). Resume with more, --docker-memory."
+                " out.). Resume with a larger --docker-memory."
             ),
         ),
         (
@@ -189,7 +190,7 @@ NAMED = Failed(name="OutOfMemory", message="The host ran out.")
             True,
             (
                 "The CPU worker's run was killed, most likely for memory (Crashed: exited with"
-                " status code: 137.). Resume with more, --docker-memory."
+                " status code: 137.). Resume with a larger --docker-memory."
             ),
         ),
         (
@@ -198,13 +199,13 @@ NAMED = Failed(name="OutOfMemory", message="The host ran out.")
             None,
             False,
             (
-                "The CPU worker's run ended without a word of the trainer (Crashed: exited with"
-                " status code: 1.). See the worker's log (`hgt status` names it)."
+                "The CPU worker's run ended without a message of the trainer (Crashed: exited with"
+                " status code: 1.). See the worker's log (`hgt status` shows its path)."
             ),
         ),
     ],
 )
 def test_of_a_run_on_the_work_pool(tmp_path, state, error, killed, is_memory, sentence):
     run = FlowRun(flow_id=uuid4(), run_count=1)
-    found = pool._failure(RunFolder(tmp_path), run, state, error, killed)
+    found = pool_run._failure(RunFolder(tmp_path), run, state, error, killed)
     assert (isinstance(found, OutOfMemory), str(found)) == (is_memory, sentence)

@@ -170,11 +170,15 @@ def test_what_will_happen_is_told_before():
         return placement.fallback_told(RunConfig.from_flat(values), found)
 
     assert "Docker" in told(MPS)
-    assert "on the CPU of this machine:" in told(MPS)
-    assert "then the run fails: " in told(CPU), "it is on the CPU of this machine already"
-    assert "then the run fails" in told(CPU, fallback="cpu")
-    assert "the run fails" in told(MPS, fallback="none")
-    assert "not made smaller" in told(MPS, max_shrinks=0)
+    retries = "if memory runs out: retries with less memory up to twice, then"
+    assert told(MPS).startswith(f"{retries} continues on the CPU of this machine\nnot in Docker: ")
+    assert told(CPU).startswith(f"{retries} fails\n"), "it is on the CPU of this machine already"
+    assert told(CPU, fallback="cpu") == f"{retries} fails"
+    assert told(MPS, fallback="none") == f"{retries} fails"
+    assert "up to once, then" in told(MPS, max_shrinks=1)
+    assert "up to 3 times, then" in told(MPS, max_shrinks=3)
+    alone = told(MPS, max_shrinks=0, fallback="cpu")
+    assert alone == "if memory runs out: the run continues on the CPU of this machine"
     with pytest.raises(InputError, match="cannot be started"):
         told(CPU, device="docker-cpu")
 

@@ -33,14 +33,8 @@ from hgt.run.identity import Identity
 from tasks.home import own_store
 from tasks.tracking import registry
 from tasks.tracking.mlflow_run import MlflowRun
-from tasks.tracking.registry import (
-    CANDIDATE,
-    CHAMPION,
-    Score,
-    model_name,
-    register_run,
-    withdraw_run,
-)
+from tasks.tracking.registry import CANDIDATE, CHAMPION, model_name, register_run, withdraw_run
+from tasks.tracking.score import Score
 from tasks.tracking.served_model import QUERY, TailPredictor
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -261,7 +255,11 @@ def test_what_was_deleted_in_mlflow_is_made_anew(make_graph, embedded):
     register_run(*embedded(graph, 1, 0.20))
     tracker.call("delete_model_version", name, "1")
     third = register_run(*embedded(graph, 2, 0.10))
-    assert (third.version, third.alias, third.reason) == ("3", CHAMPION, "its graph had none")
+    assert (third.version, third.alias, third.reason) == (
+        "3",
+        CHAMPION,
+        "first version of its graph",
+    )
     again = register_run(folder, tracker)
     assert (again.version, again.alias) == ("4", CHAMPION)
     tracker.call("delete_registered_model", name)
@@ -358,15 +356,15 @@ def test_no_questions_have_no_answers(served):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"head": None}, "query 1: head None: is no text"),
-        ({"head": np.nan}, "query 1: head nan: is no text"),
-        ({"head": 3.5}, "query 1: head 3.5: is no text and no whole number"),
-        ({"head": True}, "query 1: head True: is no text"),
-        ({"head": float("inf")}, "query 1: head inf: is no text"),
+        ({"head": None}, "query 1: head None: is neither text nor a whole number"),
+        ({"head": np.nan}, "query 1: head nan: is neither text nor a whole number"),
+        ({"head": 3.5}, "query 1: head 3.5: is neither text nor a whole number"),
+        ({"head": True}, "query 1: head True: is neither text nor a whole number"),
+        ({"head": float("inf")}, "query 1: head inf: is neither text nor a whole number"),
         ({"head": 10**9}, "query 1: head '1000000000': the graph has no node"),
-        ({"head": ["disease 3"]}, "query 1: head .*: is no text"),
+        ({"head": ["disease 3"]}, "query 1: head .*: is neither text nor a whole number"),
         ({"head": "nobody"}, "query 1: head 'nobody': the graph has no node"),
-        ({"relation": None}, "query 1: relation None: is no text"),
+        ({"relation": None}, "query 1: relation None: is neither text nor a whole number"),
         ({"head_type": 3}, "query 1: head_type '3': the graph has no such type"),
     ],
 )

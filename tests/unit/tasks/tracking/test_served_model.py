@@ -11,7 +11,7 @@ from hgt.embeddings.predictor import Predictor
 from hgt.embeddings.table import Embeddings
 from hgt.graph.facts import EdgeType
 from hgt.graph.knowledge_graph import KnowledgeGraph
-from tasks.tracking.registry import _SIGNATURE
+from tasks.tracking.model_files import SIGNATURE
 from tasks.tracking.served_model import TailPredictor
 
 TREATS: EdgeType = ("drug", "treats", "disease")
@@ -38,7 +38,7 @@ def test_ids_may_be_integers(served, kind):
     """As MLflow lets them through, which refuses a column of integers where strings are due."""
     asked = {"relation": ["treats"] * 2, "head_type": ["drug"] * 2}
     numbers = pd.DataFrame({"head": pd.Series([2, 7], dtype=kind), **asked})
-    checked = _enforce_schema(numbers, _SIGNATURE.inputs)
+    checked = _enforce_schema(numbers, SIGNATURE.inputs)
     expected = served.predict(None, pd.DataFrame({"head": ["2", "7"], **asked}))
     pd.testing.assert_frame_equal(served.predict(None, checked), expected)
     assert len(expected) == 7 + 8
@@ -48,7 +48,7 @@ def test_texts_and_integers_may_stand_in_one_column(served):
     mixed = pd.DataFrame(
         {"head": ["the 3", 3], "relation": ["treats"] * 2, "head_type": ["drug"] * 2}
     )
-    answer = served.predict(None, _enforce_schema(mixed, _SIGNATURE.inputs))
+    answer = served.predict(None, _enforce_schema(mixed, SIGNATURE.inputs))
     one, other = (
         answer[answer["query"] == n].drop(columns="query").reset_index(drop=True) for n in (0, 1)
     )

@@ -174,7 +174,7 @@ def test_what_was_deleted_in_mlflow_does_not_stop_a_run(folder, said):
     with tracked(folder):
         pass
     assert run_of(folder).info.experiment_id == second.experiment_id
-    assert ["(any more)" in said[0], "it is restored" in said[1], len(said)] == [True, True, 2]
+    assert ["(any more)" in said[0], "It is restored" in said[1], len(said)] == [True, True, 2]
 
 
 def test_a_pipe_where_the_id_should_be_is_not_waited_for(home, folder):
@@ -207,7 +207,7 @@ def test_a_locked_store_stops_nothing_and_gets_everything_once(
             time.sleep(0.3)
             tracker.epoch(EPOCH | {"epoch": 3})
         tracker.text("x", "graph.txt")
-    assert "does not answer (database is locked). The run goes on" in said[0]
+    assert "does not answer (database is locked). The run continues" in said[0]
     assert said[1:] == ["MLflow answers again"]
     assert (steps(folder), steps(folder, "test/typed/mrr")) == ([1, 2, 3], [0])
     assert run_of(folder).info.status == "FINISHED"
@@ -232,7 +232,7 @@ def test_what_a_locked_store_has_not_got_is_delivered_later(
         assert run_of(folder).info.status == "RUNNING"
         assert "(epoch, figures, its end)" in said[-1]
         assert "database is locked" in said[-1]
-        assert f"`hgt track {folder.path.name}` delivers it" in said[-1]
+        assert f"`hgt track {folder.path.name}` or the next resume delivers it" in said[-1]
         kept = (folder.path / "tracking.jsonl").read_text().splitlines()
         assert all(json.loads(line) for line in kept)
         _, left = catch_up(folder)
@@ -319,7 +319,7 @@ def test_a_store_that_cannot_be_written_does_not_hide_what_ended_the_run(folder,
             raise ValueError("broken")
         store.execute("alter table gone rename to tags")
     (warning,) = said
-    assert "has not got everything of this run (its end)" in warning
+    assert "lacks parts of this run (its end)" in warning
     assert "no such table: tags" in warning
     assert catch_up(folder) == ([], "")
     assert run_of(folder).info.status == "FAILED"

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hgt.config import TrainConfig
+from hgt.config import StoppingConfig
 
 _VERDICT = "REJECTED: "
 _LIMITS = {">= ": "at least ", "<= ": "at most ", "< ": "less than ", "= ": ""}
@@ -62,7 +62,7 @@ def _remedy(failed: Sequence[Mapping[str, Any]], num_epochs: int | None) -> str:
         return _NOTHING_RANKED
     if keys <= set(_REMEDIES):
         return " ".join(_REMEDIES[key] for key in sorted(keys))
-    default = TrainConfig().num_epochs
+    default = StoppingConfig().num_epochs
     if num_epochs is not None and num_epochs < default and "finite" not in keys:
         epochs = f"{num_epochs} epoch{'' if num_epochs == 1 else 's'}"
         return f"The run trained {epochs}, the default is {default}: train longer (--num-epochs)."

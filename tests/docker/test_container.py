@@ -27,6 +27,7 @@ from tasks.execution.container import RUN_LABEL, remove_leftovers, run_container
 from tasks.execution.image import SOURCE_LABEL
 from tasks.execution.readiness import engine_memory_bytes, unavailable
 from tests.conftest import CHECKOUT, living_processes, wait_for
+from tests.planned import made_up_plan
 from tests.relay import Relay
 from tests.unit.hgt.programs.test_training import losses, make_run
 
@@ -174,7 +175,7 @@ print(json.dumps({
 @docker_only
 @pytest.mark.usefixtures("nothing_stays")
 def test_what_the_container_may_do(tmp_path, endless, docker_engine, worker_image, monkeypatch):
-    endless.plan.write_text("{}")
+    made_up_plan().save(endless.plan)
     if os.getuid() == 0:  # a user without rights, as everywhere but in a sandbox
         monkeypatch.setattr(container.os, "getuid", lambda: 12_345)
         monkeypatch.setattr(container.os, "getgid", lambda: 54_321)
@@ -266,7 +267,7 @@ def test_over_its_memory_limit(tmp_path, small_kg):
     large = make_run(
         tmp_path / "large", small_kg, device="cpu", hidden_dim=2048, embedding_dim=2048
     )
-    large.plan.write_text(json.dumps({"device": "cpu", "phases": {"step": 1000}}))
+    made_up_plan(phases={"step": 1000}).save(large.plan)
     with pytest.raises(
         OutOfMemory, match=r"needed more than its limit of 0\.7 GB.*--docker-memory"
     ) as caught:

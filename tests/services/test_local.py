@@ -271,7 +271,7 @@ def test_down_stops_all(home):
 
 
 @pytest.mark.slow
-def test_after_a_crash_of_all_down_leaves_nothing(home, small_kg):
+def test_after_a_crash_of_all_down_leaves_nothing_and_up_ends_lost_runs(home, small_kg):
     home.hgt("up", *home.ports)
     home.start_run(kg=str(small_kg), **SMALL | {"num_epochs": 10_000, "patience": 10_000})
     wait_for(lambda: living_processes("hgt.train", str(home.path)), 60, "the training")
@@ -285,9 +285,6 @@ def test_after_a_crash_of_all_down_leaves_nothing(home, small_kg):
     assert home.is_gone()
     assert home.hgt("down") == "Nothing was running.\n"
 
-
-@pytest.mark.slow
-def test_up_after_a_crash_ends_lost_runs_and_down_stops_all(home):
     said = home.hgt("up", *home.ports)
     assert "had ended with its worker; it is Crashed now" in said
     assert not home.runs_in("RUNNING")

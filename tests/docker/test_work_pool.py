@@ -307,7 +307,7 @@ def test_the_server_is_killed_before_the_hand_over(pool, without_server):
     training.ends(1, "Prefect server .* Run `hgt up`")
     assert "OUT OF MEMORY" in training.said
     assert re.search(
-        rf"WARNING: The Prefect server .* does not answer .*Run `hgt up`\. {DIRECTLY}",
+        rf"WARNING: The Prefect server .* does not answer .*Run `hgt up`\.\n{DIRECTLY}",
         training.said,
     ), training.said
     pool.is_whole(training.run, 60)

@@ -159,7 +159,8 @@ def find_run(name: str) -> str:
     """
     candidates = [hgt_home() / "runs" / name, user_path(name).absolute()]
     for path in candidates:
-        if os.path.isfile(path / "config.json"):  # noqa: PTH113 - Path's raises for a name that is too long
+        # Path.is_file raises for a name that is too long
+        if os.path.isfile(path / "config.json"):  # noqa: PTH113
             if path.parent.resolve() != (hgt_home() / "runs").resolve():
                 raise InputError(
                     f"{path}: lies outside {hgt_home() / 'runs'}. Set HGT_HOME to the parent folder"

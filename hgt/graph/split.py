@@ -91,7 +91,8 @@ class EdgeSplit:
             with safetensors.safe_open(path, "pt") as file:
                 belongs_to = (file.metadata() or {})["graph_hash"]
                 part = file.get_tensor("part")
-                node_part = file.get_tensor("node_part") if "node_part" in file.keys() else None  # noqa: SIM118 - it is no mapping
+                names = set(file.keys())
+                node_part = file.get_tensor("node_part") if "node_part" in names else None
         except (OSError, KeyError, safetensors.SafetensorError) as error:
             raise InputError(
                 f"{path}: holds no readable split ({error}). Start the run anew."

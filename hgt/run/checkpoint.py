@@ -148,7 +148,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         check_file(path, "It is not used.")
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
         progress = parsed_json(metadata["progress"], dict)
         if _digest(tensors, metadata) != metadata["sha256"]:
             raise CheckpointError(

@@ -58,7 +58,8 @@ def run_program(
             # for errors outside of the phases of the plan
             with explaining_full_disk(folder.path), translating_out_of_memory("cpu", name):
                 work(folder, on_event, *arguments[1:])
-        except Exception as error:  # noqa: BLE001 - the outermost handler: every error is told, none is swallowed
+        # the outermost handler: it reports every error and swallows none
+        except Exception as error:  # noqa: BLE001
             return _tell(error, on_event)
     return 0
 

@@ -10,7 +10,7 @@ from hgt.config.ranges import FACTOR, SHARE, WIDTH
 from hgt.errors import InputError
 from hgt.parameter import Range, check_values, parameter, require
 
-# The checks of `hgt/evaluation/validation.py`, those that decide by default first.
+# The checks of `hgt/evaluation/`, those that decide by default first.
 REQUIRED_CHECKS = (
     *(
         "finite",
